@@ -1,0 +1,45 @@
+"""Momentum contrast, whole: visual features from images without labels (He et al., CVPR 2020)."""
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from moco.contrast import InfoNCE, MoCo, Queue, info_nce, momentum_update
+    from moco.encoders import build_encoder, load_encoder, save_encoder
+    from moco.errors import UserError
+    from moco.views import Views
+
+_HOMES = {
+    "InfoNCE": "contrast",
+    "MoCo": "contrast",
+    "Queue": "contrast",
+    "UserError": "errors",
+    "Views": "views",
+    "build_encoder": "encoders",
+    "info_nce": "contrast",
+    "load_encoder": "encoders",
+    "momentum_update": "contrast",
+    "save_encoder": "encoders",
+}
+__all__ = [
+    "InfoNCE",
+    "MoCo",
+    "Queue",
+    "UserError",
+    "Views",
+    "build_encoder",
+    "info_nce",
+    "load_encoder",
+    "momentum_update",
+    "save_encoder",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """The public names, each imported when it is first used: `moco --help` need not wait for PyTorch."""
+    import importlib
+
+    if name not in _HOMES:
+        raise AttributeError(f"module 'moco' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"moco.{_HOMES[name]}"), name)

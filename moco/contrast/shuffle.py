@@ -1,0 +1,92 @@
+"""Shuffling BN (section 3.3): on one device by groups, across ranks by a permutation that spans them.
+
+BN statistics tell which samples were normalised together, and a model that can tell cheats: it finds the positive key
+by its sub-batch. So statistics are taken over groups (the paper's devices), and keys are encoded in another grouping
+than queries.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+_PLAIN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+class GroupBatchNorm(_BatchNorm):
+    """Batch normalisation with statistics over groups of `group_size` consecutive samples, as over so many devices.
+
+    It has the parameters and buffers of the layer that it stands for; in evaluation it is that layer. The running
+    statistics move by the mean over the groups, so they are as steady as those of the whole batch.
+    """
+
+    def __init__(self, like: _BatchNorm, group_size: int) -> None:
+        super().__init__(like.num_features, like.eps, like.momentum, like.affine, like.track_running_stats)
+        self.group_size = group_size
+        self.training = like.training
+        self._parameters.update(like._parameters)
+        self._buffers.update(like._buffers)
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        """Any (n, channels, ...) will do."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(n, channels, ...) to the same. In training n must be a multiple of the group size, else ValueError."""
+        if not self.training or len(input) == self.group_size:
+            return super().forward(input)
+        if len(input) % self.group_size:
+            raise ValueError(f"a batch of {len(input)} does not divide into BN groups of {self.group_size}")
+        groups = input.split(self.group_size)
+        # With a momentum of 1 each group's own statistics land in these rows.
+        means, variances = input.new_zeros(2, len(groups), self.num_features, dtype=torch.float32)
+        # The fast kernel on each group and one copy costs less than one kernel over a view by groups.
+        output = torch.cat(
+            [
+                F.batch_norm(group, mean, variance, self.weight, self.bias, True, 1.0, self.eps)
+                for group, mean, variance in zip(groups, means, variances, strict=True)
+            ]
+        )
+        if self.track_running_stats:
+            self._track(means.mean(dim=0), variances.mean(dim=0))
+        return output
+
+    @torch.no_grad()
+    def _track(self, mean: Tensor, variance: Tensor) -> None:
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        self.num_batches_tracked += 1
+        weight = 1 / self.num_batches_tracked if self.momentum is None else torch.tensor(self.momentum)
+        self.running_mean.lerp_(mean, weight.to(mean))
+        self.running_var.lerp_(variance, weight.to(mean))
+
+    def extra_repr(self) -> str:
+        return f"{self.num_features}, group_size={self.group_size}"
+
+
+def group_batch_norm(module: nn.Module, group_size: int) -> nn.Module:
+    """The module with every BatchNorm replaced by a `GroupBatchNorm` that shares its parameters and buffers.
+
+    The names in the state dict stay. Raises ValueError at a layer derived from BatchNorm (synchronised, or fused with
+    an activation): what it would mean in groups is not known here.
+    """
+    if isinstance(module, GroupBatchNorm) or type(module) in _PLAIN:
+        assert isinstance(module, _BatchNorm)
+        return GroupBatchNorm(module, group_size)
+    if isinstance(module, _BatchNorm):
+        raise ValueError(f"BN groups: the encoder holds a {type(module).__name__}, which cannot be divided into groups")
+    for name, child in module.named_children():
+        setattr(module, name, group_batch_norm(child, group_size))
+    return module
+
+
+def permutation(n: int, counter: Tensor) -> Tensor:
+    """A random order of 0 .. n-1 as a pure function of the counter, the same on every rank: int64 (n,).
+
+    It is computed where the counter (int64 scalar) lies, so that a GPU neither waits for the CPU nor needs a generator
+    whose state would have to be saved.
+    """
+    bits = torch.arange(n, device=counter.device) + (counter * 0x9E3779B9 & 0xFFFFFFFF)
+    for shift, multiplier in ((16, 0x7FEB352D), (15, 0x846CA68B), (16, 1)):  # an avalanching 32-bit hash (lowbias32)
+        bits = ((bits ^ (bits >> shift)) * multiplier) & 0xFFFFFFFF
+    return bits.argsort(stable=True)
