@@ -1,0 +1,124 @@
+"""In what order images come, and how they reach the device."""
+
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as F
+
+from moco.contrast.ranks import local
+from moco.data.images import ImageSet, InMemory, OnDisk
+from moco.philox import philox
+from moco.views import Parameters, Views
+
+Plan = Iterable[tuple[int, Tensor]]
+"""What is asked for, batch by batch: the epoch and the images' numbers, int64 (n,)."""
+
+
+@lru_cache(maxsize=2)
+def epoch_order(n: int, seed: int, epoch: int) -> Tensor:
+    """The order of an epoch's images as a pure function of (seed, epoch): a permutation of 0..n-1, int64 (n,)."""
+    words = philox((torch.tensor(epoch), torch.tensor(0), torch.tensor(0), torch.tensor(1)), seed)
+    generator = torch.Generator().manual_seed(int(words[0] << 31 | words[1] >> 1))
+    return torch.randperm(n, generator=generator)
+
+
+def training_plan(n: int, batch: int, seed: int, start: int, stop: int) -> Plan:
+    """This rank's share of the batches of steps start..stop-1; an epoch leaves out what does not fill a batch.
+
+    The batch of a step is the same for any number of ranks, which share it in their order.
+    """
+    for step in range(start, stop):
+        epoch, position = divmod(step, n // batch)
+        yield epoch, local(epoch_order(n, seed, epoch)[position * batch : (position + 1) * batch])
+
+
+def evaluation_plan(n: int, batch: int) -> Plan:
+    """This rank's share of 0..n-1 in order, in batches of one size: the last ones are filled up with image n-1."""
+    steps = -(-n // batch)
+    for index in torch.arange(steps * batch).clamp(max=n - 1).split(batch):
+        yield 0, local(index)
+
+
+class Batch(NamedTuple):
+    images: Tensor
+    """int64 (n,), on the CPU: the images' numbers; one other than asked for took an unreadable one's place."""
+    views: list[Tensor]
+    """Each float32 (n, 3, size, size), normalised, on the device."""
+
+
+class Loader:
+    """Brings views of a set's images to the device.
+
+    Images in memory lie on the device whole, and everything happens there. Files are decoded and cropped by `workers`
+    processes, which send uint8 crops; photometric work is done on the device in either case.
+
+    Args:
+        images: the set.
+        views: which views of them.
+        device: where the views are wanted.
+        workers: processes that decode files; 0 decodes in this one.
+    """
+
+    def __init__(self, images: ImageSet, views: Views, device: torch.device, workers: int = 0) -> None:
+        self.images = images.to(device) if isinstance(images, InMemory) else images
+        self.views, self.device, self.workers = views, device, workers
+
+    def batches(self, plan: Plan) -> Iterator[Batch]:
+        """The batches of the plan. Raises UserError when too many images cannot be read."""
+        if isinstance(self.images, InMemory):
+            for epoch, index in plan:
+                yield Batch(index, self.views(self.images.images[index.to(self.device)], index, epoch))
+        else:
+            yield from self._decoded(self.images, plan)
+
+    def _decoded(self, images: OnDisk, plan: Plan) -> Iterator[Batch]:
+        loader = DataLoader(
+            _Crops(images, self.views),
+            batch_sampler=plan,  # type: ignore[arg-type]  # any iterable; its items go to _Crops as they are
+            num_workers=self.workers,
+            collate_fn=_as_it_is,
+            pin_memory=self.device.type == "cuda",
+        )
+        for index, crops, parameters, errors in loader:
+            images.report(errors)
+            views = [
+                self.views.photometric(crop.to(self.device, non_blocking=True).float() / 255, own)
+                for crop, own in zip(crops, parameters, strict=True)
+            ]
+            yield Batch(index, views)
+
+
+class _Crops(torch.utils.data.Dataset[Any]):
+    """What a worker does: reads a batch of files once, and takes each view's crop of them."""
+
+    def __init__(self, images: OnDisk, views: Views) -> None:
+        self.images, self.views = images, views
+
+    def __getitems__(self, asked: tuple[int, Tensor]) -> tuple[Tensor, list[Tensor], list[Parameters], dict[int, str]]:
+        epoch, index = asked
+        errors: dict[int, str] = {}
+        found = [self.images.read_near(position, errors) for position in index.tolist()]
+        actual = torch.tensor([position for position, _ in found])
+        pictures = [picture for _, picture in found]
+        height, width = torch.tensor([picture.shape[1:] for picture in pictures]).unbind(dim=1)
+        parameters = [self.views.parameters(actual, epoch, view, height, width) for view in range(self.views.count)]
+        return actual, [self._crop(pictures, own) for own in parameters], parameters, errors
+
+    def _crop(self, pictures: list[Tensor], parameters: Parameters) -> Tensor:
+        """uint8 (n, 3, size, size)."""
+        size = [self.views.size, self.views.size]
+        crops = [
+            F.resized_crop(picture, *box, size, InterpolationMode.BILINEAR, antialias=True)
+            for picture, box in zip(pictures, parameters.box.tolist(), strict=True)
+        ]
+        stacked = torch.stack(crops)
+        return torch.where(parameters.flip[:, None, None, None], stacked.flip(3), stacked)
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch

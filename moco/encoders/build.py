@@ -1,0 +1,107 @@
+"""An encoder by its name."""
+
+import difflib
+from collections.abc import Callable
+from types import ModuleType
+
+from torch import nn
+from torchvision import models
+from torchvision.models.resnet import ResNet
+
+from moco.encoders.resnet import resnext50_32x8d, use_small_stem, wide_resnet50
+from moco.encoders.tiny import TinyResNet
+from moco.errors import UserError
+
+OURS: dict[str, Callable[[], nn.Module]] = {
+    "resnet50w2": lambda: wide_resnet50(2),
+    "resnet50w4": lambda: wide_resnet50(4),
+    "resnext50_32x8d": resnext50_32x8d,
+    "tiny": TinyResNet,
+}
+TORCHVISION = models.list_models(module=models)  # classification alone: the rest lies in modules below this one
+# In training these two would give the logits of their auxiliary classifiers as well.
+WITHOUT_AUXILIARY = {name: {"aux_logits": False, "init_weights": True} for name in ("googlenet", "inception_v3")}
+
+
+def build_encoder(name: str, small_stem: bool = False) -> nn.Module:
+    """An encoder with random weights: float images (n, 3, h, w) to features (n, num_features).
+
+    Its int attribute `num_features` (timm's convention) is the length of a feature: that which its classifier would
+    read, for a ResNet the global average pooling's output. Which h and w fit is the family's affair: any for a
+    ResNet, 224 for a ViT.
+
+    Args:
+        name: `resnet50w2` and `resnet50w4` (R50w2x and R50w4x of Table 1), `resnext50_32x8d` (its RX50), `tiny` (for
+            32-pixel images on a CPU), any classification model of torchvision (`resnet18`, `resnet50`, `vit_b_16`,
+            ...), any model of timm (`timm:NAME`, or NAME alone where torchvision has none of this name).
+        small_stem: for 32-pixel images: a 3x3 convolution of stride 1 and no max-pooling. ResNets alone have a stem
+            to exchange; `tiny` has this one already.
+
+    Raises:
+        UserError: an unknown name; timm's name without timm; a small stem for another family; no classifier to take
+            off (torchvision's SqueezeNets).
+    """
+    if name in OURS:
+        encoder = OURS[name]()
+    elif name in TORCHVISION:
+        encoder = models.get_model(name, weights=None, **WITHOUT_AUXILIARY.get(name, {}))
+    else:
+        encoder = build_from_timm(name)
+    if not hasattr(encoder, "num_features"):
+        encoder.num_features = remove_classifier(encoder, name)  # type: ignore[assignment]
+    if small_stem and isinstance(encoder, ResNet):
+        use_small_stem(encoder)
+    elif small_stem and name != "tiny":
+        raise UserError(f"a small stem is for ResNets alone, and {name} is none: leave it out, or take resnet18")
+    return encoder
+
+
+def remove_classifier(encoder: nn.Module, name: str) -> int:
+    """Puts nn.Identity in the place of the last linear layer, and of dropout just before it; returns its inputs.
+
+    It changes `encoder`, one of torchvision's, whose last layer this is (`fc`, `classifier.1`, `heads.head`, ...). The
+    dropout is the classifier's, not the features'.
+    """
+    layers = [(path, module) for path, module in encoder.named_modules() if not list(module.children())]
+    (path_before, before), (path, classifier) = layers[-2:]
+    if not isinstance(classifier, nn.Linear):
+        raise UserError(f"{name} has no linear classifier to take off, so it is no encoder here: choose another")
+    encoder.set_submodule(path, nn.Identity())
+    if isinstance(before, nn.Dropout):
+        encoder.set_submodule(path_before, nn.Identity())
+    return classifier.in_features
+
+
+def build_from_timm(name: str) -> nn.Module:
+    """timm's model `name` or `timm:name`, without its classifier."""
+    timm = import_timm()
+    short = name.removeprefix("timm:")
+    if timm is None and name.startswith("timm:"):
+        raise UserError(f"{name} needs timm: pip install moco[timm]")
+    if timm is None or not timm.is_model(short):
+        raise unknown(name, timm)
+    encoder: nn.Module = timm.create_model(short, pretrained=False, num_classes=0)
+    # Some families have layers between the pooling and the classifier, and `num_features` counts before them.
+    encoder.num_features = getattr(encoder, "head_hidden_size", encoder.num_features)
+    return encoder
+
+
+def import_timm() -> ModuleType | None:
+    """timm, which is an extra."""
+    try:
+        import timm
+    except ImportError:
+        return None
+    return timm
+
+
+def unknown(name: str, timm: ModuleType | None) -> UserError:
+    """What to say of a name that nobody has: the nearest that somebody has."""
+    known = [*OURS, *TORCHVISION]
+    if timm is not None:
+        prefix = "timm:" if name.startswith("timm:") else ""
+        known += [prefix + model for model in timm.list_models()]
+    nearest = difflib.get_close_matches(name.lower(), known, n=1)
+    meant = f"did you mean {nearest[0]}?" if nearest else "take tiny, resnet18, resnet50 or another of torchvision's"
+    extra = "" if timm else " (timm's encoders need: pip install moco[timm])"
+    return UserError(f"unknown encoder '{name}': {meant}{extra}")

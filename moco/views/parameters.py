@@ -1,0 +1,89 @@
+"""What the random operations of a view are, for a whole batch: a pure function of (seed, epoch, image index, view)."""
+
+import itertools
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from moco.philox import uniform
+from moco.views.pretext import Pretext
+
+BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
+_ORDERS = torch.tensor(list(itertools.permutations(range(4))))
+_ATTEMPTS = 10
+"""How often torchvision's RandomResizedCrop tries before it takes the centre."""
+
+
+class Parameters(NamedTuple):
+    """The operations of n views, each field's first dimension n."""
+
+    box: Tensor
+    """int64 (n, 4): the crop's top, left, height and width in pixels."""
+    flip: Tensor
+    """bool (n,)."""
+    jitter: Tensor
+    """float32 (n, 4): factors of brightness, contrast and saturation, shift of hue in turns; 1, 1, 1, 0 is none."""
+    order: Tensor
+    """int64 (n, 4): which of the four jitters comes first, second, third, last."""
+    grey: Tensor
+    """bool (n,)."""
+    sigma: Tensor
+    """float32 (n,): the blur's standard deviation in pixels; 0 is no blur."""
+
+    def chunk(self, rows: slice) -> "Parameters":
+        return Parameters(*(field[rows] for field in self))
+
+
+def draw_parameters(
+    pretext: Pretext, seed: int, epoch: int, index: Tensor, view: int | Tensor, height: Tensor, width: Tensor
+) -> Parameters:
+    """The operations of one view of each image.
+
+    Args:
+        pretext: the distributions to draw from.
+        seed, epoch: of the run.
+        index: int64 (n,), the images' numbers in their data set.
+        view: which view, 0 or 1, one for all or int64 (n,).
+        height, width: int64 (n,), the images' sizes in pixels.
+    """
+    numbers = uniform(seed, index, 2 * _ATTEMPTS + 12, epoch=epoch, stream=view)
+    crop, rest = numbers[:, : 2 * _ATTEMPTS], numbers[:, 2 * _ATTEMPTS :]
+    row, column, flip, apply, order, grey, blur, sigma = rest[:, :8].unbind(dim=1)
+    strength = torch.tensor(pretext.jitter, device=index.device)
+    low, high = (1 - strength).clamp(min=0), 1 + strength
+    low[HUE], high[HUE] = -strength[HUE], strength[HUE]
+    jitter = low + (high - low) * rest[:, 8:12]
+    identity = torch.tensor([1.0, 1.0, 1.0, 0.0], device=index.device)
+    jittered = (apply < pretext.jitter_probability)[:, None]
+    least, most = pretext.sigma
+    return Parameters(
+        box=_crop_boxes(pretext, crop, row, column, height, width),
+        flip=flip < pretext.flip_probability,
+        jitter=torch.where(jittered, jitter, identity),
+        order=_ORDERS.to(index.device)[(order * len(_ORDERS)).long()],
+        grey=grey < pretext.grey_probability,
+        sigma=torch.where(blur < pretext.blur_probability, least + (most - least) * sigma, 0.0),
+    )
+
+
+def _crop_boxes(
+    pretext: Pretext, numbers: Tensor, row: Tensor, column: Tensor, height: Tensor, width: Tensor
+) -> Tensor:
+    """torchvision's RandomResizedCrop.get_params for a batch: int64 (n, 4), the first of the attempts that fits."""
+    (low, high), (log_low, log_high) = pretext.area, pretext.log_ratio
+    area = (height * width)[:, None] * (low + (high - low) * numbers[:, :_ATTEMPTS])
+    ratio = torch.exp(log_low + (log_high - log_low) * numbers[:, _ATTEMPTS:])
+    tried_width, tried_height = (area * ratio).sqrt().round().long(), (area / ratio).sqrt().round().long()
+    fits = (tried_width > 0) & (tried_width <= width[:, None]) & (tried_height > 0) & (tried_height <= height[:, None])
+    first = fits.to(torch.uint8).argmax(dim=1, keepdim=True)
+    fitted = fits.any(dim=1)
+    # None fits: the largest central crop whose shape is allowed.
+    ratio_low, ratio_high = torch.exp(torch.tensor(pretext.log_ratio)).tolist()
+    fallback_width = torch.minimum(width, (height * ratio_high).round().long())
+    fallback_height = torch.minimum(height, (width / ratio_low).round().long())
+    h = torch.where(fitted, tried_height.gather(1, first)[:, 0], fallback_height)
+    w = torch.where(fitted, tried_width.gather(1, first)[:, 0], fallback_width)
+    top = torch.where(fitted, (row * (height - h + 1)).long(), (height - h) // 2)
+    left = torch.where(fitted, (column * (width - w + 1)).long(), (width - w) // 2)
+    return torch.stack((top, left, h, w), dim=1)
