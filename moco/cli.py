@@ -1,0 +1,201 @@
+"""The command line: a sub-command is parsed here and is one call elsewhere.
+
+Nothing heavy is imported before a command is known to be right, so that help and mistakes are answered at once.
+"""
+
+import difflib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import tyro
+
+from moco.config import Compute, Config, Linear
+from moco.errors import UserError
+
+Options = TypeVar("Options")
+Flat = tyro.conf.OmitArgPrefixes  # type: ignore[type-arg]
+
+
+@dataclass(frozen=True)
+class Pretrain:
+    """Train an encoder by momentum contrast."""
+
+    config: Annotated[Config, Flat] = field(default_factory=Config)
+    out: Path | None = None
+    """The run's folder; runs/RECIPE if not given."""
+    resume: bool = False
+    """Continue the run in that folder where it stopped; its options are those it was started with."""
+
+
+@dataclass(frozen=True)
+class Judge:
+    """What is judged: a run's folder, or a file of weights such as the released code's checkpoints."""
+
+    run: tyro.conf.Positional[Path]
+    """A run's folder, or a file of weights (.pth.tar, .pt, .safetensors)."""
+    data: str | None = None
+    """Another data set than the run's: shapes, cifar10:PATH, folder:PATH or npz:PATH."""
+    download: Annotated[bool, tyro.conf.arg(name="data.download")] = False
+    """Fetch the data set if PATH does not hold it (cifar10)."""
+    encoder: str | None = None
+    """The encoder's name, where a file does not tell it."""
+    image_size: int | None = None
+    """Side of an image in pixels, where it is another than the run's (224 for a file)."""
+    compute: Annotated[Compute, Flat] = field(default_factory=Compute)
+
+
+@dataclass(frozen=True)
+class Knn:
+    """The weighted k-nearest-neighbour classifier: training images vote for the class of each test image."""
+
+    judged: Annotated[Judge, Flat]
+    k: int | None = None
+    """Neighbours that vote; 200 if the run does not say."""
+    temperature: float | None = None
+    """A vote weighs exp(cosine / temperature): 0.1 for CIFAR, 0.07 for ImageNet; the run's if not given."""
+    random: bool = False
+    """Judge the same encoder with random weights as well."""
+
+
+@dataclass(frozen=True)
+class LinearOptions:
+    """Linear classification on frozen features, the protocol of section 4.1 of the paper."""
+
+    judged: Annotated[Judge, Flat]
+    linear: Annotated[Linear, Flat] = field(default_factory=Linear)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs a command line and leaves by SystemExit: 0, or 2 after one line that says what to mend."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        _dispatch(words)
+    except UserError as error:
+        if os.environ.get("RANK", "0") == "0":
+            print(f"moco: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except BrokenPipeError:
+        raise SystemExit(0) from None
+
+
+def _dispatch(words: list[str]) -> None:
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_overview())
+        return
+    if words[0] in ("-V", "--version"):
+        from moco import __version__
+
+        print(f"moco {__version__}")
+        return
+    if words[0] not in COMMANDS:
+        raise UserError(f"no command {words[0]!r}: {_nearest(words[0], COMMANDS)}")
+    COMMANDS[words[0]][1](words[1:])
+
+
+def _overview() -> str:
+    rows = "\n".join(f"  {name:10} {about}" for name, (about, _) in COMMANDS.items())
+    return (
+        "moco: visual features from images without labels, by momentum contrast (He et al., CVPR 2020)\n\n"
+        f"usage: moco COMMAND ...\n\n{rows}\n\n"
+        "moco COMMAND --help tells the options of a command, moco pretrain RECIPE --help those of a recipe.\n"
+        "On several GPUs: torchrun --nproc-per-node=N -m moco COMMAND ..."
+    )
+
+
+def _nearest(word: str, known: Any) -> str:
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+
+
+def _parse(options: type[Options], words: list[str], prog: str, default: Options | None = None) -> Options:
+    """The options of a command. UserError at an unknown one, naming the nearest."""
+    kwargs: dict[str, Any] = {} if default is None else {"default": default}
+    parsed, unknown = tyro.cli(options, args=words, prog=prog, return_unknown_args=True, **kwargs)
+    for word in unknown:
+        if word.startswith("-"):
+            raise UserError(f"{prog}: no option {word.split('=')[0]}: {_nearest(word.split('=')[0], _flags(options))}")
+    if unknown:
+        raise UserError(f"{prog}: do not know what to do with {' '.join(unknown)!r} ({prog} --help)")
+    return parsed  # type: ignore[no-any-return]
+
+
+def _flags(options: type) -> list[str]:
+    """All flags of a command's options."""
+    return [flag for action in tyro.extras.get_parser(options)._actions for flag in action.option_strings]
+
+
+def _pretrain(words: list[str]) -> None:
+    from moco.recipes import get_recipe
+
+    if not words or words[0] in ("-h", "--help"):
+        print("usage: moco pretrain RECIPE [--options]      (moco pretrain RECIPE --help tells them)\n")
+        _recipes([])
+        return
+    if words[0].startswith("-"):
+        raise UserError("moco pretrain RECIPE [--options]: the recipe comes first (moco recipes lists them)")
+    recipe = get_recipe(words[0])
+    options = _parse(Pretrain, words[1:], f"moco pretrain {recipe.name}", Pretrain(recipe.config))
+    folder = options.out or Path("runs") / recipe.name
+    if options.resume:
+        from moco.run import Run
+
+        # What the command line does not say is as it was when the run was started.
+        run = Run.open(folder)
+        options = _parse(Pretrain, words[1:], f"moco pretrain {recipe.name}", Pretrain(run.config()))
+        run.require(options.config)
+    from moco.commands import pretrain
+
+    pretrain(options.config, folder, options.resume)
+
+
+def _knn(words: list[str]) -> None:
+    options = _parse(Knn, words, "moco knn")
+    from moco.commands import knn
+
+    knn(options.judged, options.k, options.temperature, options.random)
+
+
+def _linear(words: list[str]) -> None:
+    options = _parse(LinearOptions, words, "moco linear")
+    from moco.commands import linear
+
+    linear(options.judged, options.linear)
+
+
+def _recipes(words: list[str]) -> None:
+    from moco.commands import list_recipes, show_recipe
+
+    if words and words[0] in ("-h", "--help"):
+        print("usage: moco recipes [RECIPE]      lists the recipes, or shows one whole")
+    elif words:
+        show_recipe(words[0])
+    else:
+        list_recipes()
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Pre-train on the embedded data set and show that the features are good; about 3 minutes on 2 cores."""
+
+    out: Path | None = None
+    """The run's folder; runs/demo, or the next free name, if not given."""
+
+
+def _demo(words: list[str]) -> None:
+    options = _parse(Demo, words, "moco demo")
+    from moco.commands import demo
+
+    demo(options.out)
+
+
+COMMANDS: dict[str, tuple[str, Callable[[list[str]], None]]] = {
+    "demo": ("pre-train on drawn images and see the gain, in about 3 minutes", _demo),
+    "pretrain": ("train an encoder by a recipe, on your images", _pretrain),
+    "knn": ("judge a run's features by their nearest neighbours", _knn),
+    "linear": ("judge a run's features by a linear classifier, the paper's protocol", _linear),
+    "recipes": ("list the recipes, or show one", _recipes),
+}

@@ -1,0 +1,246 @@
+"""What each sub-command does, in terms of the rooms."""
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from moco.cli import Judge
+from moco.config import Compute, Config, Linear, check, to_dict
+from moco.contrast.ranks import rank, world_size
+from moco.data import InMemory, Source, open_source
+from moco.device import Device, choose_device, start_ranks, stop_ranks
+from moco.encoders import build_encoder
+from moco.errors import UserError
+from moco.evaluation import Features, Trained, evaluate_knn, evaluate_linear, knn_predict, open_trained
+from moco.recipes import PUBLISHED, RECIPES, get_recipe
+from moco.report import accuracy_table, draw_curves, draw_views
+from moco.run import Run
+from moco.training import Stopped, start_logging
+from moco.training import pretrain as train
+from moco.views import CentreCrop, Views, get_pretext
+
+log = logging.getLogger("moco")
+console = Console(highlight=False)
+
+
+@contextmanager
+def computing(compute: Compute) -> Iterator[Device]:
+    """The device, and the ranks joined as long as the command runs."""
+    device = choose_device(compute)
+    start_ranks(device.device)
+    try:
+        yield device
+    finally:
+        stop_ranks()
+
+
+def say(*what: Any) -> None:
+    """Prints on the main rank."""
+    if rank() == 0:
+        console.print(*what)
+
+
+def pretrain(config: Config, folder: Path, resume: bool) -> Run:
+    """Trains a run in its folder; told to stop, leaves by SystemExit with the signal's usual exit code."""
+    get_pretext(config.views.views)
+    with computing(config.compute) as device:
+        check(config, world_size())
+        build_encoder(config.encoder.encoder, config.encoder.small_stem)  # what is wrong with its name is said first
+        source = _source(config)
+        run = Run.open(folder) if resume else _create(folder, config)
+        start_logging(run, rank() == 0)
+        if not resume and rank() == 0:
+            draw_views(
+                source.train,
+                Views(config.views.views, config.views.image_size, config.training.seed),
+                folder / "views.png",
+            )
+        try:
+            train(config, source, run, device, resume)
+        except Stopped as stopped:
+            say(f"stopped after step {stopped.step}; continue it by:\n  {_command(config, folder)} --resume")
+            raise SystemExit(128 + stopped.signal_number) from None
+        if rank() == 0:
+            draw_curves(run)
+        say(f"done: {folder} holds the checkpoints, metrics.jsonl, curves.png, views.png and tensorboard/")
+        return run
+
+
+def _create(folder: Path, config: Config) -> Run:
+    """Makes the run's folder on the main rank, and waits for it on the others."""
+    failed = torch.zeros(())
+    run, error = Run(folder), None
+    if rank() == 0:
+        try:
+            run = Run.create(folder, config)
+        except UserError as refused:
+            failed, error = failed + 1, refused
+    if world_size() > 1:
+        torch.distributed.all_reduce(failed)
+    if failed:
+        raise error or UserError(f"{folder}: could not be made")
+    return run
+
+
+def _command(config: Config, folder: Path) -> str:
+    out = "" if folder == Path("runs") / config.recipe else f" --out {folder}"
+    return f"moco pretrain {config.recipe}{out}"
+
+
+def _source(config: Config) -> Source:
+    data = config.data
+    return open_source(
+        data.source,
+        size=config.views.image_size,
+        download=data.download,
+        max_bad=data.max_bad,
+        resident_mb=config.compute.resident_mb,
+    )
+
+
+def _open(judged: Judge) -> tuple[Trained, Source]:
+    """What is judged and on which data."""
+    trained = open_trained(judged.run, judged.encoder, judged.image_size)
+    if judged.run.is_file() and judged.data is None:
+        raise UserError(f"{judged.run}: a file of weights names no data set: give --data")
+    data = replace(trained.config.data, source=judged.data or trained.config.data.source, download=judged.download)
+    trained.config = replace(trained.config, data=data, compute=judged.compute)
+    source = _source(trained.config)
+    if not source.labelled:
+        raise UserError(f"--data {data.source}: has no labels to judge by (classes are folders, or an array of labels)")
+    return trained, source
+
+
+def _report(trained: Trained, protocol: str, options: dict[str, Any], accuracies: dict[str, float]) -> None:
+    """Prints the table and writes the JSON of a protocol."""
+    published = PUBLISHED.get((trained.config.recipe, protocol))
+    rows = [(name, value, published if name == "top-1" else None) for name, value in accuracies.items()]
+    where = f"{trained.config.encoder.encoder}, {trained.config.data.source}"
+    say(accuracy_table(f"{protocol}: {where}", rows))
+    if rank() != 0:
+        return
+    values: dict[str, Any] = {"protocol": protocol, "weights": str(trained.weights), **options}
+    values |= {"accuracy": accuracies, "published": published._asdict() if published else None}
+    # Beside a file of weights there may be others.
+    own_folder = trained.weights.parent != trained.folder
+    name = protocol if own_folder else f"{trained.weights.name}.{protocol}"
+    say(f"written to {Run(trained.folder).write_json(name, values)}")
+
+
+def knn(judged: Judge, k: int | None, temperature: float | None, random: bool) -> None:
+    """Judges a run by its nearest neighbours."""
+    with computing(judged.compute) as device:
+        start_logging(None, rank() == 0)
+        trained, source = _open(judged)
+        k = k if k is not None else trained.config.log.knn_k
+        temperature = temperature if temperature is not None else trained.config.log.knn_temperature
+        check(replace(trained.config, log=replace(trained.config.log, knn_k=k, knn_temperature=temperature)))
+        accuracies = {"top-1": _knn(trained, source, device, k, temperature)}
+        if random:
+            accuracies["random weights"] = _knn(_untrained(trained), source, device, k, temperature)
+        _report(trained, "knn", {"data": trained.config.data.source, "k": k, "temperature": temperature}, accuracies)
+
+
+def _knn(trained: Trained, source: Source, device: Device, k: int, temperature: float) -> float:
+    views, workers = trained.config.views, trained.config.compute.workers
+    centre = CentreCrop(views.views, views.image_size, device.channels_last)
+    encoder = trained.encoder.to(device.device, memory_format=device.memory_format)  # type: ignore[call-overload]
+    return evaluate_knn(encoder, source, centre, device, k, temperature, workers=workers)
+
+
+def _untrained(trained: Trained) -> Trained:
+    torch.manual_seed(trained.config.training.seed)
+    return replace(trained, encoder=build_encoder(trained.config.encoder.encoder, trained.config.encoder.small_stem))
+
+
+def linear(judged: Judge, options: Linear) -> None:
+    """Judges a run by a linear classifier."""
+    with computing(judged.compute) as device:
+        start_logging(None, rank() == 0)
+        trained, source = _open(judged)
+        views, workers = trained.config.views, trained.config.compute.workers
+        centre = CentreCrop(views.views, views.image_size, device.channels_last)
+        encoder = trained.encoder.to(device.device, memory_format=device.memory_format)  # type: ignore[call-overload]
+        quiet = rank() != 0 or not sys.stderr.isatty()
+        progress = lambda epochs: track(epochs, "linear", console=Console(stderr=True), disable=quiet)  # noqa: E731
+        accuracy = evaluate_linear(encoder, source, centre, device, options, workers, progress)
+        accuracies = {"top-1": accuracy.top1}
+        if source.num_classes > 5:
+            accuracies["top-5"] = accuracy.top5
+        _report(trained, "linear", {"data": trained.config.data.source, **asdict(options)}, accuracies)
+
+
+def demo(out: Path | None) -> None:
+    """Pre-trains on the embedded data set and prints the gain."""
+    free = (Path("runs") / (f"demo-{i}" if i > 1 else "demo") for i in count(1))
+    folder = out or next(path for path in free if not path.exists())
+    config = RECIPES["shapes-cpu"].config
+    start = time.monotonic()
+    run = pretrain(config, folder, resume=False)
+    with computing(config.compute) as device:
+        source = _source(config)
+        rows = [
+            ("raw pixels", _raw_pixels(source, config, device), None),
+            ("random encoder", _first_knn(run), None),
+            ("pre-trained encoder", _last_knn(run), None),
+        ]
+        say(accuracy_table(f"kNN accuracy on {len(source.test or [])} test images of 10 classes (chance: 10 %)", rows))
+        say(f"{time.monotonic() - start:.0f} s in all; the run's folder is {folder}: look at views.png and curves.png")
+
+
+def _raw_pixels(source: Source, config: Config, device: Device) -> float:
+    """kNN accuracy of the pixels themselves."""
+    bank, test = (
+        Features(images.images.flatten(1).float() / 255, images.labels)
+        for images in (source.train, source.test)
+        if isinstance(images, InMemory) and images.labels is not None
+    )
+    options = config.log
+    predicted = knn_predict(
+        bank, test.values, source.num_classes, options.knn_k, options.knn_temperature, device.device
+    )
+    return (predicted == test.labels).double().mean().item()
+
+
+def _measured(run: Run) -> list[float]:
+    lines = [json.loads(line) for line in run.metrics.read_text().splitlines()]
+    return [line["knn"] for line in lines if "knn" in line]
+
+
+def _first_knn(run: Run) -> float:
+    return _measured(run)[0]
+
+
+def _last_knn(run: Run) -> float:
+    return _measured(run)[-1]
+
+
+def list_recipes() -> None:
+    """A table of the recipes."""
+    table = Table(title="recipes (moco recipes RECIPE shows one whole)", title_justify="left")
+    for column in ("recipe", "what", "cost", "reaches"):
+        table.add_column(column, no_wrap=column == "recipe")
+    for recipe in RECIPES.values():
+        table.add_row(recipe.name, recipe.about, recipe.cost, recipe.reaches)
+    console.print(table)
+
+
+def show_recipe(name: str) -> None:
+    """A recipe: what it is, costs and reaches, its command, and every option."""
+    recipe = get_recipe(name)
+    console.print(f"{recipe.name}: {recipe.about}\n  cost     {recipe.cost}\n  reaches  {recipe.reaches}")
+    console.print(f"  from     {recipe.source}\n  run      {recipe.command}\n")
+    console.print(yaml.safe_dump(to_dict(recipe.config), sort_keys=False), markup=False)

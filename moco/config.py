@@ -1,0 +1,234 @@
+"""What a run is made of. A default that is published names its source; a recipe fills in the rest."""
+
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from moco.errors import UserError
+
+
+@dataclass(frozen=True)
+class Data:
+    """Where images come from."""
+
+    source: Annotated[str, tyro.conf.arg(name="data", metavar="SOURCE")] = "shapes"
+    """shapes (drawn by the program), cifar10:PATH, folder:PATH or npz:PATH."""
+    download: Annotated[bool, tyro.conf.arg(name="data.download")] = False
+    """Fetch the data set if PATH does not hold it (cifar10)."""
+    max_bad: float = 0.01
+    """The share of unreadable images above which the run stops."""
+
+
+@dataclass(frozen=True)
+class Views:
+    """The pretext task: what a random view of an image is."""
+
+    views: str = "v2"
+    """v1 (He et al. 2020), v2 (Chen et al. 2020) or cifar (v2 without blur)."""
+    image_size: int = 224
+    """Height and width of a view in pixels."""
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """What maps an image to features."""
+
+    encoder: str = "resnet50"
+    """resnet18/34/50, resnet50w2, resnet50w4, resnext50_32x8d, tiny, or any torchvision or timm name."""
+    small_stem: bool = False
+    """A ResNet's stem for small images: 3x3 without stride, no max-pooling."""
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Section 3 of the paper; the defaults are those of section 4."""
+
+    dim: int = 128
+    """Dimensions of queries and keys."""
+    queue_size: int = 65536
+    """K, the keys in the dictionary."""
+    momentum: float = 0.999
+    """m of the momentum update (Eq. 2)."""
+    temperature: float = 0.07
+    """tau of InfoNCE (Eq. 1)."""
+    head: Literal["linear", "mlp"] = "linear"
+    """linear (v1) or mlp, of 2 layers (v2)."""
+    symmetric: bool = False
+    """Each view is also the other's query."""
+    bn_group: int | None = 32
+    """BN statistics are taken over groups of so many images (32 in the paper, a GPU each); None: over a rank's."""
+    shuffle: bool = True
+    """Keys are encoded in other BN groups than queries (shuffling BN)."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """The loop; the defaults are those of section 4 (ImageNet)."""
+
+    epochs: int = 200
+    """How often every image is seen."""
+    batch_size: int = 256
+    """Images a step, over all ranks and parts."""
+    accumulate: int = 1
+    """A step's batch goes through the encoder in so many parts: less memory, the same gradient."""
+    lr: float = 0.03
+    """Learning rate at its highest."""
+    schedule: Literal["step", "cosine", "exponential"] = "step"
+    """step: x gamma at each milestone; cosine: to 0; exponential: x gamma every `decay_epochs`."""
+    milestones: tuple[float, ...] = (120, 160)
+    """Epochs at which the step schedule falls."""
+    gamma: float = 0.1
+    """Factor of the step and exponential schedules."""
+    decay_epochs: float = 1.0
+    """Epochs between two falls of the exponential schedule."""
+    warmup_epochs: float = 0.0
+    """Epochs in which the learning rate rises linearly from 0."""
+    sgd_momentum: float = 0.9
+    """Momentum of SGD."""
+    weight_decay: float = 1e-4
+    """Weight decay of SGD, on every parameter."""
+    seed: int = 0
+    """All that is random in the run is a function of it."""
+
+
+@dataclass(frozen=True)
+class Compute:
+    """How the same numbers are reached; of these only the precision changes them, in their last digits."""
+
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """bf16: autocast; auto: where the hardware multiplies bf16 natively."""
+    channels_last: bool = True
+    """Memory format of images and weights, the faster for convolutions."""
+    workers: int = 2
+    """Processes that read images which do not fit into memory."""
+    resident_mb: int = 4096
+    """A data set of equal-sized images up to this size in MB lies on the device whole."""
+
+
+@dataclass(frozen=True)
+class Log:
+    """What is told of a run while it goes, and what is kept."""
+
+    knn_every: int = 10
+    """Epochs between two kNN evaluations; 0: none. There is one at the end too."""
+    knn_k: int = 200
+    """Neighbours that vote."""
+    knn_temperature: float = 0.1
+    """A vote weighs exp(similarity / temperature): 0.1 for CIFAR, 0.07 for ImageNet (InstDisc)."""
+    log_every: int = 10
+    """Steps between two lines of metrics."""
+    checkpoint_minutes: float = 5.0
+    """Minutes between two checkpoints; there is one at the end, and when the run is told to stop."""
+    keep_checkpoints: int = 3
+    """How many of the last checkpoints are kept."""
+
+
+@dataclass(frozen=True)
+class Config:
+    recipe: Annotated[str, tyro.conf.Suppress] = ""
+    data: Data = field(default_factory=Data)
+    views: Views = field(default_factory=Views)
+    encoder: Encoder = field(default_factory=Encoder)
+    contrast: Contrast = field(default_factory=Contrast)
+    training: Training = field(default_factory=Training)
+    compute: Compute = field(default_factory=Compute)
+    log: Log = field(default_factory=Log)
+
+
+@dataclass(frozen=True)
+class Linear:
+    """Linear classification on frozen features (section 4.1): one fully connected layer, SGD with momentum 0.9."""
+
+    epochs: int = 100
+    """The learning rate falls to a tenth after 60 and 80 of 100 epochs, and in proportion."""
+    batch_size: int = 256
+    """Images a step, over all ranks."""
+    lr: float = 30.0
+    """Learning rate at the start."""
+    weight_decay: float = 0.0
+    """Weight decay."""
+    cached: bool = False
+    """Compute the features of centre crops once and train on them: a quick answer, without the augmented crops."""
+    seed: int = 0
+    """Of the crops and their order."""
+
+
+def check(config: Config, ranks: int = 1) -> None:
+    """Raises UserError, naming option and range, for the first number that cannot work, alone or with the others."""
+    contrast, training, log = config.contrast, config.training, config.log
+    rules = [
+        (contrast.dim >= 1, f"--dim {contrast.dim}: at least 1"),
+        (contrast.queue_size >= 1, f"--queue-size {contrast.queue_size}: at least 1"),
+        (0 <= contrast.momentum <= 1, f"--momentum {contrast.momentum}: in 0..1"),
+        (contrast.temperature > 0, f"--temperature {contrast.temperature}: above 0"),
+        (contrast.bn_group is None or contrast.bn_group >= 2, f"--bn-group {contrast.bn_group}: at least 2, or None"),
+        (config.views.image_size >= 1, f"--image-size {config.views.image_size}: at least 1"),
+        (training.epochs >= 1, f"--epochs {training.epochs}: at least 1"),
+        (training.batch_size >= 2, f"--batch-size {training.batch_size}: at least 2"),
+        (training.accumulate >= 1, f"--accumulate {training.accumulate}: at least 1"),
+        (training.lr > 0, f"--lr {training.lr}: above 0"),
+        (training.gamma > 0, f"--gamma {training.gamma}: above 0"),
+        (training.decay_epochs > 0, f"--decay-epochs {training.decay_epochs}: above 0"),
+        (training.warmup_epochs >= 0, f"--warmup-epochs {training.warmup_epochs}: at least 0"),
+        (0 <= training.sgd_momentum < 1, f"--sgd-momentum {training.sgd_momentum}: in 0..1, 1 excluded"),
+        (training.weight_decay >= 0, f"--weight-decay {training.weight_decay}: at least 0"),
+        (0 <= config.data.max_bad <= 1, f"--max-bad {config.data.max_bad}: in 0..1"),
+        (config.compute.workers >= 0, f"--workers {config.compute.workers}: at least 0"),
+        (log.knn_every >= 0, f"--knn-every {log.knn_every}: at least 0"),
+        (log.knn_k >= 1, f"--knn-k {log.knn_k}: at least 1"),
+        (log.knn_temperature > 0, f"--knn-temperature {log.knn_temperature}: above 0"),
+        (log.log_every >= 1, f"--log-every {log.log_every}: at least 1"),
+        (log.checkpoint_minutes >= 0, f"--checkpoint-minutes {log.checkpoint_minutes}: at least 0"),
+        (log.keep_checkpoints >= 1, f"--keep-checkpoints {log.keep_checkpoints}: at least 1"),
+    ]
+    for holds, message in rules:
+        if not holds:
+            raise UserError(message)
+    part, rest = divmod(training.batch_size, ranks * training.accumulate)
+    if rest or not part:
+        raise UserError(
+            f"--batch-size {training.batch_size} does not divide into {ranks} rank(s) x {training.accumulate} part(s)"
+        )
+    if contrast.bn_group and part % contrast.bn_group:
+        raise UserError(
+            f"--batch-size {training.batch_size}: {part} images go through the encoder at once, which does not divide "
+            f"into BN groups of {contrast.bn_group}: change --batch-size or --bn-group"
+        )
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """Plain dicts, lists, numbers and strings, as config.yaml holds them."""
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(config).items()} | {
+        "training": {**asdict(config.training), "milestones": list(config.training.milestones)}
+    }
+
+
+def from_dict(values: dict[str, Any], where: str) -> Config:
+    """The inverse of `to_dict`. Raises UserError that begins with `where` for what this version does not know."""
+    config = Config()
+    for room, content in values.items():
+        default = getattr(config, room, None)
+        if default is None:
+            raise UserError(f"{where}: no such part of a configuration: {room}")
+        if not is_dataclass(default):
+            config = replace(config, **{room: content})
+            continue
+        known = {f.name for f in fields(default)}
+        if unknown := set(content) - known:
+            raise UserError(f"{where}: no such option in {room}: {', '.join(sorted(unknown))}")
+        content = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
+        config = replace(config, **{room: replace(default, **content)})  # type: ignore[arg-type, type-var]
+    return config
+
+
+def differences(one: Config, other: Config) -> list[str]:
+    """What two runs differ in, in the words of the options: "lr 0.03 -> 0.06"."""
+    rows, before, after = [], to_dict(one), to_dict(other)
+    for room, content in before.items():
+        pairs = content.items() if isinstance(content, dict) else [(room, content)]
+        changed = after[room] if isinstance(content, dict) else after
+        rows += [f"{name} {value} -> {changed[name]}" for name, value in pairs if value != changed[name]]
+    return rows

@@ -1,0 +1,65 @@
+"""What this process computes on: its device, its precision, and its place among the ranks."""
+
+import os
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+
+from moco.config import Compute
+from moco.errors import UserError
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where and how the numbers are computed."""
+
+    device: torch.device
+    bf16: bool
+    channels_last: bool
+
+    def autocast(self) -> AbstractContextManager[None]:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        return torch.channels_last if self.channels_last else torch.contiguous_format
+
+
+def choose_device(compute: Compute) -> Device:
+    """The device that is asked for; `auto` is this rank's GPU if there is one. UserError if it is not there."""
+    name = compute.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda":
+        name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"--device {compute.device}: no such device: auto, cpu, cuda or cuda:N") from error
+    if device.type == "cuda":
+        if (device.index or 0) >= torch.cuda.device_count():
+            raise UserError(f"--device {compute.device}: this machine has {torch.cuda.device_count()} GPU(s)")
+        torch.cuda.set_device(device)
+    bf16 = compute.precision == "bf16" or (compute.precision == "auto" and _fast_bf16(device))
+    return Device(device, bf16, compute.channels_last)
+
+
+def _fast_bf16(device: torch.device) -> bool:
+    """Whether bf16 products are native: Ampere and later, or a CPU with AVX512-BF16 or AMX."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    return device.type == "cpu" and torch.backends.mkldnn.is_available() and torch.cpu._is_avx512_bf16_supported()
+
+
+def start_ranks(device: torch.device) -> None:
+    """Joins the ranks that torchrun started, if it did. CPU tensors travel by gloo, GPU tensors by NCCL."""
+    if "RANK" in os.environ and not dist.is_initialized():
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, device_id=device if device.type == "cuda" else None)
+
+
+def stop_ranks() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()

@@ -1,0 +1,124 @@
+"""Linear classification on frozen features (section 4.1)."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from moco.config import Linear
+from moco.contrast.ranks import average, local, world_size
+from moco.data import Loader, Source, epoch_order, training_plan
+from moco.device import Device
+from moco.errors import UserError
+from moco.evaluation.features import extract
+from moco.views import CentreCrop, Pretext, Views
+
+
+class Accuracy(NamedTuple):
+    top1: float
+    """In 0..1."""
+    top5: float
+
+
+def evaluate_linear(
+    encoder: nn.Module,
+    source: Source,
+    centre: CentreCrop,
+    device: Device,
+    options: Linear,
+    workers: int = 0,
+    progress: Callable[[Iterable[int]], Iterable[int]] = iter,
+) -> Accuracy:
+    """Trains the classifier on the source's training images and tests it on the centre crops of its test images.
+
+    `progress` wraps the iteration over the epochs. Raises UserError for a set smaller than a batch.
+    """
+    _check(options)
+    assert source.test is not None
+    n = len(source.train)
+    if n < options.batch_size:
+        raise UserError(f"--batch-size {options.batch_size}: the data set has only {n} training images")
+    test = extract(encoder, source.test, centre, device, workers=workers)
+    if options.cached:
+        bank = extract(encoder, source.train, centre, device, workers=workers)
+        n = len(bank.values)
+
+        def batches(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+            order = epoch_order(n, options.seed, epoch)
+            for index in order[: n // options.batch_size * options.batch_size].split(options.batch_size):
+                yield bank.values[local(index)].to(device.device), bank.labels[local(index)]
+    else:
+        views = Views(crops_only(centre.pretext), centre.size, options.seed, 1, device.channels_last)
+        loader = Loader(source.train, views, device.device, workers)
+
+        def batches(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+            steps = n // options.batch_size
+            plan = training_plan(n, options.batch_size, options.seed, epoch * steps, (epoch + 1) * steps)
+            for index, (view,) in loader.batches(plan):
+                with torch.no_grad(), device.autocast():
+                    features = encoder(view)
+                assert source.train.labels is not None
+                yield features.float(), source.train.labels[index]
+
+    training = encoder.training
+    encoder.eval()
+    classifier = _train(batches, test.values.shape[1], source.num_classes, device, options, progress)
+    encoder.train(training)
+    with torch.no_grad():
+        logits = torch.cat([classifier(part.to(device.device)).cpu() for part in test.values.split(4096)])
+    best = logits.topk(min(5, source.num_classes), dim=1).indices == test.labels[:, None]
+    return Accuracy(best[:, 0].double().mean().item(), best.any(dim=1).double().mean().item())
+
+
+def _check(options: Linear) -> None:
+    rules = [
+        (options.epochs >= 1, f"--epochs {options.epochs}: at least 1"),
+        (options.batch_size >= 1, f"--batch-size {options.batch_size}: at least 1"),
+        (options.lr > 0, f"--lr {options.lr}: above 0"),
+        (options.weight_decay >= 0, f"--weight-decay {options.weight_decay}: at least 0"),
+        (
+            options.batch_size % world_size() == 0,
+            f"--batch-size {options.batch_size} does not divide into {world_size()} ranks",
+        ),
+    ]
+    for holds, message in rules:
+        if not holds:
+            raise UserError(message)
+
+
+def crops_only(pretext: Pretext) -> Pretext:
+    """The views that the classifier is trained on: random crops of 8 % to all of the image, flips, normalisation."""
+    return replace(
+        pretext, area=(0.08, 1.0), grey_first=False, jitter_probability=0.0, grey_probability=0.0, blur_probability=0.0
+    )
+
+
+def _train(
+    batches: Callable[[int], Iterator[tuple[Tensor, Tensor]]],
+    num_features: int,
+    num_classes: int,
+    device: Device,
+    options: Linear,
+    progress: Callable[[Iterable[int]], Iterable[int]],
+) -> nn.Linear:
+    torch.manual_seed(options.seed)
+    classifier = nn.Linear(num_features, num_classes)
+    nn.init.normal_(classifier.weight, std=0.01)
+    nn.init.zeros_(classifier.bias)
+    classifier.to(device.device)
+    parameters = list(classifier.parameters())
+    optimizer = torch.optim.SGD(parameters, options.lr, momentum=0.9, weight_decay=options.weight_decay)
+    falls = [round(options.epochs * share) for share in (0.6, 0.8)]
+    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, falls, gamma=0.1)
+    for epoch in progress(range(options.epochs)):
+        for features, labels in batches(epoch):
+            loss = F.cross_entropy(classifier(features), labels.to(device.device))
+            optimizer.zero_grad()
+            loss.backward()
+            average([p.grad for p in parameters if p.grad is not None])
+            optimizer.step()
+        schedule.step()
+    return classifier

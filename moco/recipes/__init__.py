@@ -1,0 +1,119 @@
+"""Published and tested settings by name: what each costs, what it should reach, and the command that runs it."""
+
+import difflib
+from dataclasses import dataclass
+
+from moco.config import Config, Contrast, Data, Encoder, Log, Training, Views
+from moco.errors import UserError
+from moco.recipes.published import PUBLISHED, Published
+
+__all__ = ["PUBLISHED", "RECIPES", "Published", "Recipe", "get_recipe"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    about: str
+    cost: str
+    reaches: str
+    config: Config
+    source: str = "this project"
+
+    @property
+    def name(self) -> str:
+        return self.config.recipe
+
+    @property
+    def command(self) -> str:
+        spec = self.config.data.source
+        return f"moco pretrain {self.name}" + ("" if spec == "shapes" else f" --data {spec}")
+
+
+_CIFAR = Contrast(queue_size=4096, momentum=0.99, temperature=0.1, head="mlp", symmetric=True, bn_group=None)
+
+_ALL = [
+    Recipe(
+        about="The embedded data set, 32 pixels, a small encoder: what `moco demo` runs.",
+        cost="TODO",
+        reaches="TODO",
+        config=Config(
+            recipe="shapes-cpu",
+            data=Data("shapes"),
+            views=Views("cifar", 32),
+            encoder=Encoder("tiny"),
+            contrast=_CIFAR,
+            training=Training(
+                epochs=10, batch_size=256, lr=0.12, schedule="cosine", warmup_epochs=0.5, weight_decay=5e-4
+            ),
+            log=Log(knn_every=2),
+        ),
+    ),
+    Recipe(
+        about="CIFAR-10 (or any small images) on a CPU, with a small encoder.",
+        cost="TODO",
+        reaches="TODO",
+        config=Config(
+            recipe="cifar10-cpu",
+            data=Data("cifar10:data"),
+            views=Views("cifar", 32),
+            encoder=Encoder("tiny"),
+            contrast=_CIFAR,
+            training=Training(
+                epochs=20, batch_size=256, lr=0.12, schedule="cosine", warmup_epochs=0.5, weight_decay=5e-4
+            ),
+            log=Log(knn_every=5),
+        ),
+    ),
+    Recipe(
+        about="CIFAR-10 with ResNet-18 (small stem), the setting of lightly's published benchmark.",
+        cost="128.8 minutes and 1.7 GB as published; not yet timed here",
+        reaches="kNN 83.8 as published; not yet run here",
+        source="lightly's benchmark page, MoCo on CIFAR-10, 200 epochs, batch 128",
+        config=Config(
+            recipe="cifar10-r18",
+            data=Data("cifar10:data"),
+            views=Views("cifar", 32),
+            encoder=Encoder("resnet18", small_stem=True),
+            # BN over 16 images: the benchmark divides its batch of 128 into 8.
+            contrast=Contrast(queue_size=4096, momentum=0.99, temperature=0.1, head="mlp", symmetric=True, bn_group=16),
+            training=Training(epochs=200, batch_size=128, lr=0.06, schedule="cosine", weight_decay=5e-4),
+            log=Log(knn_every=10, log_every=50),
+        ),
+    ),
+    Recipe(
+        about="MoCo v1 on ImageNet: the paper's main setting.",
+        cost="about 53 h on 8 V100 GPUs as published; not yet timed here",
+        reaches="linear 60.6 as published; not yet run here",
+        source="He et al. 2020, section 4",
+        config=Config(
+            recipe="imagenet-r50-v1",
+            data=Data("folder:imagenet"),
+            views=Views("v1", 224),
+            log=Log(knn_every=10, log_every=50, knn_temperature=0.07),
+        ),
+    ),
+    Recipe(
+        about="MoCo v2 on ImageNet: MLP head, blur, cosine schedule.",
+        cost="about 53 h on 8 V100 GPUs as published; not yet timed here",
+        reaches="linear 67.5 as published; not yet run here",
+        source="Chen et al. 2020 (arXiv 2003.04297) and the released code",
+        config=Config(
+            recipe="imagenet-r50-v2",
+            data=Data("folder:imagenet"),
+            views=Views("v2", 224),
+            contrast=Contrast(head="mlp", temperature=0.2),
+            training=Training(schedule="cosine"),
+            log=Log(knn_every=10, log_every=50, knn_temperature=0.07),
+        ),
+    ),
+]
+
+RECIPES = {recipe.name: recipe for recipe in _ALL}
+
+
+def get_recipe(name: str) -> Recipe:
+    """The recipe of that name; UserError that names the nearest if there is none."""
+    if name in RECIPES:
+        return RECIPES[name]
+    near = difflib.get_close_matches(name, RECIPES, n=1, cutoff=0.4)
+    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(RECIPES)}"
+    raise UserError(f"no recipe named {name!r}: {hint}")

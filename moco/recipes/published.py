@@ -1,0 +1,20 @@
+"""Published figures, in one place, with their sources. None of them is this project's own."""
+
+from typing import NamedTuple
+
+
+class Published(NamedTuple):
+    value: float
+    """Top-1 accuracy in per cent."""
+    source: str
+
+
+LIGHTLY = "lightly's benchmark page"
+RELEASED = "the released code's page"
+
+PUBLISHED: dict[tuple[str, str], Published] = {
+    ("cifar10-r18", "knn"): Published(83.8, f"{LIGHTLY}: 200 epochs, batch 128"),
+    ("imagenet-r50-v1", "linear"): Published(60.6, "He et al. 2020, Table 1: 200 epochs"),
+    ("imagenet-r50-v2", "linear"): Published(67.5, f"{RELEASED}: 200 epochs, mean of 5 runs"),
+}
+"""By recipe and protocol ("knn" or "linear")."""

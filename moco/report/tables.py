@@ -1,0 +1,24 @@
+"""Tables for the terminal: what was measured, with the published figure beside it."""
+
+from collections.abc import Sequence
+
+from rich.table import Table
+
+from moco.recipes.published import Published
+
+
+def accuracy_table(title: str, rows: Sequence[tuple[str, float, Published | None]]) -> Table:
+    """A row each: what, its top-1 accuracy in 0..1, and the published figure where there is one."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("")
+    table.add_column("accuracy", justify="right")
+    with_published = any(published for *_, published in rows)
+    if with_published:
+        table.add_column("published", justify="right")
+        table.add_column("source")
+    for name, accuracy, published in rows:
+        cells = [name, f"{100 * accuracy:.1f} %"]
+        if with_published:
+            cells += [f"{published.value:.1f} %", published.source] if published else ["", ""]
+        table.add_row(*cells)
+    return table

@@ -1,0 +1,135 @@
+"""A run is a folder. Everything that reads a run takes that folder.
+
+config.yaml      what the run is made of
+checkpoints/     step-000001234.pt: {"step", "mechanism", "optimizer", ...}, the last few
+metrics.jsonl    a line every few steps: loss, look-up accuracy, learning rate; kNN; the same for the same config
+timing.jsonl     images/s beside them, which no two runs share
+tensorboard/     both, as events
+views.png        pairs of views as the encoder sees them
+curves.png       the metrics, drawn
+knn.json ...     what the protocols measured
+log.txt          what was said
+"""
+
+import json
+import logging
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from moco.config import Config, differences, from_dict, to_dict
+from moco.errors import UserError
+from moco.files import write_whole
+
+log = logging.getLogger("moco")
+
+
+class Run:
+    """The folder of a run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.checkpoints = path / "checkpoints"
+        self.metrics = path / "metrics.jsonl"
+        self.timing = path / "timing.jsonl"
+
+    @classmethod
+    def create(cls, path: Path, config: Config) -> "Run":
+        """A new run. Raises UserError if the folder holds another already, or cannot be written."""
+        run = cls(path)
+        if run._config_file.exists():
+            raise UserError(f"{path} already holds a run: --resume continues it, --out starts another elsewhere")
+        try:
+            run.checkpoints.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{path}: cannot be made: {error.strerror}") from error
+        text = yaml.safe_dump(to_dict(config), sort_keys=False)
+        write_whole(run._config_file, lambda file: file.write(text.encode()))
+        return run
+
+    @classmethod
+    def open(cls, path: Path) -> "Run":
+        """A run that is there. Raises UserError if it is not."""
+        run = cls(path)
+        if not run._config_file.is_file():
+            what = "no such run" if path.exists() else "no such path"
+            raise UserError(f"{path}: {what} (a run is a folder with a config.yaml, which moco pretrain writes)")
+        return run
+
+    @property
+    def _config_file(self) -> Path:
+        return self.path / "config.yaml"
+
+    def config(self) -> Config:
+        """What the run is made of. Raises UserError if config.yaml is damaged or of another version."""
+        try:
+            values = yaml.safe_load(self._config_file.read_text())
+        except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+            raise UserError(f"{self._config_file}: cannot be read: {str(error).splitlines()[0]}") from error
+        if not isinstance(values, dict):
+            raise UserError(f"{self._config_file}: holds no configuration")
+        return from_dict(values, str(self._config_file))
+
+    def require(self, config: Config) -> None:
+        """Raises UserError, naming each option, if the run was started with another configuration."""
+        if changed := differences(self.config(), config):
+            raise UserError(
+                f"{self.path} holds a run with other options: {', '.join(changed)}: leave them, or --out another"
+            )
+
+    def save(self, step: int, state: dict[str, Any], keep: int) -> Path:
+        """Writes the checkpoint of a finished step whole or not at all, and drops all but the last `keep`."""
+        path = self.checkpoints / f"step-{step:09d}.pt"
+        write_whole(path, lambda file: torch.save(state, file))
+        for old in self._saved()[keep:]:
+            old.unlink(missing_ok=True)
+        return path
+
+    def _saved(self) -> list[Path]:
+        """The checkpoints, the newest first."""
+        return sorted(self.checkpoints.glob("step-*.pt"), reverse=True)
+
+    def newest(self) -> Path | None:
+        """The newest checkpoint that is whole; None if none was written yet. A damaged one is reported.
+
+        Raises UserError if all are damaged.
+        """
+        saved = self._saved()
+        for path in saved:
+            if is_whole(path):
+                return path
+            log.warning("%s is damaged: using the one before it", path)
+        if saved:
+            raise UserError(f"{self.checkpoints}: all {len(saved)} checkpoints are damaged")
+        return None
+
+    def write_json(self, name: str, values: dict[str, Any]) -> Path:
+        """Writes what a protocol measured into NAME.json."""
+        path = self.path / f"{name}.json"
+        text = json.dumps(values, indent=2) + "\n"
+        write_whole(path, lambda file: file.write(text.encode()))
+        return path
+
+
+def is_whole(path: Path) -> bool:
+    """Whether every byte of a checkpoint is what was written: torch's file is a zip, which has check sums."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (OSError, zipfile.BadZipFile, EOFError, ValueError, NotImplementedError):
+        return False
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """What a checkpoint holds, on the CPU; nothing in it is executed. Raises UserError if it cannot be read."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
+        raise UserError(f"{path}: cannot be read as a checkpoint: {str(error).splitlines()[0]}") from error
+    if not isinstance(state, dict) or "mechanism" not in state:
+        raise UserError(f"{path}: is not a checkpoint of a run")
+    return state

@@ -1,0 +1,6 @@
+"""The loop, schedules, the monitor and what is told of a run while it goes."""
+
+from moco.training.log import start_logging
+from moco.training.loop import Stopped, pretrain
+
+__all__ = ["Stopped", "pretrain", "start_logging"]

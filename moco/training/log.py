@@ -1,0 +1,128 @@
+"""What is told of a run while it goes: metrics, events, a progress bar."""
+
+import json
+import logging
+import os
+import sys
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from torch.utils.tensorboard import SummaryWriter
+
+from moco.run import Run
+
+log = logging.getLogger("moco")
+console = Console(stderr=True)
+
+
+def start_logging(run: Run | None, main: bool) -> None:
+    """Warnings and news go to the terminal and, of a run, into log.txt; only the main rank speaks."""
+    log.handlers.clear()
+    log.propagate = False
+    log.setLevel(logging.INFO if main else logging.CRITICAL)
+    log.addHandler(RichHandler(console=console, show_path=False, show_time=False, show_level=False))
+    if run is not None and main:
+        handler = logging.FileHandler(run.path / "log.txt")
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        log.addHandler(handler)
+
+
+class Metrics:
+    """metrics.jsonl, timing.jsonl and TensorBoard's events of a run. All numbers but the timings are the run's own.
+
+    Args:
+        run: whose.
+        size: how many bytes of metrics.jsonl belong to the checkpoint that is continued; what came after is cut off.
+        step: the checkpoint's.
+        main: whether this rank writes; the others do nothing.
+    """
+
+    def __init__(self, run: Run, size: int, step: int, main: bool) -> None:
+        self.main = main
+        if not main:
+            return
+        self._metrics = run.metrics.open("ab")
+        self._metrics.truncate(min(size, run.metrics.stat().st_size))
+        self._timing = run.timing.open("a")
+        self._events = SummaryWriter(str(run.path / "tensorboard"), purge_step=step)
+
+    def write(self, step: int, values: dict[str, Any]) -> None:
+        """Adds a line to metrics.jsonl."""
+        if self.main:
+            self._metrics.write((json.dumps({"step": step, **values}) + "\n").encode())
+            self._scalars(step, values)
+
+    def write_timing(self, step: int, values: dict[str, float]) -> None:
+        """Adds a line to timing.jsonl."""
+        if self.main:
+            self._timing.write(json.dumps({"step": step, **values}) + "\n")
+            self._scalars(step, values)
+
+    def _scalars(self, step: int, values: dict[str, Any]) -> None:
+        for name, value in values.items():
+            self._events.add_scalar(name, value, step)
+
+    def size(self) -> int:
+        """Bytes of metrics.jsonl, after they are on the disk."""
+        if not self.main:
+            return 0
+        self._metrics.flush()
+        os.fsync(self._metrics.fileno())
+        return self._metrics.seek(0, os.SEEK_END)
+
+    def close(self) -> None:
+        if self.main:
+            self._metrics.close()
+            self._timing.close()
+            self._events.close()
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> str:
+        return f"{task.fields['rate']:,.0f} images/s"
+
+
+class Bar:
+    """Progress over the run's steps: images/s, loss, look-up accuracy, time left.
+
+    Where there is no terminal it prints a line every half minute instead.
+    """
+
+    def __init__(self, step: int, steps: int, images_per_step: int, main: bool) -> None:
+        self.steps, self.images_per_step, self.main = steps, images_per_step, main
+        self.start_step, self.start, self.printed = step, time.monotonic(), time.monotonic()
+        self.progress = Progress(
+            TextColumn("epoch {task.fields[epoch]}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.completed}/{task.total}"),
+            TextColumn("loss {task.fields[loss]:.3f}  look-up {task.fields[accuracy]:.1%}  kNN {task.fields[knn]}"),
+            _Rate(),
+            TimeRemainingColumn(compact=True),
+            console=console,
+            disable=not main or not sys.stderr.isatty(),
+        )
+        fields = {"epoch": 0, "loss": float("nan"), "accuracy": 0.0, "rate": 0.0, "knn": "-"}
+        self.task = self.progress.add_task("", total=steps, completed=step, **fields)  # type: ignore[arg-type]
+        self.progress.start()
+
+    def update(self, step: int, **values: Any) -> float:
+        """Shows the state after `step` steps and returns the images/s since the bar began."""
+        now = time.monotonic()
+        rate = (step - self.start_step) * self.images_per_step / max(now - self.start, 1e-9)
+        self.progress.update(self.task, completed=step, rate=rate, **values)
+        if self.main and self.progress.disable and now - self.printed > 30:
+            self.printed = now
+            fields = self.progress.tasks[0].fields
+            left = (self.steps - step) * self.images_per_step / max(rate, 1e-9)
+            console.print(
+                f"epoch {fields['epoch']}  step {step}/{self.steps}  loss {fields['loss']:.3f}  "
+                f"look-up {fields['accuracy']:.1%}  kNN {fields['knn']}  {rate:,.0f} images/s  {left:.0f} s left",
+                highlight=False,
+            )
+        return rate
+
+    def close(self) -> None:
+        self.progress.stop()

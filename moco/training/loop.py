@@ -1,0 +1,248 @@
+"""Pre-training: one loop, whose position is one number, the step."""
+
+import logging
+import signal
+import time
+from types import FrameType
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from moco.config import Config, check
+from moco.contrast import InfoNCE, MoCo
+from moco.contrast.ranks import average, rank, world_size
+from moco.data import Loader, Source, training_plan
+from moco.device import Device
+from moco.encoders import build_encoder
+from moco.errors import UserError
+from moco.evaluation.knn import evaluate_knn
+from moco.run import Run, read_checkpoint
+from moco.training.log import Bar, Metrics
+from moco.training.schedules import learning_rate
+from moco.views import CentreCrop, Views
+
+log = logging.getLogger("moco")
+
+
+class Stopped(Exception):  # noqa: N818  # not an error: the run was told to stop, and can be continued
+    """The run was told to stop by a signal; its checkpoint is written."""
+
+    def __init__(self, signal_number: int, step: int) -> None:
+        super().__init__(f"stopped after step {step}")
+        self.signal_number, self.step = signal_number, step
+
+
+def build_mechanism(config: Config) -> MoCo:
+    """The mechanism that a configuration describes, with random weights that are a function of its seed."""
+    torch.manual_seed(config.training.seed)
+    contrast = config.contrast
+    try:
+        return MoCo(
+            build_encoder(config.encoder.encoder, config.encoder.small_stem),
+            contrast.dim,
+            contrast.queue_size,
+            contrast.momentum,
+            contrast.temperature,
+            head=contrast.head,
+            symmetric=contrast.symmetric,
+            bn_group=contrast.bn_group,
+            shuffle=contrast.shuffle,
+        )
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+class Pretraining:
+    """A run in progress: all of its state, one step, and the checkpoint that makes it the same run later.
+
+    Args:
+        config: what the run is made of.
+        source: its data.
+        run: its folder.
+        device: what it computes on.
+    """
+
+    def __init__(self, config: Config, source: Source, run: Run, device: Device) -> None:
+        check(config, world_size())
+        training = config.training
+        self.config, self.source, self.run, self.device = config, source, run, device
+        self.steps_per_epoch = len(source.train) // training.batch_size
+        if self.steps_per_epoch == 0:
+            raise UserError(f"--batch-size {training.batch_size}: the data set has only {len(source.train)} images")
+        self.steps = training.epochs * self.steps_per_epoch
+        self.step = 0
+        self.mechanism = build_mechanism(config).to(device.device, memory_format=device.memory_format)  # type: ignore[call-overload]
+        self.parameters = list(self.mechanism.query.parameters())
+        self.optimizer = torch.optim.SGD(
+            self.parameters, training.lr, momentum=training.sgd_momentum, weight_decay=training.weight_decay
+        )
+        views = Views(config.views.views, config.views.image_size, training.seed, channels_last=device.channels_last)
+        self.loader = Loader(source.train, views, device.device, config.compute.workers)
+        self.centre = CentreCrop(config.views.views, config.views.image_size, device.channels_last)
+        self.pending: list[Tensor] = []  # loss and accuracy of the steps since the last line of metrics
+        self.metrics_size = 0
+
+    def update(self, view1: Tensor, view2: Tensor) -> None:
+        """One step: every part's loss and gradient, the mean over the ranks, SGD."""
+        training = self.config.training
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(training, self.step, self.steps_per_epoch)
+        results = []
+        # The forward passes of a part run inside autocast, its backward pass outside, as PyTorch asks.
+        parts = self.mechanism.parts(view1, view2, training.accumulate)
+        while result := self._next(parts):
+            (result.loss / training.accumulate).backward()
+            results.append(torch.stack((result.loss.detach(), result.accuracy)))
+        average([p.grad for p in self.parameters if p.grad is not None])
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        # Each rank's BN saw its own images; the mean is what one rank with them all would have.
+        average([b for m in (self.mechanism.query, self.mechanism.key) for b in m.buffers() if b.is_floating_point()])
+        self.pending.append(torch.stack(results).mean(dim=0))
+        self.step += 1
+
+    def _next(self, parts: Any) -> InfoNCE | None:
+        with self.device.autocast():
+            return next(parts, None)
+
+    def knn(self) -> float:
+        """kNN accuracy of the query encoder's features, in 0..1."""
+        log_, workers = self.config.log, self.config.compute.workers
+        backbone = self.mechanism.query.backbone
+        batch = max(256, self.config.training.batch_size)
+        return evaluate_knn(
+            backbone, self.source, self.centre, self.device, log_.knn_k, log_.knn_temperature, batch, workers
+        )
+
+    def mean_pending(self) -> Tensor:
+        """Loss and look-up accuracy of the pending steps, (steps, 2), means over the ranks.
+
+        Stops the run at a loss that is not finite.
+        """
+        values = torch.stack(self.pending) if self.pending else torch.empty(0, 2)
+        average([values])
+        finite = values[:, 0].isfinite()
+        if not finite.all():
+            self._diverged(f"the loss of step {self.step - len(finite) + int(finite.int().argmin()) + 1} is not finite")
+        return values
+
+    def _diverged(self, what: str) -> None:
+        good = self.run.newest()
+        stands = f"the last good checkpoint is {good}" if good else "no checkpoint was written before"
+        raise UserError(f"{what}: a lower --lr or --precision fp32 may help; {stands}")
+
+    def save(self) -> None:
+        """Writes the checkpoint of the finished step, unless something in it is not finite."""
+        pending = self.mean_pending()
+        if not torch.stack([p.isfinite().all() for p in self.parameters]).all():
+            self._diverged(f"the weights after step {self.step} are not finite")
+        if rank() != 0:
+            return
+        state = {
+            "step": self.step,
+            "mechanism": self.mechanism.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "pending": pending,
+            "metrics_size": self.metrics_size,
+        }
+        self.run.save(self.step, state, self.config.log.keep_checkpoints)
+
+    def load(self) -> None:
+        """Continues from the newest checkpoint that is whole, if one was written."""
+        path = self.run.newest()
+        if path is None:
+            return
+        state = read_checkpoint(path)
+        try:
+            self.mechanism.load_state_dict(state["mechanism"])
+        except RuntimeError as error:
+            lines = [line.strip() for line in str(error).splitlines()[1:]]
+            raise UserError(f"{path}: is of another architecture: {lines[0]}") from error
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.metrics_size = state["step"], state["metrics_size"]
+        self.pending = list(state["pending"].to(self.device.device))
+        log.info("continuing %s after step %d", self.run.path, self.step)
+
+
+def pretrain(config: Config, source: Source, run: Run, device: Device, resume: bool = False) -> None:
+    """Trains until the last epoch. Raises Stopped when told to stop by SIGINT or SIGTERM, after saving.
+
+    Raises UserError for options that do not fit together or the data, and when the loss is not finite.
+    """
+    training = Pretraining(config, source, run, device)
+    if resume:
+        training.load()
+    main = rank() == 0
+    metrics = Metrics(run, training.metrics_size, training.step, main)
+    bar = Bar(training.step, training.steps, config.training.batch_size, main)
+    try:
+        with _Signals() as signals:
+            _loop(training, metrics, bar, signals)
+    finally:
+        bar.close()
+        metrics.close()
+
+
+def _loop(training: Pretraining, metrics: Metrics, bar: Bar, signals: "_Signals") -> None:
+    config, spe = training.config, training.steps_per_epoch
+    monitored = config.log.knn_every > 0 and training.source.labelled
+    if monitored and training.step == 0:
+        _monitor(training, metrics, bar)
+    saved = time.monotonic()
+    plan = training_plan(
+        len(training.source.train), config.training.batch_size, config.training.seed, training.step, training.steps
+    )
+    for batch in training.loader.batches(plan):
+        training.update(*batch.views)
+        step, last = training.step, training.step == training.steps
+        epoch, rest = divmod(step, spe)
+        if step % config.log.log_every == 0 or last:
+            loss, accuracy = training.mean_pending().mean(dim=0).tolist()
+            training.pending.clear()
+            lr = training.optimizer.param_groups[0]["lr"]
+            metrics.write(step, {"epoch": step / spe, "loss": loss, "accuracy": accuracy, "lr": lr})
+            rate = bar.update(step, epoch=epoch, loss=loss, accuracy=accuracy)
+            metrics.write_timing(step, {"images_per_second": rate})
+        if monitored and rest == 0 and (epoch % config.log.knn_every == 0 or last):
+            _monitor(training, metrics, bar)
+        told, due = signals.agree(time.monotonic() - saved >= 60 * config.log.checkpoint_minutes)
+        if told or last or due:
+            training.metrics_size = metrics.size()
+            training.save()
+            saved = time.monotonic()
+        if told and not last:
+            raise Stopped(told, step)
+
+
+def _monitor(training: Pretraining, metrics: Metrics, bar: Bar) -> None:
+    accuracy = training.knn()
+    metrics.write(training.step, {"epoch": training.step / training.steps_per_epoch, "knn": accuracy})
+    bar.update(training.step, knn=f"{accuracy:.1%}")
+
+
+class _Signals:
+    """SIGINT and SIGTERM end the run after the step in hand; a second one ends it at once."""
+
+    def __enter__(self) -> "_Signals":
+        self._number = 0
+        self._before = {number: signal.signal(number, self._receive) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        self._number = number
+        signal.signal(number, self._before[signal.Signals(number)])
+
+    def agree(self, due: bool) -> tuple[int, bool]:
+        """The signal that came to any rank, 0 if none, and whether a checkpoint is due on any: all act alike."""
+        if world_size() == 1:
+            return self._number, due
+        both = torch.tensor([self._number, int(due)])
+        dist.all_reduce(both, op=dist.ReduceOp.MAX)
+        number, any_due = both.tolist()
+        return number, bool(any_due)
