@@ -7,7 +7,7 @@ import difflib
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -145,7 +145,8 @@ def _pretrain(words: list[str]) -> None:
 
         # What the command line does not say is as it was when the run was started.
         run = Run.open(folder)
-        options = _parse(Pretrain, words[1:], f"moco pretrain {recipe.name}", Pretrain(run.config()))
+        before = replace(run.config(), recipe=recipe.name)
+        options = _parse(Pretrain, words[1:], f"moco pretrain {recipe.name}", Pretrain(before))
         run.require(options.config)
     from moco.commands import pretrain
 

@@ -114,6 +114,8 @@ def _source(config: Config) -> Source:
 def _open(judged: Judge) -> tuple[Trained, Source]:
     """What is judged and on which data."""
     trained = open_trained(judged.run, judged.encoder, judged.image_size)
+    if judged.image_size is not None and judged.image_size < 1:
+        raise UserError(f"--image-size {judged.image_size}: at least 1")
     if judged.run.is_file() and judged.data is None:
         raise UserError(f"{judged.run}: a file of weights names no data set: give --data")
     data = replace(trained.config.data, source=judged.data or trained.config.data.source, download=judged.download)
@@ -147,7 +149,8 @@ def knn(judged: Judge, k: int | None, temperature: float | None, random: bool) -
         trained, source = _open(judged)
         k = k if k is not None else trained.config.log.knn_k
         temperature = temperature if temperature is not None else trained.config.log.knn_temperature
-        check(replace(trained.config, log=replace(trained.config.log, knn_k=k, knn_temperature=temperature)))
+        if k < 1 or not temperature > 0:
+            raise UserError(f"--k {k}: at least 1" if k < 1 else f"--temperature {temperature}: above 0")
         accuracies = {"top-1": _knn(trained, source, device, k, temperature)}
         if random:
             accuracies["random weights"] = _knn(_untrained(trained), source, device, k, temperature)

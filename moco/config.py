@@ -175,6 +175,7 @@ def check(config: Config, ranks: int = 1) -> None:
         (training.warmup_epochs >= 0, f"--warmup-epochs {training.warmup_epochs}: at least 0"),
         (0 <= training.sgd_momentum < 1, f"--sgd-momentum {training.sgd_momentum}: in 0..1, 1 excluded"),
         (training.weight_decay >= 0, f"--weight-decay {training.weight_decay}: at least 0"),
+        (0 <= training.seed < 2**63, f"--seed {training.seed}: in 0..2^63 - 1"),
         (0 <= config.data.max_bad <= 1, f"--max-bad {config.data.max_bad}: in 0..1"),
         (config.compute.workers >= 0, f"--workers {config.compute.workers}: at least 0"),
         (log.knn_every >= 0, f"--knn-every {log.knn_every}: at least 0"),
@@ -216,6 +217,8 @@ def from_dict(values: dict[str, Any], where: str) -> Config:
         if not is_dataclass(default):
             config = replace(config, **{room: content})
             continue
+        if not isinstance(content, dict):
+            raise UserError(f"{where}: {room} holds no options")
         known = {f.name for f in fields(default)}
         if unknown := set(content) - known:
             raise UserError(f"{where}: no such option in {room}: {', '.join(sorted(unknown))}")

@@ -16,7 +16,7 @@ import logging
 import pickle
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 import yaml
@@ -82,11 +82,16 @@ class Run:
             )
 
     def save(self, step: int, state: dict[str, Any], keep: int) -> Path:
-        """Writes the checkpoint of a finished step whole or not at all, and drops all but the last `keep`."""
+        """Writes the checkpoint of a finished step whole or not at all, and drops all but the last `keep`.
+
+        Those of later steps go too: the run was continued from before them because they are damaged.
+        """
         path = self.checkpoints / f"step-{step:09d}.pt"
-        write_whole(path, lambda file: torch.save(state, file))
-        for old in self._saved()[keep:]:
-            old.unlink(missing_ok=True)
+        write_whole(path, lambda file: _write_checkpoint(state, file))
+        saved = self._saved()
+        at = saved.index(path)
+        for other in saved[:at] + saved[at + keep :]:
+            other.unlink(missing_ok=True)
         return path
 
     def _saved(self) -> list[Path]:
@@ -115,13 +120,27 @@ class Run:
         return path
 
 
+def _write_checkpoint(state: dict[str, Any], file: IO[bytes]) -> None:
+    """torch.save, whose failed write ends in an error of its own at closing: what made it fail is raised."""
+    try:
+        torch.save(state, file)
+    except RuntimeError as error:
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
+
+
 def is_whole(path: Path) -> bool:
-    """Whether every byte of a checkpoint is what was written: torch's file is a zip, which has check sums."""
+    """Whether a checkpoint holds what was written: its zip's check sums are right, and torch can open it."""
     try:
         with zipfile.ZipFile(path) as archive:
-            return archive.testzip() is None
-    except (OSError, zipfile.BadZipFile, EOFError, ValueError, NotImplementedError):
+            # An entry marked as a folder passes the sums, but torch gives arbitrary numbers for it.
+            if archive.testzip() is not None or any(entry.external_attr for entry in archive.infolist()):
+                return False
+        torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception:  # damaged bytes may raise anything
         return False
+    return True
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

@@ -58,13 +58,14 @@ class OnDisk:
 
         What could not be read is added to `errors`, by position.
         """
-        for offset in range(min(len(self), 100)):
+        tries = min(len(self), 100)
+        for offset in range(tries):
             actual = (position + offset) % len(self)
             try:
                 return actual, read_image(self.paths[actual])
             except UnreadableImageError as error:
                 errors[actual] = str(error)
-        raise UserError(f"100 files in a row cannot be read as images: {errors[position]}")
+        raise UserError(f"{tries} files in a row cannot be read as images: {errors[position]}")
 
     def report(self, errors: dict[int, str]) -> None:
         """Names each newly found unreadable file in the log, once. Raises UserError when there are too many."""
@@ -72,7 +73,7 @@ class OnDisk:
             if position not in self.bad:
                 self.bad.add(position)
                 log.warning("skipped an unreadable image (%d so far): %s", len(self.bad), error)
-        if len(self.bad) > self.max_bad * len(self):
+        if errors and len(self.bad) > self.max_bad * len(self):
             raise UserError(
                 f"{len(self.bad)} of {len(self)} files cannot be read as images, more than --max-bad {self.max_bad:g}: "
                 f"the last is {error}"
@@ -119,6 +120,8 @@ def in_memory(files: OnDisk, limit_mb: int) -> InMemory | None:
                 if image.shape != first.shape or len(files) * image.numel() > limit_mb * 2**20:
                     return None
     files.report(errors)
+    if not images:
+        raise UserError(f"none of {len(files)} files can be read as an image: {errors[0]}")
     kept = torch.tensor(list(images))
     return InMemory(torch.stack(list(images.values())), None if files.labels is None else files.labels[kept])
 

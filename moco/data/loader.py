@@ -12,6 +12,7 @@ from torchvision.transforms.v2 import functional as F
 
 from moco.contrast.ranks import local
 from moco.data.images import ImageSet, InMemory, OnDisk
+from moco.errors import UserError
 from moco.philox import philox
 from moco.views import Parameters, Views
 
@@ -84,7 +85,10 @@ class Loader:
             collate_fn=_as_it_is,
             pin_memory=self.device.type == "cuda",
         )
-        for index, crops, parameters, errors in loader:
+        for crops_or_error in loader:
+            if isinstance(crops_or_error, UserError):
+                raise crops_or_error
+            index, crops, parameters, errors = crops_or_error
             images.report(errors)
             views = [
                 self.views.photometric(crop.to(self.device, non_blocking=True).float() / 255, own)
@@ -93,16 +97,22 @@ class Loader:
             yield Batch(index, views)
 
 
+_Read = tuple[Tensor, list[Tensor], list[Parameters], dict[int, str]]
+
+
 class _Crops(torch.utils.data.Dataset[Any]):
     """What a worker does: reads a batch of files once, and takes each view's crop of them."""
 
     def __init__(self, images: OnDisk, views: Views) -> None:
         self.images, self.views = images, views
 
-    def __getitems__(self, asked: tuple[int, Tensor]) -> tuple[Tensor, list[Tensor], list[Parameters], dict[int, str]]:
+    def __getitems__(self, asked: tuple[int, Tensor]) -> _Read | UserError:
         epoch, index = asked
         errors: dict[int, str] = {}
-        found = [self.images.read_near(position, errors) for position in index.tolist()]
+        try:
+            found = [self.images.read_near(position, errors) for position in index.tolist()]
+        except UserError as error:
+            return error  # raised here, it would reach the reader with a traceback in its message
         actual = torch.tensor([position for position, _ in found])
         pictures = [picture for _, picture in found]
         height, width = torch.tensor([picture.shape[1:] for picture in pictures]).unbind(dim=1)

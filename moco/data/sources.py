@@ -2,6 +2,7 @@
 
 import difflib
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,7 +118,7 @@ def _read_npz(path: Path) -> InMemory:
             labels = torch.from_numpy(arrays["labels"].astype(np.int64)) if "labels" in arrays else None
     except KeyError as error:
         raise UserError(f'{path}: holds no array "images"') from error
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"{path}: cannot be read as .npz: {error}") from error
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
         raise UserError(f"{path}: images are uint8 (n, height, width, 3), not {images.dtype} {images.shape}")

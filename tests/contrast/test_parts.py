@@ -1,0 +1,165 @@
+"""InfoNCE, the queue, the momentum update and shuffling BN, each alone."""
+
+import copy
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from moco.contrast import GroupBatchNorm, Queue, group_batch_norm, info_nce, momentum_update
+from moco.contrast.shuffle import permutation
+
+
+def unit(*shape: int) -> torch.Tensor:
+    return F.normalize(torch.randn(*shape), dim=1)
+
+
+def test_info_nce_is_cross_entropy_with_the_positive_at_0():
+    q, k, negatives = unit(10, 8).requires_grad_(), unit(10, 8), unit(33, 8)
+    result = info_nce(q, k, negatives, 0.07)
+    logits = torch.cat(((q * k).sum(1, keepdim=True), q @ negatives.T), dim=1) / 0.07
+    expected = F.cross_entropy(logits, torch.zeros(10, dtype=torch.int64))
+    assert result.loss.item() == pytest.approx(expected.item(), abs=1e-5)
+    (mine,) = torch.autograd.grad(result.loss, q)
+    (theirs,) = torch.autograd.grad(expected, q)
+    assert torch.allclose(mine, theirs, atol=1e-5)
+
+
+def test_info_nce_of_knowing_nothing_is_log_of_k_plus_1():
+    same = F.normalize(torch.ones(5, 8), dim=1)
+    assert info_nce(same, same, same[:1].expand(99, 8), 0.07).loss.item() == pytest.approx(math.log(100), abs=1e-5)
+
+
+def test_info_nce_is_float32_under_autocast():
+    q, k, negatives = (unit(16, 32).bfloat16() for _ in range(3))
+    plain = info_nce(q, k, negatives, 0.07)
+    with torch.autocast("cpu", torch.bfloat16):
+        cast = info_nce(q, k, negatives, 0.07)
+    assert cast.negatives.dtype == torch.float32
+    assert torch.equal(plain.negatives, cast.negatives)
+    assert torch.equal(plain.loss, cast.loss)
+
+
+def test_accuracy_counts_the_positives_that_win():
+    q = torch.eye(4)
+    k = torch.eye(4)[[0, 1, 3, 3]]  # the third query's key is another's
+    negatives = 0.5 * torch.eye(4)
+    assert info_nce(q, k, negatives, 1.0).accuracy.item() == 0.75
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(1, 20), st.lists(st.integers(1, 30), min_size=1, max_size=8))
+def test_the_queue_holds_the_last_keys_in_order(size, batches):
+    """Any K, also one that is no multiple of the batch, or smaller than it."""
+    queue = Queue(size, 1)
+    start = queue.keys.flatten().tolist()
+    everything = []
+    for n in batches:
+        keys = torch.arange(len(everything), len(everything) + n, dtype=torch.float32)[:, None]
+        queue.enqueue(keys)
+        everything += keys.flatten().tolist()
+    expected = start
+    for i, key in enumerate(everything):
+        expected[i % size] = key
+    assert queue.keys.flatten().tolist() == expected
+    assert int(queue.enqueued) == len(everything)
+
+
+def test_the_queue_is_in_the_state_dict():
+    queue = Queue(10, 4)
+    queue.enqueue(unit(7, 4))
+    other = Queue(10, 4)
+    other.load_state_dict(queue.state_dict())
+    assert torch.equal(queue.keys, other.keys)
+    assert int(other.enqueued) == 7
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.5, 0.999, 1.0])
+def test_momentum_update_is_eq_2(momentum):
+    query = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4))
+    key = copy.deepcopy(query)
+    for p in query.parameters():
+        nn.init.normal_(p)
+    before = [p.clone() for p in key.parameters()]
+    momentum_update(key, query, momentum)
+    for p_k, old, p_q in zip(key.parameters(), before, query.parameters(), strict=True):
+        assert torch.allclose(p_k, momentum * old + (1 - momentum) * p_q, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(12, 6), (12, 6, 5), (12, 6, 5, 4)])
+def test_group_bn_is_bn_on_each_group(shape):
+    plain = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d}[len(shape)](6)
+    nn.init.normal_(plain.weight)
+    grouped = group_batch_norm(copy.deepcopy(plain), 4)
+    x = torch.randn(shape, requires_grad=True)
+    expected = torch.cat([copy.deepcopy(plain)(part) for part in x.split(4)])
+    assert torch.allclose(grouped(x), expected, atol=1e-6)
+    mine = torch.autograd.grad(grouped(x).square().sum(), x)[0]
+    assert torch.allclose(mine, torch.autograd.grad(expected.square().sum(), x)[0], atol=1e-4)
+
+
+def test_group_bn_moves_its_statistics_by_the_mean_over_groups():
+    plain = nn.BatchNorm2d(3)
+    grouped = group_batch_norm(copy.deepcopy(plain), 4)
+    x = torch.randn(8, 3, 5, 5) * 2 + 1
+    grouped(x)
+    each = []
+    for part in x.split(4):
+        alone = copy.deepcopy(plain)
+        alone(part)
+        each.append(alone)
+    assert torch.allclose(grouped.running_mean, (each[0].running_mean + each[1].running_mean) / 2, atol=1e-6)
+    assert torch.allclose(grouped.running_var, (each[0].running_var + each[1].running_var) / 2, atol=1e-6)
+    assert int(grouped.num_batches_tracked) == 1
+    grouped.eval()
+    plain.load_state_dict(grouped.state_dict())
+    assert torch.equal(grouped(x), plain.eval()(x))
+
+
+def test_group_bn_refuses_what_does_not_divide():
+    grouped = group_batch_norm(nn.BatchNorm2d(3), 4)
+    with pytest.raises(ValueError, match="batch of 10 does not divide into BN groups of 4"):
+        grouped(torch.randn(10, 3, 2, 2))
+    with pytest.raises(ValueError, match="SyncBatchNorm"):
+        group_batch_norm(nn.Sequential(nn.SyncBatchNorm(3)), 4)
+
+
+def test_conversion_keeps_parameters_and_names():
+    module = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Sequential(nn.BatchNorm2d(4)))
+    names, weight = list(module.state_dict()), module[1][0].weight
+    group_batch_norm(module, 8)
+    assert isinstance(module[1][0], GroupBatchNorm)
+    assert list(module.state_dict()) == names
+    assert module[1][0].weight is weight
+
+
+@given(st.integers(1, 300), st.integers(0, 2**50))
+def test_permutation_is_one_and_pure(n, counter):
+    order = permutation(n, torch.tensor(counter))
+    assert sorted(order.tolist()) == list(range(n))
+    assert torch.equal(order, permutation(n, torch.tensor(counter)))
+
+
+def test_permutations_of_consecutive_steps_are_unrelated():
+    """Where an image goes tells nothing of where it came from or went before: mean rank correlation near 0."""
+    steps = torch.stack([permutation(256, torch.tensor(256 * step)) for step in range(200)]).double()
+    centred = (steps - steps.mean(1, keepdim=True)) / steps.std(1, keepdim=True)
+    along = (centred[1:] * centred[:-1]).mean(1)
+    from_identity = (centred * (torch.arange(256) - 127.5) / torch.arange(256).double().std()).mean(1)
+    for correlations in (along, from_identity):
+        assert correlations.mean().abs() < 4 / (256 * 200) ** 0.5
+        assert correlations.abs().max() < 0.35
+
+
+def test_queries_and_keys_fall_into_other_groups():
+    """Of a group of 32 in 256 about an eighth stays together, as chance has it."""
+    together = []
+    for step in range(50):
+        group = torch.empty(256, dtype=torch.int64)
+        group[permutation(256, torch.tensor(256 * step))] = torch.arange(256) // 32
+        together.append((group == torch.arange(256) // 32).double().mean())
+    assert torch.stack(together).mean().item() == pytest.approx(1 / 8, abs=0.02)

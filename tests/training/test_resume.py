@@ -1,0 +1,264 @@
+"""A run stopped anywhere and continued gives the numbers that it would have given, bit for bit."""
+
+import json
+import os
+import random
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from moco.cli import main
+from moco.config import Compute, Config, Contrast, Data, Encoder, Log, Training, Views
+from moco.data import open_source
+from moco.device import choose_device
+from moco.errors import UserError
+from moco.run import Run, read_checkpoint
+from moco.training import Stopped, pretrain
+from moco.training.loop import Pretraining
+
+STEPS = 10  # 2 epochs of 87 images, 16 at a time; 9 of 96 are held out
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "images.npz"
+    generator = np.random.default_rng(0)
+    np.savez(path, images=generator.integers(0, 256, (96, 16, 16, 3), dtype=np.uint8), labels=np.arange(96) % 3)
+    return path
+
+
+@pytest.fixture
+def config(images) -> Config:
+    return Config(
+        recipe="shapes-cpu",
+        data=Data(f"npz:{images}"),
+        views=Views("cifar", 16),
+        encoder=Encoder("tiny"),
+        contrast=Contrast(16, 48, 0.9, 0.1, head="mlp", symmetric=True, bn_group=8),
+        training=Training(epochs=2, batch_size=16, lr=0.06, schedule="cosine", warmup_epochs=0.5),
+        compute=Compute(device="cpu", precision="fp32", workers=0),
+        log=Log(knn_every=1, knn_k=5, log_every=3),
+    )
+
+
+def train(config: Config, run: Run, resume: bool = False) -> None:
+    pretrain(config, open_source(config.data.source), run, choose_device(config.compute), resume)
+
+
+def stop_after(monkeypatch, *steps: int, number: int = signal.SIGTERM) -> None:
+    """A signal comes in the midst of each of these steps, once."""
+    update, left = Pretraining.update, set(steps)
+
+    def watched(self, *views):
+        if self.step + 1 in left:
+            left.discard(self.step + 1)
+            signal.raise_signal(number)
+        update(self, *views)
+
+    monkeypatch.setattr(Pretraining, "update", watched)
+
+
+def assert_same(one: object, other: object, where: str = "") -> None:
+    assert type(one) is type(other), where
+    if isinstance(one, torch.Tensor):
+        assert one.dtype == other.dtype, where
+        assert torch.equal(one, other), where
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys(), where
+        for key in one:
+            assert_same(one[key], other[key], f"{where}/{key}")
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(other), where
+        for i, pair in enumerate(zip(one, other, strict=True)):
+            assert_same(*pair, f"{where}/{i}")
+    else:
+        assert one == other, where
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    """Weights, queue, optimiser, everything in the last checkpoint; and metrics.jsonl byte for byte."""
+    paths = Run(one).newest(), Run(other).newest()
+    assert paths[0].name == paths[1].name
+    states = [read_checkpoint(path) for path in paths]
+    assert {"queue.keys", "query.backbone.stem.0.weight"} <= states[0]["mechanism"].keys()
+    assert states[0]["optimizer"]["state"]
+    assert_same(*states)
+    assert (one / "metrics.jsonl").read_bytes() == (other / "metrics.jsonl").read_bytes()
+
+
+def changed(config: Config, name: str) -> Config:
+    return {
+        "fp32": config,
+        "bf16": replace(config, compute=replace(config.compute, precision="bf16")),
+        "accumulate": replace(config, training=replace(config.training, accumulate=2)),
+        "checkpoints": replace(config, log=replace(config.log, checkpoint_minutes=0.0, keep_checkpoints=2)),
+        "no shuffle, v1": replace(config, contrast=Contrast(16, 40, shuffle=False, bn_group=None)),
+    }[name]
+
+
+@pytest.mark.parametrize("name", ["fp32", "bf16", "accumulate", "checkpoints", "no shuffle, v1"])
+def test_a_run_stopped_at_several_steps_is_the_run_without_stops(tmp_path, monkeypatch, config, name):
+    config = changed(config, name)
+    whole = Run.create(tmp_path / "whole", config)
+    train(config, whole)
+    steps = sorted(random.Random(name).sample(range(1, STEPS), 3))
+    stop_after(monkeypatch, *steps)
+    run = Run.create(tmp_path / "stopped", config)
+    for step in steps:
+        with pytest.raises(Stopped) as stopped:
+            train(config, run, resume=step != steps[0])
+        assert (stopped.value.step, stopped.value.signal_number) == (step, signal.SIGTERM)
+    train(config, run, resume=True)
+    assert_same_run(whole.path, run.path)
+    lines = [json.loads(line) for line in run.metrics.read_text().splitlines()]
+    assert [line["step"] for line in lines if "loss" in line] == [3, 6, 9, 10]
+    assert [line["step"] for line in lines if "knn" in line] == [0, 5, 10]
+
+
+def test_a_damaged_newest_checkpoint_costs_steps_but_no_numbers(tmp_path, monkeypatch, config):
+    config = changed(config, "checkpoints")
+    whole, run = (Run.create(tmp_path / name, config) for name in ("whole", "damaged"))
+    train(config, whole)
+    stop_after(monkeypatch, 7)
+    with pytest.raises(Stopped):
+        train(config, run)
+    newest = run.newest()
+    newest.write_bytes(newest.read_bytes()[:-1000])
+    train(config, run, resume=True)
+    assert_same_run(whole.path, run.path)
+
+
+def test_a_finished_run_is_left_as_it_is(tmp_path, config):
+    run = Run.create(tmp_path / "run", config)
+    train(config, run)
+    read = [run.newest(), run.metrics, run.timing, run.path / "config.yaml"]
+    before = [path.read_bytes() for path in read]
+    train(config, run, resume=True)
+    assert [path.read_bytes() for path in read] == before
+    assert list(run.checkpoints.iterdir()) == [read[0]]
+
+
+def options(images: Path) -> list[str]:
+    return shlex.split(
+        f"--data npz:{images} --encoder tiny --image-size 16 --dim 16 --queue-size 48 --batch-size 16 --bn-group 8 "
+        "--warmup-epochs 0 --knn-k 5 --knn-every 1 --log-every 3 --device cpu --precision fp32 "
+        "--epochs 8 --checkpoint-minutes 0.0"
+    )
+
+
+def command(*words: object) -> list[str]:
+    return [sys.executable, "-m", "moco", "pretrain", "shapes-cpu", *map(str, words)]
+
+
+def wait_for_a_checkpoint(process: subprocess.Popen, run: Path) -> None:
+    end = time.monotonic() + 120
+    while not list((run / "checkpoints").glob("step-*.pt")):
+        assert process.poll() is None
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_a_process_killed_and_told_to_stop_at_any_moment_is_continued(tmp_path, images):
+    """SIGKILL after the first checkpoint, then SIGINT in the run that continues it, then on to the end."""
+    main(["pretrain", "shapes-cpu", *options(images), "--out", str(tmp_path / "whole")])
+    run, resume = tmp_path / "killed", ("--out", tmp_path / "killed", "--resume")
+    with subprocess.Popen(command(*options(images), "--out", run), stderr=subprocess.DEVNULL) as process:
+        wait_for_a_checkpoint(process, run)
+        time.sleep(random.random() * 0.5)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    before = Run(run).newest()
+    with subprocess.Popen(command(*resume), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        end = time.monotonic() + 120
+        while Run(run)._saved()[0] <= before:
+            assert process.poll() is None
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        said, _ = process.communicate()
+    assert process.returncode == 130
+    step = read_checkpoint(Run(run).newest())["step"]
+    assert said.startswith(f"stopped after step {step}; continue it by:")
+    assert "".join(said.split()).endswith("".join(f"moco pretrain shapes-cpu --out {run} --resume".split()))
+    main(["pretrain", "shapes-cpu", "--out", str(run), "--resume"])
+    assert_same_run(tmp_path / "whole", run)
+
+
+def test_told_to_stop_by_sigterm_the_command_ends_with_143(tmp_path, monkeypatch, capsys, images):
+    monkeypatch.chdir(tmp_path)
+    stop_after(monkeypatch, 3)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as left:
+        main(["pretrain", "shapes-cpu", *options(images)])
+    assert left.value.code == 143
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert capsys.readouterr().out == ("stopped after step 3; continue it by:\n  moco pretrain shapes-cpu --resume\n")
+    assert os.listdir("runs") == ["shapes-cpu"]  # noqa: PTH208
+    for words, said in (
+        (["shapes-cpu", "--resume", "--lr", "0.5"], "lr 0.12 -> 0.5"),
+        (["shapes-cpu", "--resume", "--queue-size", "49", "--no-symmetric"], "queue_size 48 -> 49"),
+        (["cifar10-cpu", "--resume", "--out", "runs/shapes-cpu"], "recipe shapes-cpu -> cifar10-cpu"),
+    ):
+        with pytest.raises(SystemExit) as left:
+            main(["pretrain", *words])
+        assert left.value.code == 2
+        error = capsys.readouterr().err
+        assert said in error
+        assert error.count("\n") == 1
+
+
+def test_a_loss_that_is_not_finite_stops_at_its_step_and_spares_the_last_good_checkpoint(tmp_path, config):
+    config = replace(changed(config, "checkpoints"), training=replace(config.training, lr=1e30, warmup_epochs=0))
+    run = Run.create(tmp_path / "run", config)
+    with pytest.raises(UserError, match=r"the loss of step 2 is not finite: .* last good checkpoint is .*000001\.pt"):
+        train(config, run)
+    state = read_checkpoint(run.newest())
+    assert all(value.isfinite().all() for value in state["mechanism"].values())
+    for line in run.metrics.read_text().splitlines():
+        assert "NaN" not in line
+
+
+@pytest.mark.parametrize("name", ["a loss", "a weight"])
+def test_what_is_not_finite_never_enters_a_checkpoint(tmp_path, monkeypatch, config, name):
+    config = changed(config, "checkpoints")
+    update = Pretraining.update
+
+    def spoilt(self, *views):
+        update(self, *views)
+        if self.step == 5 and name == "a loss":
+            self.pending[-1][0] = float("inf")
+        elif self.step == 5:
+            self.parameters[-1].data[0] = float("nan")
+
+    monkeypatch.setattr(Pretraining, "update", spoilt)
+    run = Run.create(tmp_path / "run", config)
+    with pytest.raises(UserError, match=r"(loss of|weights after) step 5 (is|are) not finite: .*step-000000004\.pt"):
+        train(config, run)
+    monkeypatch.undo()
+    train(config, run, resume=True)
+    assert read_checkpoint(run.newest())["step"] == STEPS
+
+
+def test_accumulation_gives_the_same_weights(tmp_path, config):
+    """BN groups of 8 divide parts of 16 and of 8 images alike. Running statistics move once a part, and so differ."""
+    states = []
+    for accumulate in (1, 2):
+        # A few steps: what rounding makes of the weights grows from step to step.
+        training = replace(config.training, epochs=1, lr=0.01, accumulate=accumulate)
+        log = replace(config.log, knn_every=0)
+        own = replace(config, training=training, log=log)
+        run = Run.create(tmp_path / str(accumulate), own)
+        train(own, run)
+        states.append(read_checkpoint(run.newest()))
+    one, two = (state["mechanism"] for state in states)
+    assert states[0]["step"] == 5
+    for key in [key for key in one if "running" not in key and "batches_tracked" not in key]:
+        torch.testing.assert_close(one[key], two[key], atol=1e-5, rtol=1e-5, msg=lambda text, key=key: f"{key}: {text}")

@@ -1,0 +1,189 @@
+"""Each batched operation beside torchvision's, image by image on the same parameters."""
+
+import itertools
+
+import pytest
+import torch
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as F
+
+from moco.views.operations import (
+    adjust_hue,
+    colour_jitter,
+    crop_and_resize,
+    gaussian_blur,
+    grey_scale,
+    normalise,
+    to_grey,
+)
+
+SIZES = [(32, 32), (17, 40), (1, 1), (64, 23)]
+TOLERANCE = 1e-5
+
+
+def pictures(n, height, width, seed=0):
+    """Noise, a grey one, a black one, a white one, and a few pure colours."""
+    images = torch.rand(n, 3, height, width, generator=torch.Generator().manual_seed(seed))
+    if n > 4:
+        images[0] = images[0, :1]
+        images[1], images[2] = 0, 1
+        images[3] = images[3].round()
+    return images
+
+
+def channels_last(images):
+    return images.to(memory_format=torch.channels_last)
+
+
+def odd_strides(images):
+    """The same values, as a view into something larger with every dimension in another place."""
+    n, channels, height, width = images.shape
+    room = torch.full((width + 1, n, 2 * height, channels + 2), torch.nan)
+    view = room[1:, :, ::2, 1:-1].permute(1, 3, 2, 0)
+    view.copy_(images)
+    return view
+
+
+LAYOUTS = [torch.clone, channels_last, odd_strides]
+
+
+def assert_same(ours, theirs, tolerance=TOLERANCE):
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=tolerance)
+
+
+def one_by_one(function, images, *parameters):
+    return torch.stack(
+        [function(image, *own) for image, *own in zip(images, *(p.tolist() for p in parameters), strict=True)]
+    )
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    ("height", "width", "size"), [(32, 32, 32), (48, 31, 12), (20, 70, 24), (9, 9, 40), (100, 64, 7)]
+)
+def test_crop_and_resize(height, width, size, layout):
+    images = pictures(8, height, width)
+    generator = torch.Generator().manual_seed(1)
+    h = torch.randint(1, height + 1, (8,), generator=generator)
+    w = torch.randint(1, width + 1, (8,), generator=generator)
+    h[0], w[0], h[1], w[1] = height, width, 1, 1
+    top = (torch.rand(8, generator=generator) * (height - h + 1)).long()
+    left = (torch.rand(8, generator=generator) * (width - w + 1)).long()
+    box, flip = torch.stack((top, left, h, w), 1), torch.arange(8) % 2 == 1
+
+    def theirs(image, box, flip):
+        crop = F.resized_crop(image, *box, [size, size], InterpolationMode.BILINEAR, antialias=True)
+        return F.horizontal_flip(crop) if flip else crop
+
+    ours = crop_and_resize(layout(images), box, flip, size)
+    assert ours.dtype == torch.float32
+    assert_same(ours, one_by_one(theirs, images, box, flip))
+
+
+@pytest.mark.parametrize("layout", [torch.clone, channels_last])
+def test_crop_and_resize_of_bytes_gives_fractions(layout):
+    images = (pictures(6, 30, 22) * 255).round().to(torch.uint8)
+    box, flip = torch.tensor([3, 2, 20, 15]).expand(6, 4), torch.zeros(6, dtype=torch.bool)
+    as_fractions = crop_and_resize(images.float() / 255, box, flip, 16)
+    assert_same(crop_and_resize(layout(images), box, flip, 16), as_fractions, 1e-6)
+
+
+def test_whole_image_at_its_size_is_itself():
+    images = pictures(5, 24, 24)
+    box, flip = torch.tensor([0, 0, 24, 24]).expand(5, 4), torch.zeros(5, dtype=torch.bool)
+    assert torch.equal(crop_and_resize(images, box, flip, 24), images)
+    assert torch.equal(crop_and_resize(images, box, ~flip, 24), images.flip(3))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(("height", "width"), SIZES)
+@pytest.mark.parametrize(
+    ("place", "values", "theirs"),
+    [
+        (0, [0.0, 0.6, 1.4, 3.0], F.adjust_brightness),
+        (1, [0.0, 0.6, 1.4, 3.0], F.adjust_contrast),
+        (2, [0.0, 0.6, 1.4, 3.0], F.adjust_saturation),
+        (3, [-0.5, -0.1, 0.07, 0.5], F.adjust_hue),
+    ],
+)
+def test_each_jitter(height, width, place, values, theirs, layout):
+    images = pictures(8, height, width)
+    jitter = torch.tensor([1.0, 1.0, 1.0, 0.0]).repeat(8, 1)
+    jitter[:, place] = torch.tensor(values * 2)
+    expected = one_by_one(theirs, images, jitter[:, place])
+    assert_same(colour_jitter(layout(images), jitter, torch.arange(4).expand(8, 4)), expected)
+
+
+def test_adjust_hue_alone():
+    images, shift = pictures(9, 16, 16), torch.linspace(-0.5, 0.5, 9)
+    assert_same(adjust_hue(images, shift), one_by_one(F.adjust_hue, images, shift))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_colour_jitter_in_every_order(layout):
+    orders = torch.tensor(list(itertools.permutations(range(4))))
+    generator = torch.Generator().manual_seed(2)
+    jitter = torch.rand(24, 4, generator=generator) * 0.8 + torch.tensor([0.6, 0.6, 0.6, -0.4])
+    images = pictures(24, 13, 18)
+    operations = (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation, F.adjust_hue)
+
+    def theirs(image, factors, order):
+        for which in order:
+            image = operations[which](image, factors[which])
+        return image
+
+    given = layout(images)
+    ours = colour_jitter(given, jitter, orders)
+    assert ours is given
+    assert_same(ours, one_by_one(theirs, images, jitter, orders))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(("height", "width"), SIZES)
+def test_grey(height, width, layout):
+    images = pictures(6, height, width)
+    assert_same(to_grey(layout(images)), F.rgb_to_grayscale(images), 1e-6)
+    grey = torch.tensor([True, False] * 3)
+    expected = torch.where(grey[:, None, None, None], F.rgb_to_grayscale(images, 3), images)
+    ours = grey_scale(layout(images), grey)
+    assert_same(ours, expected, 1e-6)
+    assert torch.equal(ours[1::2], images[1::2])
+    assert_same(grey_scale(layout(images), torch.ones(6, dtype=torch.bool)), F.rgb_to_grayscale(images, 3), 1e-6)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (17, 40), (12, 12), (8, 30), (2, 5), (1, 1)])
+def test_gaussian_blur(height, width, layout):
+    images, sigma = pictures(6, height, width), torch.tensor([0.1, 0.0, 0.5, 1.3, 2.0, 1.7])
+    kernel = [min(23, 2 * side - 1) for side in (width, height)]
+
+    def theirs(image, sigma):
+        return F.gaussian_blur(image, kernel, [sigma, sigma]) if sigma else image
+
+    ours = gaussian_blur(layout(images), sigma)
+    assert_same(ours, one_by_one(theirs, images, sigma))
+    assert torch.equal(ours[1], images[1])
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_normalise(layout):
+    images, mean, std = pictures(5, 9, 14), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    assert_same(normalise(layout(images), mean, std), F.normalize(images, list(mean), list(std)))
+
+
+def test_identity_changes_nothing():
+    images = pictures(7, 21, 21)
+    identity = torch.tensor([1.0, 1.0, 1.0, 0.0]).expand(7, 4)
+    no, orders = torch.zeros(7, dtype=torch.bool), torch.tensor(list(itertools.permutations(range(4)))[:7])
+    assert torch.equal(colour_jitter(images.clone(), identity, orders), images)
+    assert torch.equal(grey_scale(images.clone(), no), images)
+    assert torch.equal(gaussian_blur(images.clone(), torch.zeros(7)), images)
+    assert torch.equal(normalise(images, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)), images)
+    assert_same(adjust_hue(images, torch.zeros(7)), images)
+
+
+def test_values_stay_between_0_and_1():
+    images, jitter = pictures(24, 10, 10), torch.tensor([2.5, 3.0, 4.0, 0.4]).expand(24, 4)
+    colour_jitter(images, jitter, torch.tensor(list(itertools.permutations(range(4)))))
+    assert images.min() >= 0
+    assert images.max() <= 1 + 1e-6
