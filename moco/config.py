@@ -25,7 +25,7 @@ class Views:
     """The pretext task: what a random view of an image is."""
 
     views: str = "v2"
-    """v1 (He et al. 2020), v2 (Chen et al. 2020) or cifar (v2 without blur)."""
+    """v1 (He et al. 2020), v2 (Chen et al. 2020), cifar (v2 without blur) or shapes (cifar, larger crops)."""
     image_size: int = 224
     """Height and width of a view in pixels."""
 

@@ -45,4 +45,4 @@ def uniform(seed: int, index: Tensor, draws: int, *, epoch: int | Tensor = 0, st
     word2 = torch.as_tensor(epoch, device=index.device).reshape(-1, 1)
     bits = philox((column & _MASK, word1, word2, column >> 32), seed)
     # 24 bits are what a float32 in [0, 1) holds exactly.
-    return ((bits >> 8).to(torch.float32) * 2.0**-24).reshape(len(index), -1)[:, :draws]
+    return ((bits >> 8).to(torch.float32) * 2.0**-24).flatten(1)[:, :draws]

@@ -1,8 +1,9 @@
 """The embedded data set `shapes`: coloured, textured, anti-aliased objects of ten outlines, drawn by the program.
 
 Nothing is downloaded and nothing stored: the image of a number is a pure function of (seed, number). The class is the
-outline and nothing else. Colour, texture, size, position, rotation, background, distractors and noise are drawn
-without a look at it, so neither raw pixels nor colour statistics give it away. Each object comes with its mask and box.
+outline, and a texture goes with it, as in real things. Colour, size, position, rotation, background, distractors and
+noise are drawn without a look at it, so neither raw pixels nor colour statistics give it away. Each object comes with
+its mask and box.
 
 A batch is a few large tensor operations. They are +, -, *, /, sqrt, floor and comparisons only, which IEEE 754 rounds
 in one way: the usual sin and exp may differ in the last bit with the place in the batch, and then so would an image.
@@ -21,24 +22,24 @@ from moco.philox import uniform
 Range = tuple[float, float]
 
 # How hard the data set is. Lengths are fractions of the image side unless they say otherwise, luma runs from 0 to 1.
-OBJECT_SIZE: Range = (0.55, 0.85)  # diameter of the circle around the object
-OVERHANG = 0.08  # how far that circle may stick out of the frame, in its radii
+OBJECT_SIZE: Range = (0.50, 0.80)  # diameter of the circle around the object
+OVERHANG = 0.10  # how far that circle may stick out of the frame, in its radii
 OBJECT_CONTRAST: Range = (0.30, 0.45)  # luma between the object and its background
-OBJECT_CHROMA: Range = (0.05, 0.25)
-TEXTURE_CONTRAST: Range = (0.08, 0.25)  # luma within the object, away from the background
-TEXTURE_FREQUENCY: Range = (0.7, 1.5)  # cycles per radius of the object
+OBJECT_CHROMA: Range = (0.02, 0.08)
+TEXTURE_CONTRAST: Range = (0.35, 0.50)  # luma within the object, away from the background
+TEXTURE_FREQUENCY: Range = (1.0, 1.5)  # cycles per radius of the object
 RIM_WIDTH: Range = (0.10, 0.16)  # in radii of the object
 RIM_STRENGTH: Range = (0.5, 1.0)  # 0: no rim, 1: the rim is as far from the background as luma goes
 BACKGROUND_LUMA: Range = (0.08, 0.30)  # distance from mid-grey, to either side
-BACKGROUND_CHROMA: Range = (0.0, 0.10)
+BACKGROUND_CHROMA: Range = (0.0, 0.04)
 BACKGROUND_CONTRAST: Range = (0.0, 0.12)  # luma within the background
 BACKGROUND_FREQUENCY: Range = (1.0, 3.0)  # cycles per image side
 DISTRACTORS = 3  # at most; each is there with the next probability
-DISTRACTOR_PROBABILITY = 0.5
+DISTRACTOR_PROBABILITY = 0.3
 DISTRACTOR_LENGTH: Range = (0.0, 0.12)
 DISTRACTOR_RADIUS: Range = (0.02, 0.05)
 DISTRACTOR_CONTRAST: Range = (0.10, 0.30)
-NOISE: Range = (0.02, 0.08)  # half-width of the uniform noise of a pixel and channel
+NOISE: Range = (0.01, 0.05)  # half-width of the uniform noise of a pixel and channel
 
 SMALLEST = 8  # pixels a side: below it outlines are no longer told apart
 # Pixels drawn at once: on a CPU the planes of a chunk should stay in its cache, elsewhere large operations are cheap.
@@ -77,6 +78,8 @@ def draw(index: Tensor, size: int = 32, seed: int = 0) -> Drawing:
         raise ValueError(f"index must not be negative, but holds {int(index.min())}")
     if size < SMALLEST:
         raise ValueError(f"size must be at least {SMALLEST} pixels, not {size}")
+    if not len(index):
+        return Drawing(*(field[:0] for field in draw(index.new_zeros(1), size, seed)))
     pixels = _CHUNK_CPU if index.device.type == "cpu" else _CHUNK_OTHER
     chunks = index.long().split(max(1, pixels // size**2))
     parts = [_draw_chunk(chunk, size, seed) for chunk in chunks]
@@ -100,7 +103,7 @@ def _draw_chunk(index: Tensor, size: int, seed: int) -> Drawing:
     canvas = _background(_Random(seed, index, _BACKGROUND), colours, grid, size)
     for i in range(DISTRACTORS):
         _add_distractor(canvas, _Random(seed, index, _DISTRACTOR + i), colours, grid, size)
-    _mix(canvas, coverage, _object(_Random(seed, index, _TEXTURE), colours, place, distance, radius))
+    _mix(canvas, coverage, _object(_Random(seed, index, _TEXTURE), labels, colours, place, distance, radius))
     _add_noise(canvas, _Random(seed, index, _NOISE))
 
     # A thin part may pass between the pixel centres of a tiny image: the best covered pixel is always the object's.
@@ -180,7 +183,7 @@ def _star(x: Tensor, y: Tensor) -> Tensor:
         beyond = (x * kx + y * ky).clamp_(min=0) * 2
         x, y = x - beyond * kx, y - beyond * ky
     notch_x, notch_y = 0.45 * 0.5877853, 0.45 * 0.8090170
-    length = (notch_x**2 + (1 - notch_y) ** 2) ** 0.5
+    length: float = (notch_x**2 + (1 - notch_y) ** 2) ** 0.5
     return (x.abs() * (1 - notch_y) + (y - 1) * notch_x) / length
 
 
@@ -256,6 +259,8 @@ def _contours(u: Tensor, v: Tensor, d: Tensor) -> Tensor:
 
 _BACKGROUND_TEXTURES = (_plain, _gradient, _blobs, _stripes, _checker, _dots)
 _OBJECT_TEXTURES = (*_BACKGROUND_TEXTURES, _contours)
+# Outline and texture go together, as in real things; some textures belong to two outlines.
+_TEXTURE_OF_CLASS = (5, 0, 4, 3, 1, 6, 2, 1, 3, 5)
 
 
 class _Colours:
@@ -295,9 +300,11 @@ def _background(random: _Random, colours: _Colours, grid: _Grid, size: int) -> T
     return base + (other - base) * _choose(kind, _BACKGROUND_TEXTURES, u, v, u)[:, None]
 
 
-def _object(random: _Random, colours: _Colours, place: _Grid, distance: Tensor, radius: Tensor) -> Tensor:
+def _object(
+    random: _Random, labels: Tensor, colours: _Colours, place: _Grid, distance: Tensor, radius: Tensor
+) -> Tensor:
     """The object's surface (n, 3, size, size), as it would look if it filled the frame."""
-    kind = random.choice(len(_OBJECT_TEXTURES))
+    kind = torch.tensor(_TEXTURE_OF_CLASS, device=labels.device)[labels]
     frequency = random.between(TEXTURE_FREQUENCY) / radius
     u, v = place.turned(random.between((-1, 1)) * radius, random.between((-1, 1)) * radius, random.between((0, 1)))
     texture = _choose(kind, _OBJECT_TEXTURES, u * frequency, v * frequency, distance * (2 * frequency))

@@ -135,13 +135,11 @@ def _folder(path: Path, max_bad: float, resident_mb: int) -> Source:
     """PATH/train and PATH/test (or val) if they are there; else PATH itself. Classes are folders, or there are none."""
     if not path.is_dir():
         raise UserError(f"{path}: is a file; folder:PATH takes a folder of images")
-    tests = [path / name for name in _TEST_NAMES if (path / name).is_dir()]
-    if not ((path / "train").is_dir() and tests):
-        train, classes = _list_folder(path, max_bad, None)
-        return Source(in_memory(train, resident_mb) or train, None, classes)
-    train, classes = _list_folder(path / "train", max_bad, None)
-    test, _ = _list_folder(tests[0], max_bad, classes)
-    return Source(in_memory(train, resident_mb) or train, in_memory(test, resident_mb) or test, classes)
+    split = (path / "train").is_dir()
+    tests = [path / name for name in _TEST_NAMES if split and (path / name).is_dir()]
+    train, classes = _list_folder(path / "train" if split else path, max_bad, None)
+    test = _list_folder(tests[0], max_bad, classes)[0] if tests else None
+    return Source(in_memory(train, resident_mb) or train, test and (in_memory(test, resident_mb) or test), classes)
 
 
 def _list_folder(path: Path, max_bad: float, classes: list[str] | None) -> tuple[OnDisk, list[str] | None]:

@@ -28,39 +28,36 @@ class Recipe:
         return f"moco pretrain {self.name}" + ("" if spec == "shapes" else f" --data {spec}")
 
 
-_CIFAR = Contrast(queue_size=4096, momentum=0.99, temperature=0.1, head="mlp", symmetric=True, bn_group=None)
+# A short run on a CPU: a key encoder that follows faster, a queue that is a part of the data set.
+_SHORT = Contrast(queue_size=4096, momentum=0.99, temperature=0.1, head="mlp", bn_group=32)
 
 _ALL = [
     Recipe(
         about="The embedded data set, 32 pixels, a small encoder: what `moco demo` runs.",
-        cost="TODO",
-        reaches="TODO",
+        cost="COST_SHAPES",
+        reaches="REACH_SHAPES",
         config=Config(
             recipe="shapes-cpu",
             data=Data("shapes"),
-            views=Views("cifar", 32),
+            views=Views("shapes", 32),
             encoder=Encoder("tiny"),
-            contrast=_CIFAR,
-            training=Training(
-                epochs=10, batch_size=256, lr=0.12, schedule="cosine", warmup_epochs=0.5, weight_decay=5e-4
-            ),
-            log=Log(knn_every=2),
+            contrast=_SHORT,
+            training=Training(epochs=18, lr=0.03, schedule="cosine", warmup_epochs=1, weight_decay=5e-4),
+            log=Log(knn_every=3),
         ),
     ),
     Recipe(
         about="CIFAR-10 (or any small images) on a CPU, with a small encoder.",
-        cost="TODO",
-        reaches="TODO",
+        cost="COST_CIFAR",
+        reaches="REACH_CIFAR",
         config=Config(
             recipe="cifar10-cpu",
             data=Data("cifar10:data"),
             views=Views("cifar", 32),
             encoder=Encoder("tiny"),
-            contrast=_CIFAR,
-            training=Training(
-                epochs=20, batch_size=256, lr=0.12, schedule="cosine", warmup_epochs=0.5, weight_decay=5e-4
-            ),
-            log=Log(knn_every=5),
+            contrast=_SHORT,
+            training=Training(epochs=18, lr=0.06, schedule="cosine", warmup_epochs=1, weight_decay=5e-4),
+            log=Log(knn_every=3),
         ),
     ),
     Recipe(

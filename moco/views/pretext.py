@@ -38,6 +38,8 @@ PRETEXTS = {
     "v2": Pretext(blur_probability=0.5),
     # v2 without blur, which destroys an image of 32 pixels.
     "cifar": Pretext(normalisation=CIFAR),
+    # For the embedded data set, whose objects are told by their outline: a crop keeps at least half of the image.
+    "shapes": Pretext(area=(0.5, 1.0), normalisation=CIFAR),
 }
 
 
