@@ -60,6 +60,9 @@ def pretrain(config: Config, folder: Path, resume: bool) -> Run:
         check(config, world_size())
         build_encoder(config.encoder.encoder, config.encoder.small_stem)  # what is wrong with its name is said first
         source = _source(config)
+        if len(source.train) < config.training.batch_size:
+            have = len(source.train)
+            raise UserError(f"--batch-size {config.training.batch_size}: the data set has only {have} training images")
         run = Run.open(folder) if resume else _create(folder, config)
         start_logging(run, rank() == 0)
         if not resume and rank() == 0:

@@ -71,7 +71,7 @@ class Training:
     batch_size: int = 256
     """Images a step, over all ranks and parts."""
     accumulate: int = 1
-    """A step's batch goes through the encoder in so many parts: less memory, the same gradient."""
+    """A step's batch goes through the encoder in so many parts: less memory, the same gradient (given BN groups)."""
     lr: float = 0.03
     """Learning rate at its highest."""
     schedule: Literal["step", "cosine", "exponential"] = "step"

@@ -38,6 +38,8 @@ def choose_device(compute: Compute) -> Device:
         device = torch.device(name)
     except RuntimeError as error:
         raise UserError(f"--device {compute.device}: no such device: auto, cpu, cuda or cuda:N") from error
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"--device {compute.device}: it is auto, cpu, cuda or cuda:N")
     if device.type == "cuda":
         if (device.index or 0) >= torch.cuda.device_count():
             raise UserError(f"--device {compute.device}: this machine has {torch.cuda.device_count()} GPU(s)")

@@ -69,8 +69,6 @@ class Pretraining:
         training = config.training
         self.config, self.source, self.run, self.device = config, source, run, device
         self.steps_per_epoch = len(source.train) // training.batch_size
-        if self.steps_per_epoch == 0:
-            raise UserError(f"--batch-size {training.batch_size}: the data set has only {len(source.train)} images")
         self.steps = training.epochs * self.steps_per_epoch
         self.step = 0
         self.mechanism = build_mechanism(config).to(device.device, memory_format=device.memory_format)  # type: ignore[call-overload]

@@ -51,12 +51,9 @@ def test_two_ranks_are_one(data):
     assert state1["step"] == state2["step"] == 6
     for name, value in state1["mechanism"].items():
         assert torch.allclose(value.float(), state2["mechanism"][name].float(), atol=2e-2), name
-    # Either can be judged by either number of ranks, with one result.
-    for run in ("one", "two"):
-        accuracies = []
-        for ranks in (1, 2):
-            moco(ranks, f"knn {data / run} --k 5 --precision fp32")
-            accuracies.append(json.loads((data / run / "knn.json").read_text())["accuracy"]["top-1"])
-        assert accuracies[0] == accuracies[1]
+    # What one rank's monitor said, two ranks say.
+    moco(2, f"knn {data / 'one'} --k 5 --precision fp32")
+    judged = json.loads((data / "one" / "knn.json").read_text())["accuracy"]["top-1"]
+    assert judged == one[-1]["knn"]
     moco(2, f"linear {data / 'two'} --epochs 2 --batch-size 32 --lr 1")
     assert 0 <= json.loads((data / "two" / "linear.json").read_text())["accuracy"]["top-1"] <= 1
