@@ -4,9 +4,12 @@ Nothing heavy is imported before a command is known to be right, so that help an
 """
 
 import difflib
+import io
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -126,8 +129,11 @@ def _parse(options: type[Options], words: list[str], prog: str, default: Options
 
 
 def _flags(options: type) -> list[str]:
-    """All flags of a command's options."""
-    return [flag for action in tyro.extras.get_parser(options)._actions for flag in action.option_strings]
+    """All flags of a command's options, as its help spells them."""
+    text = io.StringIO()
+    with redirect_stdout(text), suppress(SystemExit):
+        tyro.cli(options, args=["--help"])
+    return re.findall(r"(?<![\w-])--[\w.-]+", text.getvalue())
 
 
 def _pretrain(words: list[str]) -> None:

@@ -201,4 +201,4 @@ def test_a_whole_journey(tmp_path, capsys, small, npz):
 
 def test_more_in_a_batch_than_images(tmp_path, capsys, small):
     said = refused(capsys, f"pretrain shapes-cpu {small} --batch-size 88 --out {tmp_path / 'run'}")
-    assert said == "--batch-size 88: the data set has only 87 images"
+    assert said == "--batch-size 88: the data set has only 87 training images"

@@ -28,8 +28,8 @@ def batch(step: int, n: int = 12) -> tuple[torch.Tensor, torch.Tensor]:
 def test_is_algorithm_1(queue_size, head):
     """20 steps in float32: logits, loss, queue, pointer and key parameters, all within 1e-5."""
     torch.manual_seed(0)
-    moco = MoCo(small_encoder(), dim=16, queue_size=queue_size, momentum=0.9, temperature=0.2, head=head)
-    literal = Algorithm1(copy.deepcopy(moco.query), moco.queue.keys, momentum=0.9, temperature=0.2, lr=0.03)
+    moco = MoCo(small_encoder(), dim=16, queue_size=queue_size, momentum=0.9, temperature=0.5, head=head)
+    literal = Algorithm1(copy.deepcopy(moco.query), moco.queue.keys, momentum=0.9, temperature=0.5, lr=0.03)
     optimizer = torch.optim.SGD(moco.query.parameters(), lr=0.03)
     for step in range(20):
         view1, view2 = batch(step)

@@ -127,7 +127,7 @@ def test_keys_that_do_not_fit_are_named(tmp_path):
         "does not fit the encoder: "
         "missing: stages.2.conv1.weight, stages.2.bn1.weight, stages.2.bn1.bias and 12 more; "
         "unexpected: extra; "
-        "of another shape: stem.0.weight (32x3x7x7 in the file, 32x3x3x3 in the encoder)"
+        "of another shape: stem.0.weight (32x3x7x7 in the file, 32x3x4x4 in the encoder)"
     )
 
 

@@ -93,6 +93,7 @@ def by_hand(recipe, image, own, size):
         "v1": (crop, grey, jitter, flip, normal),
         "v2": (crop, jitter, grey, blur, flip, normal),
         "cifar": (crop, jitter, grey, flip, normal),
+        "shapes": (crop, jitter, grey, flip, normal),
     }
     image = image.float() / 255
     for step in steps[recipe]:
