@@ -161,10 +161,15 @@ def knn(judged: Judge, k: int | None, temperature: float | None, random: bool) -
 
 
 def _knn(trained: Trained, source: Source, device: Device, k: int, temperature: float) -> float:
-    views, workers = trained.config.views, trained.config.compute.workers
-    centre = CentreCrop(views.views, views.image_size, device.channels_last)
+    encoder, centre = _on_device(trained, device)
+    return evaluate_knn(encoder, source, centre, device, k, temperature, workers=trained.config.compute.workers)
+
+
+def _on_device(trained: Trained, device: Device) -> tuple[torch.nn.Module, CentreCrop]:
+    """The encoder where it is judged, and how it sees images."""
+    views = trained.config.views
     encoder = trained.encoder.to(device.device, memory_format=device.memory_format)  # type: ignore[call-overload]
-    return evaluate_knn(encoder, source, centre, device, k, temperature, workers=workers)
+    return encoder, CentreCrop(views.views, views.image_size, device.channels_last)
 
 
 def _untrained(trained: Trained) -> Trained:
@@ -177,9 +182,8 @@ def linear(judged: Judge, options: Linear) -> None:
     with computing(judged.compute) as device:
         start_logging(None, rank() == 0)
         trained, source = _open(judged)
-        views, workers = trained.config.views, trained.config.compute.workers
-        centre = CentreCrop(views.views, views.image_size, device.channels_last)
-        encoder = trained.encoder.to(device.device, memory_format=device.memory_format)  # type: ignore[call-overload]
+        encoder, centre = _on_device(trained, device)
+        workers = trained.config.compute.workers
         quiet = rank() != 0 or not sys.stderr.isatty()
         progress = lambda epochs: track(epochs, "linear", console=Console(stderr=True), disable=quiet)  # noqa: E731
         accuracy = evaluate_linear(encoder, source, centre, device, options, workers, progress)
@@ -198,10 +202,11 @@ def demo(out: Path | None) -> None:
     run = pretrain(config, folder, resume=False)
     with computing(config.compute) as device:
         source = _source(config)
+        measured = _measured(run)
         rows = [
             ("raw pixels", _raw_pixels(source, config, device), None),
-            ("random encoder", _first_knn(run), None),
-            ("pre-trained encoder", _last_knn(run), None),
+            ("random encoder", measured[0], None),
+            ("pre-trained encoder", measured[-1], None),
         ]
         say(accuracy_table(f"kNN accuracy on {len(source.test or [])} test images of 10 classes (chance: 10 %)", rows))
         say(f"{time.monotonic() - start:.0f} s in all; the run's folder is {folder}: look at views.png and curves.png")
@@ -224,14 +229,6 @@ def _raw_pixels(source: Source, config: Config, device: Device) -> float:
 def _measured(run: Run) -> list[float]:
     lines = [json.loads(line) for line in run.metrics.read_text().splitlines()]
     return [line["knn"] for line in lines if "knn" in line]
-
-
-def _first_knn(run: Run) -> float:
-    return _measured(run)[0]
-
-
-def _last_knn(run: Run) -> float:
-    return _measured(run)[-1]
 
 
 def list_recipes() -> None:

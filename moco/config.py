@@ -156,6 +156,13 @@ class Linear:
     """Of the crops and their order."""
 
 
+def require_all(rules: list[tuple[bool, str]]) -> None:
+    """Raises UserError with the message of the first rule that does not hold."""
+    for holds, message in rules:
+        if not holds:
+            raise UserError(message)
+
+
 def check(config: Config, ranks: int = 1) -> None:
     """Raises UserError, naming option and range, for the first number that cannot work, alone or with the others."""
     contrast, training, log = config.contrast, config.training, config.log
@@ -185,9 +192,7 @@ def check(config: Config, ranks: int = 1) -> None:
         (log.checkpoint_minutes >= 0, f"--checkpoint-minutes {log.checkpoint_minutes}: at least 0"),
         (log.keep_checkpoints >= 1, f"--keep-checkpoints {log.keep_checkpoints}: at least 1"),
     ]
-    for holds, message in rules:
-        if not holds:
-            raise UserError(message)
+    require_all(rules)
     part, rest = divmod(training.batch_size, ranks * training.accumulate)
     if rest or not part:
         raise UserError(

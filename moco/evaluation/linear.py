@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from moco.config import Linear
+from moco.config import Linear, require_all
 from moco.contrast.ranks import average, local, world_size
 from moco.data import Loader, Source, epoch_order, training_plan
 from moco.device import Device
@@ -84,9 +84,7 @@ def _check(options: Linear) -> None:
             f"--batch-size {options.batch_size} does not divide into {world_size()} ranks",
         ),
     ]
-    for holds, message in rules:
-        if not holds:
-            raise UserError(message)
+    require_all(rules)
 
 
 def crops_only(pretext: Pretext) -> Pretext:

@@ -12,20 +12,6 @@ from moco.data.images import UnreadableImageError, in_memory, read_image
 from moco.errors import UserError
 
 
-@pytest.fixture
-def logged(caplog):
-    """The messages of moco's log, whether or not a run before has cut it off from the root's."""
-    log = logging.getLogger("moco")
-    log.addHandler(caplog.handler)
-    propagate, level = log.propagate, log.level
-    log.propagate = False
-    log.setLevel(logging.INFO)
-    yield caplog
-    log.removeHandler(caplog.handler)
-    log.propagate = propagate
-    log.setLevel(level)
-
-
 def picture(seed=0, height=12, width=10):
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 

@@ -1,7 +1,5 @@
 """The order of images is a pure function of (seed, epoch), and so is what reaches the device."""
 
-import logging
-
 import numpy as np
 import pytest
 import torch
@@ -15,20 +13,6 @@ from moco.errors import UserError
 from moco.views import PRETEXTS, CentreCrop, Views
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture
-def logged(caplog):
-    """The messages of moco's log, whether or not a run before has cut it off from the root's."""
-    log = logging.getLogger("moco")
-    log.addHandler(caplog.handler)
-    propagate, level = log.propagate, log.level
-    log.propagate = False
-    log.setLevel(logging.INFO)
-    yield caplog
-    log.removeHandler(caplog.handler)
-    log.propagate = propagate
-    log.setLevel(level)
 
 
 def smooth(seed, height, width):
