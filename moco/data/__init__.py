@@ -1,17 +1,23 @@
 """Where images come from, in what order, and how they reach the device."""
 
-from moco.data.images import ImageSet, InMemory, OnDisk
-from moco.data.loader import Loader, epoch_order, evaluation_plan, training_plan
+from moco.data.folder import Files
+from moco.data.images import Encoded, ImageSet, InMemory, Reader
+from moco.data.loader import Loader
+from moco.data.order import Asked, Plan, evaluation_plan, shuffled, training_plan
 from moco.data.sources import Source, open_source
 
 __all__ = [
+    "Asked",
+    "Encoded",
+    "Files",
     "ImageSet",
     "InMemory",
     "Loader",
-    "OnDisk",
+    "Plan",
+    "Reader",
     "Source",
-    "epoch_order",
     "evaluation_plan",
     "open_source",
+    "shuffled",
     "training_plan",
 ]

@@ -1,20 +1,32 @@
-"""Sets of images: in memory, all of one size, or in files."""
+"""Sets of images: in memory, all of one size, or encoded, decoded when they are asked for."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import Protocol
 
-import numpy as np
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
 
+from moco.data.decode import UnreadableImageError, decode
 from moco.errors import UserError
 
 log = logging.getLogger("moco")
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
+
+
+class Reader(Protocol):
+    """Where the bytes of encoded images come from: any image, at any time, from any process."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, position: int) -> bytes:
+        """The content of an image file. Raises OSError or UnreadableImageError if it cannot be had."""
+        ...
+
+    def name(self, position: int) -> str:
+        """What a person would look for it by: a path, a member of a shard."""
+        ...
 
 
 @dataclass
@@ -35,25 +47,45 @@ class InMemory:
 
 
 @dataclass
-class OnDisk:
-    """Images in files, read when they are asked for.
+class Encoded:
+    """Images as encoded bytes.
 
     Attributes:
-        paths: the files.
+        reader: gives the bytes.
         labels: int64 (n,), or None.
-        max_bad: the share of unreadable files above which UserError is raised.
-        bad: the positions of the files found unreadable.
+        max_bad: the share of unreadable images above which UserError is raised.
+        rows: int64 (n,), which of the reader's images these are; None: all of them, in order.
+        bad: the positions of the images found unreadable.
     """
 
-    paths: Sequence[Path]
+    reader: Reader
     labels: Tensor | None = None
     max_bad: float = 0.01
+    rows: Tensor | None = None
     bad: set[int] = field(default_factory=set)
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.reader) if self.rows is None else len(self.rows)
 
-    def read_near(self, position: int, errors: dict[int, str]) -> tuple[int, Tensor]:
+    def _row(self, position: int) -> int:
+        return position if self.rows is None else int(self.rows[position])
+
+    def name(self, position: int) -> str:
+        return self.reader.name(self._row(position))
+
+    def read(self, position: int) -> bytes:
+        """The encoded image at `position`. Raises UnreadableImageError."""
+        row = self._row(position)
+        try:
+            return self.reader.read(row)
+        except OSError as error:
+            raise UnreadableImageError(f"{self.reader.name(row)}: {error.strerror or error}") from error
+
+    def decode(self, position: int) -> Tensor:
+        """The image at `position`, uint8 (3, height, width). Raises UnreadableImageError."""
+        return decode(self.read(position), self.name(position))
+
+    def decode_near(self, position: int, errors: dict[int, str]) -> tuple[int, Tensor]:
         """The image at `position`, or the next one that can be read, and where it was.
 
         What could not be read is added to `errors`, by position.
@@ -62,72 +94,65 @@ class OnDisk:
         for offset in range(tries):
             actual = (position + offset) % len(self)
             try:
-                return actual, read_image(self.paths[actual])
+                return actual, self.decode(actual)
             except UnreadableImageError as error:
                 errors[actual] = str(error)
-        raise UserError(f"{tries} files in a row cannot be read as images: {errors[position]}")
+        raise UserError(f"{tries} images in a row cannot be read: {errors[position]}")
 
     def report(self, errors: dict[int, str]) -> None:
-        """Names each newly found unreadable file in the log, once. Raises UserError when there are too many."""
+        """Names each newly found unreadable image in the log, once. Raises UserError when there are too many."""
         for position, error in errors.items():
             if position not in self.bad:
                 self.bad.add(position)
                 log.warning("skipped an unreadable image (%d so far): %s", len(self.bad), error)
         if errors and len(self.bad) > self.max_bad * len(self):
             raise UserError(
-                f"{len(self.bad)} of {len(self)} files cannot be read as images, more than --max-bad {self.max_bad:g}: "
+                f"{len(self.bad)} of {len(self)} images cannot be read, more than --max-bad {self.max_bad:g}: "
                 f"the last is {error}"
             )
 
-    def subset(self, index: Tensor) -> "OnDisk":
+    def subset(self, index: Tensor) -> "Encoded":
         labels = None if self.labels is None else self.labels[index]
-        return OnDisk([self.paths[i] for i in index.tolist()], labels, self.max_bad)
+        rows = index if self.rows is None else self.rows[index]
+        return Encoded(self.reader, labels, self.max_bad, rows)
 
 
-ImageSet = InMemory | OnDisk
+ImageSet = InMemory | Encoded
 
 
-class UnreadableImageError(Exception):
-    """A file that is not an image, or a damaged one: the message is its path and what is wrong."""
+def in_memory(encoded: Encoded, limit_mb: int) -> InMemory | None:
+    """All the images decoded, if they are of one size and come to no more than `limit_mb`; else None.
 
-
-def read_image(path: Path) -> Tensor:
-    """The file as uint8 (3, height, width) in RGB, turned as its EXIF says. Raises UnreadableImageError."""
-    try:
-        with Image.open(path) as image:
-            upright = ImageOps.exif_transpose(image).convert("RGB")
-        return torch.from_numpy(np.array(upright)).permute(2, 0, 1).contiguous()
-    except Exception as error:  # a decoder may raise anything on damaged bytes
-        raise UnreadableImageError(f"{path}: {type(error).__name__}: {error}".replace("\n", " ")) from error
-
-
-def in_memory(files: OnDisk, limit_mb: int) -> InMemory | None:
-    """All the files decoded, if they are of one size and come to no more than `limit_mb`; else None.
-
-    Unreadable files are left out.
+    Unreadable images are left out.
     """
     images: dict[int, Tensor] = {}
     errors: dict[int, str] = {}
     with ThreadPoolExecutor() as pool:
         # In pieces, so that a first image of another size, or a set too large, is noticed early.
-        for start in range(0, len(files), 256):
-            for position, image in enumerate(pool.map(_try_read, files.paths[start : start + 256]), start):
+        for start in range(0, len(encoded), 256):
+            positions = range(start, min(start + 256, len(encoded)))
+            for position, image in zip(positions, _try_decode(encoded, positions, pool), strict=True):
                 if isinstance(image, UnreadableImageError):
                     errors[position] = str(image)
                     continue
                 images[position] = image
                 first = next(iter(images.values()))
-                if image.shape != first.shape or len(files) * image.numel() > limit_mb * 2**20:
+                if image.shape != first.shape or len(encoded) * image.numel() > limit_mb * 2**20:
                     return None
-    files.report(errors)
+    encoded.report(errors)
     if not images:
-        raise UserError(f"none of {len(files)} files can be read as an image: {errors[0]}")
+        raise UserError(f"none of {len(encoded)} images can be read: {errors[0]}")
     kept = torch.tensor(list(images))
-    return InMemory(torch.stack(list(images.values())), None if files.labels is None else files.labels[kept])
+    return InMemory(torch.stack(list(images.values())), None if encoded.labels is None else encoded.labels[kept])
 
 
-def _try_read(path: Path) -> Tensor | UnreadableImageError:
-    try:
-        return read_image(path)
-    except UnreadableImageError as error:
-        return error
+def _try_decode(
+    encoded: Encoded, positions: Iterable[int], pool: ThreadPoolExecutor
+) -> Iterable[Tensor | UnreadableImageError]:
+    def one(position: int) -> Tensor | UnreadableImageError:
+        try:
+            return encoded.decode(position)
+        except UnreadableImageError as error:
+            return error
+
+    return pool.map(one, positions)

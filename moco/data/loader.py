@@ -1,7 +1,6 @@
-"""In what order images come, and how they reach the device."""
+"""How views of images reach the device."""
 
-from collections.abc import Iterable, Iterator
-from functools import lru_cache
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -10,39 +9,10 @@ from torch.utils.data import DataLoader
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-from moco.contrast.ranks import local
-from moco.data.images import ImageSet, InMemory, OnDisk
+from moco.data.images import Encoded, ImageSet, InMemory
+from moco.data.order import Asked, Plan
 from moco.errors import UserError
-from moco.philox import philox
 from moco.views import Parameters, Views
-
-Plan = Iterable[tuple[int, Tensor]]
-"""What is asked for, batch by batch: the epoch and the images' numbers, int64 (n,)."""
-
-
-@lru_cache(maxsize=2)
-def epoch_order(n: int, seed: int, epoch: int) -> Tensor:
-    """The order of an epoch's images as a pure function of (seed, epoch): a permutation of 0..n-1, int64 (n,)."""
-    words = philox((torch.tensor(epoch), torch.tensor(0), torch.tensor(0), torch.tensor(1)), seed)
-    generator = torch.Generator().manual_seed(int(words[0] << 31 | words[1] >> 1))
-    return torch.randperm(n, generator=generator)
-
-
-def training_plan(n: int, batch: int, seed: int, start: int, stop: int) -> Plan:
-    """This rank's share of the batches of steps start..stop-1; an epoch leaves out what does not fill a batch.
-
-    The batch of a step is the same for any number of ranks, which share it in their order.
-    """
-    for step in range(start, stop):
-        epoch, position = divmod(step, n // batch)
-        yield epoch, local(epoch_order(n, seed, epoch)[position * batch : (position + 1) * batch])
-
-
-def evaluation_plan(n: int, batch: int) -> Plan:
-    """This rank's share of 0..n-1 in order, in batches of one size: the last ones are filled up with image n-1."""
-    steps = -(-n // batch)
-    for index in torch.arange(steps * batch).clamp(max=n - 1).split(batch):
-        yield 0, local(index)
 
 
 class Batch(NamedTuple):
@@ -77,7 +47,7 @@ class Loader:
         else:
             yield from self._decoded(self.images, plan)
 
-    def _decoded(self, images: OnDisk, plan: Plan) -> Iterator[Batch]:
+    def _decoded(self, images: Encoded, plan: Plan) -> Iterator[Batch]:
         loader = DataLoader(
             _Crops(images, self.views),
             batch_sampler=plan,  # type: ignore[arg-type]  # any iterable; its items go to _Crops as they are
@@ -103,14 +73,14 @@ _Read = tuple[Tensor, list[Tensor], list[Parameters], dict[int, str]]
 class _Crops(torch.utils.data.Dataset[Any]):
     """What a worker does: reads a batch of files once, and takes each view's crop of them."""
 
-    def __init__(self, images: OnDisk, views: Views) -> None:
+    def __init__(self, images: Encoded, views: Views) -> None:
         self.images, self.views = images, views
 
-    def __getitems__(self, asked: tuple[int, Tensor]) -> _Read | UserError:
+    def __getitems__(self, asked: Asked) -> _Read | UserError:
         epoch, index = asked
         errors: dict[int, str] = {}
         try:
-            found = [self.images.read_near(position, errors) for position in index.tolist()]
+            found = [self.images.decode_near(position, errors) for position in index.tolist()]
         except UserError as error:
             return error  # raised here, it would reach the reader with a traceback in its message
         actual = torch.tensor([position for position, _ in found])

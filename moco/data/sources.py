@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from moco.data import shapes
-from moco.data.images import SUFFIXES, ImageSet, InMemory, OnDisk, in_memory
+from moco.data.folder import list_folder
+from moco.data.images import ImageSet, InMemory, in_memory
 from moco.errors import UserError
 
 SHAPES_TRAIN, SHAPES_TEST = 10_000, 2_000
@@ -137,24 +138,6 @@ def _folder(path: Path, max_bad: float, resident_mb: int) -> Source:
         raise UserError(f"{path}: is a file; folder:PATH takes a folder of images")
     split = (path / "train").is_dir()
     tests = [path / name for name in _TEST_NAMES if split and (path / name).is_dir()]
-    train, classes = _list_folder(path / "train" if split else path, max_bad, None)
-    test = _list_folder(tests[0], max_bad, classes)[0] if tests else None
+    train, classes = list_folder(path / "train" if split else path, max_bad, None)
+    test = list_folder(tests[0], max_bad, classes)[0] if tests else None
     return Source(in_memory(train, resident_mb) or train, test and (in_memory(test, resident_mb) or test), classes)
-
-
-def _list_folder(path: Path, max_bad: float, classes: list[str] | None) -> tuple[OnDisk, list[str] | None]:
-    """The images below a folder, in the order of their paths. Labels are the folders at the top, if all lie in one."""
-    paths = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
-    if not paths:
-        raise UserError(f"{path}: no images here ({', '.join(sorted(SUFFIXES))})")
-    tops = [file.relative_to(path).parts for file in paths]
-    if any(len(parts) == 1 for parts in tops):
-        return OnDisk(paths, None, max_bad), None
-    names = [parts[0] for parts in tops]
-    known = classes or sorted(set(names))
-    if unknown := set(names) - set(known):
-        raise UserError(f"{path}: classes that the training images lack: {', '.join(sorted(unknown)[:3])}")
-    if len(known) < 2:
-        return OnDisk(paths, None, max_bad), None
-    number = {name: i for i, name in enumerate(known)}
-    return OnDisk(paths, torch.tensor([number[name] for name in names]), max_bad), known

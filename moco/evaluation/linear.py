@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from moco.config import Linear, require_all
 from moco.contrast.ranks import average, local, world_size
-from moco.data import Loader, Source, epoch_order, training_plan
+from moco.data import Loader, Source, shuffled, training_plan
 from moco.device import Device
 from moco.errors import UserError
 from moco.evaluation.features import extract
@@ -47,7 +47,7 @@ def evaluate_linear(
         n = len(bank.values)
 
         def batches(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-            order = epoch_order(n, options.seed, epoch)
+            order = shuffled(torch.arange(n), n, options.seed, epoch)
             for index in order[: n // options.batch_size * options.batch_size].split(options.batch_size):
                 yield bank.values[local(index)].to(device.device), bank.labels[local(index)]
     else:

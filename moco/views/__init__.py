@@ -35,20 +35,20 @@ class Views:
         self.size, self.seed, self.count = size, seed, count
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
 
-    def __call__(self, images: Tensor, index: Tensor, epoch: int) -> list[Tensor]:
+    def __call__(self, images: Tensor, index: Tensor, epoch: int | Tensor) -> list[Tensor]:
         """Views of whole images of one size.
 
         Args:
             images: uint8 (n, 3, height, width).
             index: int64 (n,), their numbers in the data set, best left on the CPU.
-            epoch: of the run.
+            epoch: of the run, one for all or int64 (n,).
 
         Returns `count` float32 tensors (n, 3, size, size), normalised, on the device of the images.
         """
         sides = [torch.full_like(index, side) for side in images.shape[2:]]
         return [self._view(images, self.parameters(index, epoch, view, *sides)) for view in range(self.count)]
 
-    def parameters(self, index: Tensor, epoch: int, view: int, height: Tensor, width: Tensor) -> Parameters:
+    def parameters(self, index: Tensor, epoch: int | Tensor, view: int, height: Tensor, width: Tensor) -> Parameters:
         """What `view` (0 .. count-1) of each image is made of; sizes in pixels, int64 (n,)."""
         return draw_parameters(self.pretext, self.seed, epoch, index, view, height, width)
 
@@ -89,7 +89,7 @@ class CentreCrop(Views):
     def __init__(self, recipe: str | Pretext, size: int, channels_last: bool = False) -> None:
         super().__init__(recipe, size, seed=0, count=1, channels_last=channels_last)
 
-    def parameters(self, index: Tensor, epoch: int, view: int, height: Tensor, width: Tensor) -> Parameters:
+    def parameters(self, index: Tensor, epoch: int | Tensor, view: int, height: Tensor, width: Tensor) -> Parameters:
         n, shorter = len(index), torch.minimum(height, width)
         whole = (height == self.size) & (width == self.size)
         side = torch.where(whole, shorter, (shorter * 224 / 256).round().long().clamp(min=1))

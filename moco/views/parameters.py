@@ -36,13 +36,14 @@ class Parameters(NamedTuple):
 
 
 def draw_parameters(
-    pretext: Pretext, seed: int, epoch: int, index: Tensor, view: int | Tensor, height: Tensor, width: Tensor
+    pretext: Pretext, seed: int, epoch: int | Tensor, index: Tensor, view: int | Tensor, height: Tensor, width: Tensor
 ) -> Parameters:
     """The operations of one view of each image.
 
     Args:
         pretext: the distributions to draw from.
-        seed, epoch: of the run.
+        seed: of the run.
+        epoch: of the run, one for all or int64 (n,).
         index: int64 (n,), the images' numbers in their data set.
         view: which view, 0 or 1, one for all or int64 (n,).
         height, width: int64 (n,), the images' sizes in pixels.

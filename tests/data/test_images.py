@@ -7,8 +7,15 @@ import pytest
 import torch
 from PIL import Image
 
-from moco.data import InMemory, OnDisk
-from moco.data.images import UnreadableImageError, in_memory, read_image
+from moco.data import Encoded, Files, InMemory
+from moco.data.decode import UnreadableImageError, decode
+from moco.data.images import in_memory
+
+
+def read_image(path):
+    return decode(path.read_bytes(), str(path))
+
+
 from moco.errors import UserError
 
 
@@ -37,7 +44,6 @@ def test_lossless_formats(tmp_path, suffix):
     Image.fromarray(picture()).save(path, **({"lossless": True} if suffix == "webp" else {}))
     image = read_image(path)
     assert image.dtype == torch.uint8
-    assert image.is_contiguous()
     assert np.array_equal(as_bytes(image), picture())
 
 
@@ -88,7 +94,7 @@ def test_unreadable_file_is_named(tmp_path, content):
 
 def test_in_memory_keeps_order_and_labels(tmp_path):
     paths = write(tmp_path, 5)
-    images = in_memory(OnDisk(paths, torch.arange(5)), limit_mb=1)
+    images = in_memory(Encoded(Files(paths), torch.arange(5)), limit_mb=1)
     assert isinstance(images, InMemory)
     assert len(images) == 5
     assert all(np.array_equal(as_bytes(image), picture(i)) for i, image in enumerate(images.images))
@@ -96,7 +102,7 @@ def test_in_memory_keeps_order_and_labels(tmp_path):
 
 
 def test_in_memory_leaves_out_a_bad_image_and_its_label(tmp_path, logged):
-    images = in_memory(OnDisk(write(tmp_path, 120, bad=[7]), torch.arange(120)), limit_mb=1)
+    images = in_memory(Encoded(Files(write(tmp_path, 120, bad=[7])), torch.arange(120)), limit_mb=1)
     assert len(images) == 119
     assert images.labels.tolist() == [i for i in range(120) if i != 7]
     assert np.array_equal(as_bytes(images.images[7]), picture(8))
@@ -106,49 +112,49 @@ def test_in_memory_leaves_out_a_bad_image_and_its_label(tmp_path, logged):
 
 
 def test_in_memory_without_labels(tmp_path):
-    assert in_memory(OnDisk(write(tmp_path, 3)), limit_mb=1).labels is None
+    assert in_memory(Encoded(Files(write(tmp_path, 3))), limit_mb=1).labels is None
 
 
 def test_in_memory_refuses_more_than_a_hundredth(tmp_path, logged):
-    with pytest.raises(UserError, match=r"2 of 120 files cannot be read.*--max-bad 0\.01.*009\.png"):
-        in_memory(OnDisk(write(tmp_path, 120, bad=[7, 9])), limit_mb=1)
+    with pytest.raises(UserError, match=r"2 of 120 images cannot be read.*--max-bad 0\.01.*009\.png"):
+        in_memory(Encoded(Files(write(tmp_path, 120, bad=[7, 9]))), limit_mb=1)
     assert len(logged.records) == 2
 
 
 def test_max_bad_is_a_choice(tmp_path, logged):
-    assert len(in_memory(OnDisk(write(tmp_path, 10, bad=[0, 9]), max_bad=0.2), limit_mb=1)) == 8
+    assert len(in_memory(Encoded(Files(write(tmp_path, 10, bad=[0, 9])), max_bad=0.2), limit_mb=1)) == 8
 
 
 def test_nothing_readable_is_a_user_error(tmp_path, logged):
-    with pytest.raises(UserError, match="none of 3 files"):
-        in_memory(OnDisk(write(tmp_path, 3, bad=[0, 1, 2]), max_bad=1.0), limit_mb=1)
+    with pytest.raises(UserError, match="none of 3 images"):
+        in_memory(Encoded(Files(write(tmp_path, 3, bad=[0, 1, 2])), max_bad=1.0), limit_mb=1)
 
 
 def test_in_memory_declines_other_sizes_and_large_sets(tmp_path):
     paths = write(tmp_path, 4, sizes=((12, 10), (10, 12)))
-    assert in_memory(OnDisk(paths), limit_mb=1) is None
-    assert in_memory(OnDisk(paths[::2]), limit_mb=0) is None
-    assert len(in_memory(OnDisk(paths[::2]), limit_mb=1)) == 2
+    assert in_memory(Encoded(Files(paths)), limit_mb=1) is None
+    assert in_memory(Encoded(Files(paths[::2])), limit_mb=0) is None
+    assert len(in_memory(Encoded(Files(paths[::2])), limit_mb=1)) == 2
 
 
-def test_read_near_takes_the_next_readable_and_wraps(tmp_path):
-    files, errors = OnDisk(write(tmp_path, 5, bad=[2, 3, 4])), {}
-    assert files.read_near(1, errors)[0] == 1
+def test_decode_near_takes_the_next_readable_and_wraps(tmp_path):
+    files, errors = Encoded(Files(write(tmp_path, 5, bad=[2, 3, 4]))), {}
+    assert files.decode_near(1, errors)[0] == 1
     assert errors == {}
-    position, image = files.read_near(2, errors)
+    position, image = files.decode_near(2, errors)
     assert position == 0
     assert np.array_equal(as_bytes(image), picture(0))
     assert sorted(errors) == [2, 3, 4]
     assert "002.png" in errors[2]
 
 
-def test_read_near_gives_up(tmp_path):
-    with pytest.raises(UserError, match=r"3 files in a row cannot be read.*000\.png"):
-        OnDisk(write(tmp_path, 3, bad=[0, 1, 2])).read_near(0, {})
+def test_decode_near_gives_up(tmp_path):
+    with pytest.raises(UserError, match=r"3 images in a row cannot be read.*000\.png"):
+        Encoded(Files(write(tmp_path, 3, bad=[0, 1, 2]))).decode_near(0, {})
 
 
 def test_report_names_each_file_once_and_stops_at_too_many(logged):
-    files = OnDisk([None] * 100, max_bad=0.02)
+    files = Encoded(Files([None] * 100), max_bad=0.02)
     files.report({})
     files.report({3: "a.png: broken"})
     files.report({3: "a.png: broken", 4: "b.png: broken"})
@@ -163,8 +169,8 @@ def test_subsets(tmp_path, labels):
     index = torch.tensor([4, 1])
     memory = InMemory(torch.arange(6, dtype=torch.uint8).reshape(6, 1, 1, 1).expand(6, 3, 2, 2), labels).subset(index)
     assert memory.images[:, 0, 0, 0].tolist() == [4, 1]
-    files = OnDisk(write(tmp_path, 6), labels, max_bad=0.5).subset(index)
-    assert [path.name for path in files.paths] == ["004.png", "001.png"]
+    files = Encoded(Files(write(tmp_path, 6)), labels, max_bad=0.5).subset(index)
+    assert [files.name(i)[-7:] for i in range(2)] == ["004.png", "001.png"]
     assert files.max_bad == 0.5
     for part in (memory, files):
         assert len(part) == 2

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from moco.data import InMemory, Loader, OnDisk, epoch_order, evaluation_plan, training_plan
+from moco.data import Encoded, Files, InMemory, Loader, epoch_order, evaluation_plan, training_plan
 from moco.data.images import in_memory
 from moco.errors import UserError
 from moco.views import PRETEXTS, CentreCrop, Views
@@ -102,7 +102,7 @@ def test_in_memory_gives_the_views_of_the_images():
 
 
 def test_on_disk_is_the_same_for_any_number_of_workers(tmp_path):
-    files, views = OnDisk(write(tmp_path, 11)), Views("v2", size=16, seed=1, channels_last=True)
+    files, views = Encoded(Files(write(tmp_path, 11))), Views("v2", size=16, seed=1, channels_last=True)
     plans = [list(training_plan(11, 4, 1, 0, 5)) for _ in range(2)]
     alone, together = (collect(files, views, plan, workers) for plan, workers in zip(plans, (0, 2), strict=True))
     assert len(alone) == len(together) == 5
@@ -114,7 +114,7 @@ def test_on_disk_is_the_same_for_any_number_of_workers(tmp_path):
 
 
 def test_on_disk_does_not_depend_on_the_batch(tmp_path):
-    files, views = OnDisk(write(tmp_path, 6)), Views("v1", size=16, seed=1)
+    files, views = Encoded(Files(write(tmp_path, 6))), Views("v1", size=16, seed=1)
     (whole,) = collect(files, views, [(3, torch.arange(6))])
     for i, batch in enumerate(collect(files, views, [(3, torch.tensor([i])) for i in range(6)])):
         for ours, expected in zip(batch.views, whole.views, strict=True):
@@ -123,7 +123,7 @@ def test_on_disk_does_not_depend_on_the_batch(tmp_path):
 
 @pytest.mark.parametrize("recipe", ["v1", "v2", "cifar", "centre"])
 def test_on_disk_agrees_with_in_memory(tmp_path, recipe):
-    files = OnDisk(write(tmp_path, 12, sizes=((32, 28),)))
+    files = Encoded(Files(write(tmp_path, 12, sizes=((32, 28),))))
     views = CentreCrop("cifar", size=20) if recipe == "centre" else Views(recipe, size=20, seed=2)
     plan = [(1, torch.arange(12))]
     (disk,), (memory,) = collect(files, views, plan), collect(in_memory(files, 1), views, plan)
@@ -138,7 +138,7 @@ def test_on_disk_agrees_with_in_memory(tmp_path, recipe):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_bad_file_is_replaced_and_reported_once(tmp_path, workers, logged):
-    files = OnDisk(write(tmp_path, 8, bad=[3, 4, 7]), max_bad=0.4)
+    files = Encoded(Files(write(tmp_path, 8, bad=[3, 4, 7])), max_bad=0.4)
     views = Views("v2", size=16, seed=0)
     batches = collect(files, views, [(epoch, torch.arange(8)) for epoch in (0, 0, 1)], workers)
     for batch in batches:
@@ -153,21 +153,21 @@ def test_a_bad_file_is_replaced_and_reported_once(tmp_path, workers, logged):
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_too_many_bad_files(tmp_path, workers, logged):
-    files = OnDisk(write(tmp_path, 8, bad=[3]))
-    with pytest.raises(UserError, match=r"1 of 8 files.*003\.png"):
+    files = Encoded(Files(write(tmp_path, 8, bad=[3])))
+    with pytest.raises(UserError, match=r"1 of 8 images.*003\.png"):
         collect(files, Views("v2", size=16, seed=0), evaluation_plan(8, 4), workers)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_nothing_readable_is_told_in_one_line(tmp_path, workers):
-    files = OnDisk(write(tmp_path, 3, bad=[0, 1, 2]), max_bad=1.0)
-    with pytest.raises(UserError, match=r"^3 files in a row cannot be read as images: .*000\.png") as caught:
+    files = Encoded(Files(write(tmp_path, 3, bad=[0, 1, 2])), max_bad=1.0)
+    with pytest.raises(UserError, match=r"^3 images in a row cannot be read: .*000\.png") as caught:
         collect(files, Views("v2", size=16, seed=0), evaluation_plan(3, 3), workers)
     assert "\n" not in str(caught.value)
 
 
 def test_centre_crops_of_several_sizes(tmp_path):
-    files = OnDisk(write(tmp_path, 5, sizes=((24, 24), (50, 24))))
+    files = Encoded(Files(write(tmp_path, 5, sizes=((24, 24), (50, 24)))))
     (batch,) = collect(files, CentreCrop("v1", size=24), evaluation_plan(5, 5))
     assert len(batch.views) == 1
     assert batch.views[0].shape == (5, 3, 24, 24)

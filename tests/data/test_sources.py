@@ -1,6 +1,7 @@
 """Every spelling of a source, and what is told when there is nothing usable in it."""
 
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 import torchvision
 from PIL import Image
 
-from moco.data import InMemory, OnDisk, open_source
+from moco.data import Encoded, InMemory, open_source
 from moco.errors import UserError
 
 
@@ -79,15 +80,15 @@ class TestFolder:
         write(tmp_path / "a", 12)
         write(tmp_path / "b", 12, width=9)
         source = open_source(f"folder:{tmp_path}", max_bad=0.25)
-        assert isinstance(source.train, OnDisk)
-        assert isinstance(source.test, OnDisk)
+        assert isinstance(source.train, Encoded)
+        assert isinstance(source.test, Encoded)
         assert source.train.max_bad == 0.25
-        assert [path.name for path in source.test.paths] == ["09.png", "07.png"]
+        assert [Path(source.test.name(i)).name for i in range(2)] == ["09.png", "07.png"]
         assert source.test.labels.tolist() == [0, 1]
 
     def test_more_than_fits_stays_on_disk(self, tmp_path):
         write(tmp_path, 3)
-        assert isinstance(open_source(f"folder:{tmp_path}", resident_mb=0).train, OnDisk)
+        assert isinstance(open_source(f"folder:{tmp_path}", resident_mb=0).train, Encoded)
 
     def test_empty_folder(self, tmp_path):
         with pytest.raises(UserError, match=r"no images here.*\.jpg"):
