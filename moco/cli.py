@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
 
@@ -41,9 +41,9 @@ class Judge:
     run: tyro.conf.Positional[Path]
     """A run's folder, or a file of weights (.pth.tar, .pt, .safetensors)."""
     data: str | None = None
-    """Another data set than the run's: shapes, cifar10:PATH, folder:PATH or npz:PATH."""
+    """Another data set than the run's: shapes, folder:PATH, shards:PATTERN, ... (moco data --help lists them)."""
     download: Annotated[bool, tyro.conf.arg(name="data.download")] = False
-    """Fetch the data set if PATH does not hold it (cifar10)."""
+    """Fetch the data set if PATH does not hold it (cifar10, cifar100, stl10, imagenette)."""
     encoder: str | None = None
     """The encoder's name, where a file does not tell it."""
     image_size: int | None = None
@@ -70,6 +70,46 @@ class LinearOptions:
 
     judged: Annotated[Judge, Flat]
     linear: Annotated[Linear, Flat] = field(default_factory=Linear)
+
+
+@dataclass(frozen=True)
+class Look:
+    """What is in a data set: how many images of which sizes, formats and classes, and which are broken."""
+
+    source: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="SOURCE")]]
+    """The data set, as --data spells it."""
+    sample: int = 2000
+    """How many images are looked at, drawn at random; 0: all."""
+    out: Path | None = None
+    """Draws a contact sheet there (.png): images, and two views of each as the encoder would see them."""
+    views: str = "v2"
+    """The views on the contact sheet."""
+    image_size: int | None = None
+    """Height and width of a view in pixels; 224 if not given, of smaller images theirs."""
+    download: Annotated[bool, tyro.conf.arg(name="data.download")] = False
+    """Fetch the data set if PATH does not hold it (cifar10, cifar100, stl10, imagenette)."""
+
+
+@dataclass(frozen=True)
+class Pack:
+    """Pack a data set into tar shards, which are read in long strokes, from a disk or over a network."""
+
+    source: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="SOURCE")]]
+    """The data set, as --data spells it."""
+    out: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="OUT")]]
+    """The folder of the shards."""
+    size: int | None = None
+    """The shorter side in pixels that larger images are reduced to; not given, none is."""
+    format: Literal["keep", "jpeg", "webp"] = "keep"
+    """keep: an image that is not reduced stays as it is, byte for byte."""
+    quality: int = 90
+    """Of what is encoded anew, 1..100."""
+    images_per_shard: int = 10_000
+    """Images in a file."""
+    workers: int = 2
+    """Processes that reduce and encode."""
+    download: Annotated[bool, tyro.conf.arg(name="data.download")] = False
+    """Fetch the data set if PATH does not hold it (cifar10, cifar100, stl10, imagenette)."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -186,6 +226,26 @@ def _recipes(words: list[str]) -> None:
         list_recipes()
 
 
+def _data(words: list[str]) -> None:
+    if not words or words[0] in ("-h", "--help"):
+        from moco.commands import list_sources
+
+        print("usage: moco data SOURCE [--options]\n")
+        list_sources()
+        words = ["--help"]
+    options = _parse(Look, words, "moco data")
+    from moco.commands import data
+
+    data(options)
+
+
+def _pack(words: list[str]) -> None:
+    options = _parse(Pack, words, "moco pack")
+    from moco.commands import pack
+
+    pack(options)
+
+
 @dataclass(frozen=True)
 class Demo:
     """Pre-train on the embedded data set and show that the features are good; about 3 minutes on 2 cores."""
@@ -203,6 +263,8 @@ def _demo(words: list[str]) -> None:
 
 COMMANDS: dict[str, tuple[str, Callable[[list[str]], None]]] = {
     "demo": ("pre-train on drawn images and see the gain, in about 3 minutes", _demo),
+    "data": ("look at a data set: sizes, formats, broken images, a contact sheet", _data),
+    "pack": ("pack a data set into shards that are read fast", _pack),
     "pretrain": ("train an encoder by a recipe, on your images", _pretrain),
     "knn": ("judge a run's features by their nearest neighbours", _knn),
     "linear": ("judge a run's features by a linear classifier, the paper's protocol", _linear),

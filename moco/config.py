@@ -1,7 +1,8 @@
 """What a run is made of. A default that is published names its source; a recipe fills in the rest."""
 
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
-from typing import Annotated, Any, Literal
+from types import UnionType
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import tyro
 
@@ -13,11 +14,13 @@ class Data:
     """Where images come from."""
 
     source: Annotated[str, tyro.conf.arg(name="data", metavar="SOURCE")] = "shapes"
-    """shapes (drawn by the program), cifar10:PATH, folder:PATH or npz:PATH."""
+    """shapes, cifar10:PATH, folder:PATH, shards:PATTERN, hf:NAME, ... (moco data --help lists them)."""
     download: Annotated[bool, tyro.conf.arg(name="data.download")] = False
-    """Fetch the data set if PATH does not hold it (cifar10)."""
+    """Fetch the data set if PATH does not hold it (cifar10, cifar100, stl10, imagenette)."""
     max_bad: float = 0.01
     """The share of unreadable images above which the run stops."""
+    lanes: int = 64
+    """Streams in which remote shards are read, shared by all ranks and their workers."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,8 @@ class Training:
 
     epochs: int = 200
     """How often every image is seen."""
+    iterations: int | None = None
+    """Steps in all, in place of epochs. Schedule, warm-up and --knn-every then count steps too."""
     batch_size: int = 256
     """Images a step, over all ranks and parts."""
     accumulate: int = 1
@@ -75,15 +80,15 @@ class Training:
     lr: float = 0.03
     """Learning rate at its highest."""
     schedule: Literal["step", "cosine", "exponential"] = "step"
-    """step: x gamma at each milestone; cosine: to 0; exponential: x gamma every `decay_epochs`."""
+    """step: x gamma at each milestone; cosine: to 0; exponential: x gamma every `decay_every`."""
     milestones: tuple[float, ...] = (120, 160)
-    """Epochs at which the step schedule falls."""
+    """Epochs (or steps) at which the step schedule falls."""
     gamma: float = 0.1
     """Factor of the step and exponential schedules."""
-    decay_epochs: float = 1.0
-    """Epochs between two falls of the exponential schedule."""
-    warmup_epochs: float = 0.0
-    """Epochs in which the learning rate rises linearly from 0."""
+    decay_every: float = 1.0
+    """Epochs (or steps) between two falls of the exponential schedule."""
+    warmup: float = 0.0
+    """Epochs (or steps) in which the learning rate rises linearly from 0."""
     sgd_momentum: float = 0.9
     """Momentum of SGD."""
     weight_decay: float = 1e-4
@@ -113,7 +118,7 @@ class Log:
     """What is told of a run while it goes, and what is kept."""
 
     knn_every: int = 10
-    """Epochs between two kNN evaluations; 0: none. There is one at the end too."""
+    """Epochs (or steps, with --iterations) between two kNN evaluations; 0: none. There is one at the end too."""
     knn_k: int = 200
     """Neighbours that vote."""
     knn_temperature: float = 0.1
@@ -178,12 +183,14 @@ def check(config: Config, ranks: int = 1) -> None:
         (training.accumulate >= 1, f"--accumulate {training.accumulate}: at least 1"),
         (training.lr > 0, f"--lr {training.lr}: above 0"),
         (training.gamma > 0, f"--gamma {training.gamma}: above 0"),
-        (training.decay_epochs > 0, f"--decay-epochs {training.decay_epochs}: above 0"),
-        (training.warmup_epochs >= 0, f"--warmup-epochs {training.warmup_epochs}: at least 0"),
+        (training.iterations is None or training.iterations >= 1, f"--iterations {training.iterations}: at least 1"),
+        (training.decay_every > 0, f"--decay-every {training.decay_every}: above 0"),
+        (training.warmup >= 0, f"--warmup {training.warmup}: at least 0"),
         (0 <= training.sgd_momentum < 1, f"--sgd-momentum {training.sgd_momentum}: in 0..1, 1 excluded"),
         (training.weight_decay >= 0, f"--weight-decay {training.weight_decay}: at least 0"),
         (0 <= training.seed < 2**63, f"--seed {training.seed}: in 0..2^63 - 1"),
         (0 <= config.data.max_bad <= 1, f"--max-bad {config.data.max_bad}: in 0..1"),
+        (config.data.lanes >= 1, f"--lanes {config.data.lanes}: at least 1"),
         (config.compute.workers >= 0, f"--workers {config.compute.workers}: at least 0"),
         (log.knn_every >= 0, f"--knn-every {log.knn_every}: at least 0"),
         (log.knn_k >= 1, f"--knn-k {log.knn_k}: at least 1"),
@@ -228,15 +235,44 @@ def from_dict(values: dict[str, Any], where: str) -> Config:
         if unknown := set(content) - known:
             raise UserError(f"{where}: no such option in {room}: {', '.join(sorted(unknown))}")
         content = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
+        hints = get_type_hints(type(default))
+        for name, value in content.items():
+            if not _fits(value, hints[name]):
+                raise UserError(f"{where}: {room}: {name}: {value!r} is not of type {_spelled(hints[name])}")
         config = replace(config, **{room: replace(default, **content)})  # type: ignore[arg-type, type-var]
     return config
 
 
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value that was read is of an option's type."""
+    if get_origin(hint) is Literal:
+        return value in get_args(hint)
+    if get_origin(hint) is tuple:
+        return isinstance(value, tuple) and all(_fits(item, get_args(hint)[0]) for item in value)
+    if get_origin(hint) is UnionType:
+        return any(_fits(value, part) for part in get_args(hint))
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
+
+
+def _spelled(hint: Any) -> str:
+    return hint.__name__ if isinstance(hint, type) and not get_args(hint) else str(hint).replace("typing.", "")
+
+
+MAY_CHANGE = {"workers", "device", *(f.name for f in fields(Log))}
+"""Options that may be others when a run is continued: the numbers do not depend on them."""
+
+
 def differences(one: Config, other: Config) -> list[str]:
-    """What two runs differ in, in the words of the options: "lr 0.03 -> 0.06"."""
+    """What two runs differ in, in the words of the options: "lr 0.03 -> 0.06". Without those that `MAY_CHANGE`."""
     rows, before, after = [], to_dict(one), to_dict(other)
     for room, content in before.items():
         pairs = content.items() if isinstance(content, dict) else [(room, content)]
         changed = after[room] if isinstance(content, dict) else after
-        rows += [f"{name} {value} -> {changed[name]}" for name, value in pairs if value != changed[name]]
+        rows += [
+            f"{name} {value} -> {changed[name]}"
+            for name, value in pairs
+            if value != changed[name] and name not in MAY_CHANGE
+        ]
     return rows

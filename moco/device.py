@@ -1,6 +1,8 @@
 """What this process computes on: its device, its precision, and its place among the ranks."""
 
+import ctypes
 import os
+import sys
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -21,6 +23,11 @@ class Device:
 
     def autocast(self) -> AbstractContextManager[None]:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What convolutions compute in."""
+        return torch.bfloat16 if self.bf16 else torch.float32
 
     @property
     def memory_format(self) -> torch.memory_format:
@@ -44,8 +51,18 @@ def choose_device(compute: Compute) -> Device:
         if (device.index or 0) >= torch.cuda.device_count():
             raise UserError(f"--device {compute.device}: this machine has {torch.cuda.device_count()} GPU(s)")
         torch.cuda.set_device(device)
+    if device.type == "cpu":
+        _keep_freed_memory()
     bf16 = compute.precision == "bf16" or (compute.precision == "auto" and _fast_bf16(device))
     return Device(device, bf16, compute.channels_last)
+
+
+def _keep_freed_memory() -> None:
+    """Asks glibc to keep freed memory: what is given back is cleared page by page when it is used again."""
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        trim_threshold, mmap_max = -1, -4
+        libc.mallopt(mmap_max, 0)
+        libc.mallopt(trim_threshold, 2**31 - 1)
 
 
 def _fast_bf16(device: torch.device) -> bool:

@@ -3,12 +3,16 @@
 import json
 import re
 import shlex
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from moco.cli import COMMANDS, main
+from moco.data import Encoded
 from moco.recipes import RECIPES
 
 
@@ -25,7 +29,7 @@ def small(npz) -> str:
     """Options of a run that takes a second."""
     return (
         f"--data npz:{npz} --encoder tiny --image-size 16 --dim 16 --queue-size 48 --batch-size 16 --bn-group 8 "
-        "--epochs 2 --warmup-epochs 0 --knn-k 5 --knn-every 1 --log-every 2 --device cpu --precision fp32"
+        "--epochs 2 --warmup 0 --knn-k 5 --knn-every 1 --log-every 2 --device cpu --precision fp32"
     )
 
 
@@ -57,6 +61,8 @@ def test_version(capsys):
     ("line", "options"),
     [
         ("pretrain shapes-cpu --help", ["--queue-size", "--temperature", "--resume", "--out", "(default: 4096)"]),
+        ("data --help", ["--sample", "--out", "--views", "folder:PATH", "hf:NAME", "moco[hf]", "(default: 2000)"]),
+        ("pack --help", ["--size", "--format", "--quality", "--images-per-shard", "--workers", "{keep,jpeg,webp}"]),
         ("knn --help", ["--k", "--random", "--temperature"]),
         ("linear --help", ["--cached", "--lr", "(default: 30.0)"]),
         ("demo --help", ["--out"]),
@@ -88,7 +94,7 @@ def test_a_recipe_is_shown_whole(capsys):
     ("line", "said"),
     [
         ("pretran shapes-cpu", "no command 'pretran': did you mean pretrain?"),
-        ("xyz", "no command 'xyz': there are demo, pretrain, knn, linear, recipes"),
+        ("xyz", "no command 'xyz': there are demo, data, pack, pretrain, knn, linear, recipes"),
         ("pretrain shapes-gpu", "no recipe named 'shapes-gpu': did you mean shapes-cpu?"),
         ("recipes cifar10-r81", "no recipe named 'cifar10-r81': did you mean cifar10-r18?"),
         ("pretrain --epochs 3", "the recipe comes first"),
@@ -98,6 +104,8 @@ def test_a_recipe_is_shown_whole(capsys):
         ("knn somewhere --rando", "no option --rando: did you mean --random?"),
         ("linear somewhere --cache", "no option --cache: did you mean --cached?"),
         ("demo --ou x", "no option --ou: did you mean --out?"),
+        ("data shapes --sampel 3", "no option --sampel: did you mean --sample?"),
+        ("pack shapes out --qualty 3", "no option --qualty: did you mean --quality?"),
     ],
 )
 def test_what_is_unknown_names_the_nearest(capsys, line, said):
@@ -117,7 +125,7 @@ def test_what_is_unknown_names_the_nearest(capsys, line, said):
         ("--seed 99999999999999999999", "--seed 99999999999999999999: in 0..2^63 - 1"),
         ("--batch-size 20", "--batch-size 20: 20 images go through the encoder at once, which does not divide into BN"),
         ("--accumulate 3", "--batch-size 16 does not divide into 1 rank(s) x 3 part(s)"),
-        ("--views none", "no views named 'none': there are v1, v2, cifar"),
+        ("--views none", "no views named 'none': there are v1, v2, v3"),
         ("--encoder resnet19", "resnet19"),
         ("--device gpu", "--device gpu: no such device: auto, cpu, cuda or cuda:N"),
         ("--device cuda:99", "--device cuda:99: this machine has "),
@@ -169,9 +177,9 @@ def test_a_whole_journey(tmp_path, capsys, small, npz):
     for name in ("views.png", "curves.png"):
         assert (run / name).read_bytes().startswith(b"\x89PNG")
     assert list((run / "tensorboard").glob("events.out.tfevents.*"))
-    assert [path.name for path in (run / "checkpoints").iterdir()] == ["step-000000010.pt"]
+    assert [path.name for path in (run / "checkpoints").iterdir()] == ["step-000000011.pt"]
     metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in metrics if "loss" in line] == [2, 4, 6, 8, 10]
+    assert [line["step"] for line in metrics if "loss" in line] == [2, 4, 6, 8, 10, 11]
     assert [line["step"] for line in metrics if "knn" in line] == [0, 5, 10]
 
     main(shlex.split(f"knn {run} --device cpu --precision fp32 --random"))
@@ -179,7 +187,7 @@ def test_a_whole_journey(tmp_path, capsys, small, npz):
     assert judged["accuracy"]["top-1"] == metrics[-1]["knn"]  # the monitor's own number
     assert judged["accuracy"]["random weights"] == metrics[0]["knn"]
     assert (judged["k"], judged["temperature"], judged["published"]) == (5, 0.1, None)
-    assert judged["weights"].endswith("step-000000010.pt")
+    assert judged["weights"].endswith("step-000000011.pt")
 
     main(shlex.split(f"linear {run} --cached --epochs 2 --batch-size 16 --lr 1 --device cpu"))
     judged = json.loads((run / "linear.json").read_text())
@@ -202,3 +210,108 @@ def test_a_whole_journey(tmp_path, capsys, small, npz):
 def test_more_in_a_batch_than_images(tmp_path, capsys, small):
     said = refused(capsys, f"pretrain shapes-cpu {small} --batch-size 88 --out {tmp_path / 'run'}")
     assert said == "--batch-size 88: the data set has only 87 training images"
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """Two classes of 12 images, JPEG and PNG of different sizes; one is a copy, one cannot be read."""
+    path = tmp_path / "[set]"  # rich would take this name for markup
+    for k in range(24):
+        file = path / "ab"[k % 2] / f"{k:02}.{'jpg' if k % 3 else 'png'}"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((20 + k, 30, 3), 10 * k, np.uint8)).save(file)
+    (path / "a" / "02.jpg").write_bytes((path / "a" / "04.jpg").read_bytes())
+    (path / "a" / "08.jpg").write_bytes(b"broken")
+    return path
+
+
+def test_data_tells_what_is_there_and_draws_it(tmp_path, monkeypatch, capsys, folder):
+    monkeypatch.setattr("moco.commands.console.width", 200)
+    main(["data", f"folder:{folder}", "--out", str(tmp_path / "sheet.png")])
+    said = capsys.readouterr()
+    assert "[set]: training images" in said.out
+    assert "[set]: test images" in said.out
+    lines = {line.split("│")[1].strip(): line.split("│")[2].strip() for line in said.out.splitlines() if "│" in line}
+    # Of the two tables' rows those of the test images, which come last; the broken image is a training one.
+    assert lines["images"] == "2"
+    assert lines["labels"].startswith("2 classes")
+    assert "2 classes; the least / the median / the most images of a class: 11 / 11 / 11" in said.out
+    assert "1 have the very content of another" in said.out
+    assert re.search(r"broken +│ 1 cannot be read:", said.out)
+    assert "08.jpg" in said.out
+    assert "JPEG" in said.out
+    assert "PNG" in said.out
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.format == "PNG"
+        assert sheet.getextrema() != ((255, 255),) * 3
+
+
+def test_data_of_a_sample_says_so(capsys, npz):
+    main(["data", f"npz:{npz}", "--sample", "7"])
+    out = capsys.readouterr().out
+    assert "87; what follows is of 7, drawn at random" in out
+    assert "all 16 x 16" in out
+
+
+def test_a_contact_sheet_shows_each_image_and_its_views(tmp_path, npz):
+    main(["data", f"npz:{npz}", "--out", str(tmp_path / "sheet.png"), "--image-size", "8", "--views", "shapes"])
+    with Image.open(tmp_path / "sheet.png") as sheet, np.load(npz) as arrays:
+        pixels = np.asarray(sheet)
+        # An original is shown whole and its pixels are not smoothed away: each colour of some image is on the sheet.
+        top, left = 20, 8
+        shown = pixels[top : top + 128 : 8, left : left + 128 : 8]
+        assert any(np.array_equal(shown, image) for image in arrays["images"])
+
+
+@pytest.fixture
+def packed(monkeypatch) -> list:
+    """What `moco.data.pack.pack`, which has tests of its own, was called with."""
+    calls: list = []
+    stand_in = SimpleNamespace(pack=lambda *words, **options: calls.append((words, options)) or "packed")
+    monkeypatch.setitem(sys.modules, "moco.data.pack", stand_in)
+    return calls
+
+
+def test_pack_hands_on_encoded_images_and_options_and_tells_what_comes_next(capsys, packed, folder):
+    main(shlex.split(f"pack folder:{folder} out --size 64 --format webp --quality 80 --images-per-shard 5 --workers 3"))
+    (((source, out), options),) = packed
+    assert isinstance(source.train, Encoded)
+    assert (len(source.train), len(source.test)) == (22, 2)
+    assert out == Path("out")
+    assert options == {"size": 64, "format": "webp", "quality": 80, "images_per_shard": 5, "workers": 3}
+    assert "moco pretrain RECIPE --data shards:out" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("data folder:nowhere", "no such path: nowhere"),
+        ("data foldr:x", "no such source: did you mean folder?"),
+        ("data shapes --sample -1", "--sample -1: at least 0"),
+        ("data shapes --image-size 0", "--image-size 0: at least 1"),
+        ("data shapes --views v9", "no views named 'v9'"),
+        ("data shapes --out sheet.jpg", "--out sheet.jpg: a contact sheet is a .png"),
+        ("data shapes --out no/sheet.png", "--out no/sheet.png: no such folder: no"),
+        ("pack folder:nowhere out", "no such path: nowhere"),
+        ("pack shapes out --size 0", "--size 0: at least 1"),
+        ("pack shapes out --quality 0", "--quality 0: in 1..100"),
+        ("pack shapes out --quality 101", "--quality 101: in 1..100"),
+        ("pack shapes out --images-per-shard 0", "--images-per-shard 0: at least 1"),
+        ("pack shapes out --workers -1", "--workers -1: at least 0"),
+    ],
+)
+def test_what_data_and_pack_refuse(tmp_path, monkeypatch, capsys, packed, line, said):
+    monkeypatch.chdir(tmp_path)
+    assert said in refused(capsys, line)
+    assert not packed
+    assert not list(tmp_path.iterdir())
+
+
+def test_nothing_that_can_be_read_makes_no_contact_sheet(tmp_path, capsys):
+    (tmp_path / "set").mkdir()
+    for k in range(3):
+        (tmp_path / "set" / f"{k}.png").write_bytes(b"broken")
+    main(["data", f"folder:{tmp_path / 'set'}"])
+    assert "3 cannot be read" in capsys.readouterr().out
+    assert "no image can be read" in refused(capsys, f"data folder:{tmp_path / 'set'} --out {tmp_path / 'sheet.png'}")
+    assert not (tmp_path / "sheet.png").exists()

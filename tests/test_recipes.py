@@ -38,7 +38,7 @@ def test_imagenet_v1_is_section_4_of_the_paper():
         encoder={"encoder": "resnet50", "small_stem": False},
         views={"views": "v1", "image_size": 224},
         contrast={**IMAGENET_DICTIONARY, "temperature": 0.07, "head": "linear", "symmetric": False},
-        training={**SECTION_4, "schedule": "step", "milestones": (120, 160), "gamma": 0.1, "warmup_epochs": 0},
+        training={**SECTION_4, "schedule": "step", "milestones": (120, 160), "gamma": 0.1, "warmup": 0},
         log={"knn_k": 200, "knn_temperature": 0.07},
     )
     assert PUBLISHED["imagenet-r50-v1", "linear"].value == 60.6
@@ -50,7 +50,7 @@ def test_imagenet_v2_changes_the_head_the_views_the_schedule_and_the_temperature
         encoder={"encoder": "resnet50", "small_stem": False},
         views={"views": "v2", "image_size": 224},
         contrast={**IMAGENET_DICTIONARY, "temperature": 0.2, "head": "mlp", "symmetric": False},
-        training={**SECTION_4, "schedule": "cosine", "warmup_epochs": 0},
+        training={**SECTION_4, "schedule": "cosine", "warmup": 0},
         log={"knn_k": 200, "knn_temperature": 0.07},
     )
     assert PUBLISHED["imagenet-r50-v2", "linear"].value == 67.5
@@ -69,11 +69,11 @@ def test_cifar10_is_the_benchmark_of_200_epochs():
             "weight_decay": 5e-4,
             "sgd_momentum": 0.9,
             "schedule": "cosine",
-            "warmup_epochs": 0,
+            "warmup": 0,
         },
         log={"knn_k": 200, "knn_temperature": 0.1},
     )
-    assert get_pretext("cifar").blur_probability == 0
+    assert get_pretext("cifar")[0].blur_probability == 0
     assert PUBLISHED["cifar10-r18", "knn"].value == 83.8
 
 

@@ -1,19 +1,74 @@
 """Encoded bytes become pixels."""
 
 import io
+import logging
+import warnings
+from collections.abc import Callable
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import (
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    ImageFile,
+    JpegImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
 from torch import Tensor
+from torchvision.io import ImageReadMode, decode_jpeg
+
+MAX_PIXELS = 100_000_000
+"""The most that an image may have, by its header: a small file can claim any size, and would fill the memory."""
+
+# What Pillow has to say of damaged metadata is for no reader of a progress bar. Once and for all, as what is local in
+# `warnings` is not so to a thread.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+logging.getLogger("PIL").addHandler(logging.NullHandler())
+
+# Opened by their classes: `Image.open` knows formats that run other programs, and has a limit of pixels of its own.
+_PLUGINS: dict[bytes, Callable[[io.BytesIO], ImageFile.ImageFile]] = {
+    b"\xff\xd8": JpegImagePlugin.JpegImageFile,
+    b"\x89PNG": PngImagePlugin.PngImageFile,
+    b"RIFF": WebPImagePlugin.WebPImageFile,
+    b"GIF8": GifImagePlugin.GifImageFile,
+    b"BM": BmpImagePlugin.BmpImageFile,
+    b"II*\0": TiffImagePlugin.TiffImageFile,
+    b"MM\0*": TiffImagePlugin.TiffImageFile,
+    b"II+\0": TiffImagePlugin.TiffImageFile,
+    b"MM\0+": TiffImagePlugin.TiffImageFile,
+}
+
+_ORIENTATION = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 class UnreadableImageError(Exception):
     """Bytes that are no image, or a damaged one: the message is its name and what is wrong, in one line."""
 
+    instead: int | None = None
+    """The position of the image that takes its place, if that is not the next one."""
+
+
+class _RefusedError(Exception):
+    """The message is what is wrong, in words that need no more."""
+
 
 def decode(data: bytes, name: str) -> Tensor:
-    """The image as uint8 (3, height, width) in RGB, upright as its EXIF says.
+    """The image as uint8 (3, height, width) in RGB, upright as its EXIF says, on white where it is transparent.
+
+    JPEG, PNG, WebP, GIF, BMP and TIFF, told by their content; of an animation, the first frame. 16 bits are scaled to 8.
+    Safe, and of use, in many threads.
 
     Args:
         data: the content of an image file.
@@ -22,8 +77,83 @@ def decode(data: bytes, name: str) -> Tensor:
     Raises UnreadableImageError.
     """
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            upright = ImageOps.exif_transpose(image).convert("RGB")
-        return torch.from_numpy(np.array(upright)).permute(2, 0, 1)
+        image = _decode_jpeg(data)
+        return _decode_any(data) if image is None else image
+    except _RefusedError as error:
+        wrong, cause = str(error), None
     except Exception as error:  # a decoder may raise anything on damaged bytes
-        raise UnreadableImageError(f"{name}: {type(error).__name__}: {error}".replace("\n", " ")) from error
+        wrong, cause = f"cannot be decoded: {type(error).__name__}: {error}", error
+    raise UnreadableImageError(" ".join(f"{name}: {wrong}".splitlines())) from cause
+
+
+def _decode_jpeg(data: bytes) -> Tensor | None:
+    """As `decode`, faster, and without the interpreter's lock; None if this is not a JPEG, or not a sound one."""
+    size = _jpeg_size(data)
+    if size is None:
+        return None
+    _check(*size)
+    try:
+        # The copy is for PyTorch, which warns of memory that it may not write to.
+        encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+        pixels: Tensor = decode_jpeg(encoded, ImageReadMode.RGB, apply_exif_orientation=True)
+        return pixels
+    except RuntimeError:
+        return None
+
+
+def _jpeg_size(data: bytes) -> tuple[int, int] | None:
+    """Width and height by a JPEG's frame header; None where anything before it is unusual."""
+    if data[:2] != b"\xff\xd8":
+        return None
+    start = 2
+    while start + 9 <= len(data) and data[start] == 0xFF:
+        marker = data[start + 1]
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # tables, not frames
+            return int.from_bytes(data[start + 7 : start + 9], "big"), int.from_bytes(
+                data[start + 5 : start + 7], "big"
+            )
+        if marker < 0xC0 or 0xD0 <= marker <= 0xDA or marker == 0xFF:  # no segment, or pixels
+            return None
+        start += 2 + int.from_bytes(data[start + 2 : start + 4], "big")
+    return None
+
+
+def _decode_any(data: bytes) -> Tensor:
+    if not data:
+        raise _RefusedError("the file is empty")
+    plugin = next((plugin for magic, plugin in _PLUGINS.items() if data.startswith(magic)), None)
+    if plugin is None:
+        raise _RefusedError(f"is no image of a known format: begins with {data[:16].decode('latin-1')!a}")
+    with plugin(io.BytesIO(data)) as image:
+        _check(*image.size)
+        image.load()
+        turn = _UPRIGHT.get(_orientation(image))
+        rgb = _as_rgb(image)
+    if turn is not None:
+        rgb = rgb.transpose(turn)
+    return torch.from_numpy(np.array(rgb)).permute(2, 0, 1)
+
+
+def _check(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise _RefusedError(f"has {width}x{height} pixels, more than {MAX_PIXELS // 10**6} million")
+
+
+def _orientation(image: Image.Image) -> object:
+    try:
+        return image.getexif().get(_ORIENTATION)
+    except Exception:  # damaged, which the pixels need not be
+        return None
+
+
+def _as_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):  # I before Pillow 11
+        # The high byte, as Pillow does with 16 bits in three channels; its own conversion clips at 255.
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise _RefusedError("has 32 bits per channel, and nothing says which value is white")
+    if image.mode in ("1", "L", "RGB", "CMYK", "YCbCr") and "transparency" not in image.info:
+        return image.convert("RGB")
+    white = Image.new("RGBA", image.size, "white")
+    white.alpha_composite(image.convert("RGBA"))
+    return white.convert("RGB")

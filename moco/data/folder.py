@@ -14,6 +14,8 @@ SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 class Files:
     """A `Reader` of files."""
 
+    remote = False
+
     def __init__(self, paths: Sequence[Path]) -> None:
         self.paths = paths
 

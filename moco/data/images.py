@@ -18,6 +18,9 @@ log = logging.getLogger("moco")
 class Reader(Protocol):
     """Where the bytes of encoded images come from: any image, at any time, from any process."""
 
+    remote: bool
+    """Whether reading an image by itself is slow, and a shard is better read through."""
+
     def __len__(self) -> int: ...
 
     def read(self, position: int) -> bytes:
@@ -56,6 +59,7 @@ class Encoded:
         max_bad: the share of unreadable images above which UserError is raised.
         rows: int64 (n,), which of the reader's images these are; None: all of them, in order.
         bad: the positions of the images found unreadable.
+        told: what was said of them.
     """
 
     reader: Reader
@@ -63,6 +67,7 @@ class Encoded:
     max_bad: float = 0.01
     rows: Tensor | None = None
     bad: set[int] = field(default_factory=set)
+    told: set[str] = field(default_factory=set)
 
     def __len__(self) -> int:
         return len(self.reader) if self.rows is None else len(self.rows)
@@ -88,15 +93,15 @@ class Encoded:
     def decode_near(self, position: int, errors: dict[int, str]) -> tuple[int, Tensor]:
         """The image at `position`, or the next one that can be read, and where it was.
 
-        What could not be read is added to `errors`, by position.
+        What could not be read is added to `errors`, by position. Raises UserError after 100 that cannot be read.
         """
-        tries = min(len(self), 100)
-        for offset in range(tries):
-            actual = (position + offset) % len(self)
+        actual, tries = position, min(len(self), 100)
+        for _ in range(tries):
             try:
                 return actual, self.decode(actual)
             except UnreadableImageError as error:
                 errors[actual] = str(error)
+                actual = (actual + 1) % len(self) if error.instead is None else error.instead
         raise UserError(f"{tries} images in a row cannot be read: {errors[position]}")
 
     def report(self, errors: dict[int, str]) -> None:
@@ -104,7 +109,9 @@ class Encoded:
         for position, error in errors.items():
             if position not in self.bad:
                 self.bad.add(position)
-                log.warning("skipped an unreadable image (%d so far): %s", len(self.bad), error)
+                if error not in self.told:  # a shard that cannot be read is many images, and one message
+                    self.told.add(error)
+                    log.warning("skipped an unreadable image (%d so far): %s", len(self.bad), error)
         if errors and len(self.bad) > self.max_bad * len(self):
             raise UserError(
                 f"{len(self.bad)} of {len(self)} images cannot be read, more than --max-bad {self.max_bad:g}: "

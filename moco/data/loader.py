@@ -4,13 +4,13 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2 import functional as F
 
 from moco.data.images import Encoded, ImageSet, InMemory
-from moco.data.order import Asked, Plan
+from moco.data.order import Asked, Plan, training_plan
+from moco.data.stream import LANES, Streamed
 from moco.errors import UserError
 from moco.views import Parameters, Views
 
@@ -19,59 +19,97 @@ class Batch(NamedTuple):
     images: Tensor
     """int64 (n,), on the CPU: the images' numbers; one other than asked for took an unreadable one's place."""
     views: list[Tensor]
-    """Each float32 (n, 3, size, size), normalised, on the device."""
+    """Each (n, 3, size, size), normalised, on the device."""
 
 
 class Loader:
     """Brings views of a set's images to the device.
 
-    Images in memory lie on the device whole, and everything happens there. Files are decoded and cropped by `workers`
-    processes, which send uint8 crops; photometric work is done on the device in either case.
+    Images in memory lie on the device whole, and everything happens there. Encoded ones are decoded, once for all
+    views, and cropped by `workers` processes, which send uint8 crops; photometric work is done on the device.
 
     Args:
         images: the set.
         views: which views of them.
         device: where the views are wanted.
-        workers: processes that decode files; 0 decodes in this one.
+        workers: processes that decode; 0 decodes in this one.
     """
 
     def __init__(self, images: ImageSet, views: Views, device: torch.device, workers: int = 0) -> None:
         self.images = images.to(device) if isinstance(images, InMemory) else images
         self.views, self.device, self.workers = views, device, workers
 
+    def training(self, batch: int, seed: int, start: int, stop: int, lanes: int = LANES) -> Iterator[Batch]:
+        """This rank's share of the batches of steps start..stop-1; remote shards are read as so many streams.
+
+        Raises UserError when too many images cannot be read.
+        """
+        if isinstance(self.images, Encoded) and self.images.reader.remote:
+            streamed = Streamed(self.images, batch, seed, self.workers, lanes)
+            yield from self._decoded(streamed.images, streamed.plan(start, stop), streamed.parts)
+        else:
+            yield from self.batches(training_plan(len(self.images), batch, seed, start, stop))
+
     def batches(self, plan: Plan) -> Iterator[Batch]:
         """The batches of the plan. Raises UserError when too many images cannot be read."""
-        if isinstance(self.images, InMemory):
-            for epoch, index in plan:
-                yield Batch(index, self.views(self.images.images[index.to(self.device)], index, epoch))
-        else:
+        if isinstance(self.images, Encoded):
             yield from self._decoded(self.images, plan)
+            return
+        for epoch, index in plan:
+            yield Batch(index, self.views(self.images.images[index.to(self.device)], index, epoch))
 
-    def _decoded(self, images: Encoded, plan: Plan) -> Iterator[Batch]:
+    def _decoded(self, images: Encoded, plan: Plan, parts: int = 1) -> Iterator[Batch]:
+        """The batches of a plan that asks for each in so many parts; each worker gets the same part of every batch."""
         loader = DataLoader(
             _Crops(images, self.views),
             batch_sampler=plan,  # type: ignore[arg-type]  # any iterable; its items go to _Crops as they are
-            num_workers=self.workers,
+            num_workers=self.workers if parts == 1 else parts,
             collate_fn=_as_it_is,
             pin_memory=self.device.type == "cuda",
         )
-        for crops_or_error in loader:
-            if isinstance(crops_or_error, UserError):
-                raise crops_or_error
-            index, crops, parameters, errors = crops_or_error
-            images.report(errors)
-            views = [
-                self.views.photometric(crop.to(self.device, non_blocking=True).float() / 255, own)
-                for crop, own in zip(crops, parameters, strict=True)
-            ]
-            yield Batch(index, views)
+        for read in self._ahead(_joined(self._checked(images, loader), parts, self.views.count)):
+            yield Batch(read.images, self.views.photometric(read.crops, read.parameters))
+
+    def _checked(self, images: Encoded, loader: Any) -> Iterator["_Read"]:
+        for read in loader:
+            if isinstance(read, UserError):
+                raise read
+            images.report(read.errors)
+            yield read
+
+    def _ahead(self, reads: Iterator["_Read"]) -> Iterator["_Read"]:
+        """Moves the crops to the device. On a GPU the next batch is on its way while this one is worked on."""
+        if self.device.type != "cuda":
+            yield from reads
+            return
+        copies, waiting = torch.cuda.Stream(self.device), None
+        for read in reads:
+            with torch.cuda.stream(copies):
+                moved = read._replace(crops=read.crops.to(self.device, non_blocking=True))
+            if waiting is not None:
+                yield waiting
+            torch.cuda.current_stream(self.device).wait_stream(copies)
+            moved.crops.record_stream(torch.cuda.current_stream(self.device))
+            waiting = moved
+        if waiting is not None:
+            yield waiting
 
 
-_Read = tuple[Tensor, list[Tensor], list[Parameters], dict[int, str]]
+class _Read(NamedTuple):
+    """What a worker sends."""
+
+    images: Tensor
+    """int64 (n,)."""
+    crops: Tensor
+    """uint8 (views * n, 3, size, size), flipped already."""
+    parameters: Parameters
+    """(views * n)."""
+    errors: dict[int, str]
+    """What could not be read, by position."""
 
 
 class _Crops(torch.utils.data.Dataset[Any]):
-    """What a worker does: reads a batch of files once, and takes each view's crop of them."""
+    """What a worker does: decodes each image of a batch once, and takes each view's crop of it."""
 
     def __init__(self, images: Encoded, views: Views) -> None:
         self.images, self.views = images, views
@@ -86,18 +124,38 @@ class _Crops(torch.utils.data.Dataset[Any]):
         actual = torch.tensor([position for position, _ in found])
         pictures = [picture for _, picture in found]
         height, width = torch.tensor([picture.shape[1:] for picture in pictures]).unbind(dim=1)
-        parameters = [self.views.parameters(actual, epoch, view, height, width) for view in range(self.views.count)]
-        return actual, [self._crop(pictures, own) for own in parameters], parameters, errors
+        parameters = self.views.parameters(actual, epoch, height, width)
+        return _Read(actual, self._crop(pictures, parameters), parameters, errors)
 
     def _crop(self, pictures: list[Tensor], parameters: Parameters) -> Tensor:
-        """uint8 (n, 3, size, size)."""
-        size = [self.views.size, self.views.size]
-        crops = [
-            F.resized_crop(picture, *box, size, InterpolationMode.BILINEAR, antialias=True)
-            for picture, box in zip(pictures, parameters.box.tolist(), strict=True)
-        ]
-        stacked = torch.stack(crops)
-        return torch.where(parameters.flip[:, None, None, None], stacked.flip(3), stacked)
+        """The crops of the pictures, resized to uint8 (views * n, 3, size, size), flipped where they are to be."""
+        rows, size = parameters.box.tolist(), self.views.size
+        # Decoders give pixels with the channels last; so they stay until the device.
+        crops = torch.empty((len(rows), 3, size, size), dtype=torch.uint8, memory_format=torch.channels_last)
+        for row, ((top, left, height, width), flip) in enumerate(zip(rows, parameters.flip.tolist(), strict=True)):
+            part = pictures[row % len(pictures)][None, :, top : top + height, left : left + width]
+            crop = F.interpolate(part, (size, size), mode="bilinear", antialias=True)[0]
+            crops[row] = crop.flip(2) if flip else crop
+        return crops
+
+
+def _joined(reads: Iterator[_Read], parts: int, views: int) -> Iterator[_Read]:
+    """Every so many parts as one batch."""
+    if parts == 1:
+        yield from reads
+        return
+    for first in reads:
+        batch = [first, *(next(reads) for _ in range(parts - 1))]
+
+        def by_view(fields: list[Tensor]) -> Tensor:
+            return torch.cat([field.unflatten(0, (views, -1)) for field in fields], dim=1).flatten(0, 1)
+
+        yield _Read(
+            torch.cat([read.images for read in batch]),
+            by_view([read.crops for read in batch]),
+            Parameters(*(by_view(list(fields)) for fields in zip(*(read.parameters for read in batch), strict=True))),
+            {},
+        )
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -20,14 +20,14 @@ class Asked(NamedTuple):
 
     epoch: Tensor
     """int64 (n,), on the CPU: in which epoch each image is asked for."""
-    index: Tensor
-    """int64 (n,), on the CPU: the images' numbers in their set."""
+    images: Tensor
+    """int64 (n,), on the CPU: their numbers in the set."""
 
 
 Plan = Iterable[Asked]
 """What is asked for, batch by batch."""
 
-_ROUNDS = 6
+_ROUNDS = 8
 
 
 @lru_cache(maxsize=64)

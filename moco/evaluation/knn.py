@@ -53,9 +53,9 @@ def evaluate_knn(
     batch_size: int = 256,
     workers: int = 0,
 ) -> float:
-    """kNN accuracy in 0..1 on the source's test images, with the training images as the bank."""
+    """kNN accuracy in 0..1 on the source's test images, with the labelled training images as the bank."""
     assert source.test is not None
-    bank = extract(encoder, source.train, views, device, batch_size, workers)
+    bank = extract(encoder, source.labelled_train, views, device, batch_size, workers)
     test = extract(encoder, source.test, views, device, batch_size, workers)
     predicted = knn_predict(bank, test.values, source.num_classes, k, temperature, device.device)
     return (predicted == test.labels).double().mean().item()

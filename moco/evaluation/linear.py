@@ -32,18 +32,19 @@ def evaluate_linear(
     workers: int = 0,
     progress: Callable[[Iterable[int]], Iterable[int]] = iter,
 ) -> Accuracy:
-    """Trains the classifier on the source's training images and tests it on the centre crops of its test images.
+    """Trains the classifier on the source's labelled training images, tests it on the centre crops of its test images.
 
     `progress` wraps the iteration over the epochs. Raises UserError for a set smaller than a batch.
     """
     _check(options)
     assert source.test is not None
-    n = len(source.train)
+    train = source.labelled_train
+    n = len(train)
     if n < options.batch_size:
         raise UserError(f"--batch-size {options.batch_size}: the data set has only {n} training images")
     test = extract(encoder, source.test, centre, device, workers=workers)
     if options.cached:
-        bank = extract(encoder, source.train, centre, device, workers=workers)
+        bank = extract(encoder, train, centre, device, workers=workers)
         n = len(bank.values)
 
         def batches(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -51,8 +52,8 @@ def evaluate_linear(
             for index in order[: n // options.batch_size * options.batch_size].split(options.batch_size):
                 yield bank.values[local(index)].to(device.device), bank.labels[local(index)]
     else:
-        views = Views(crops_only(centre.pretext), centre.size, options.seed, 1, device.channels_last)
-        loader = Loader(source.train, views, device.device, workers)
+        views = Views((crops_only(centre.pretexts[0]),), centre.size, options.seed, device.channels_last)
+        loader = Loader(train, views, device.device, workers)
 
         def batches(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
             steps = n // options.batch_size
@@ -60,8 +61,8 @@ def evaluate_linear(
             for index, (view,) in loader.batches(plan):
                 with torch.no_grad(), device.autocast():
                     features = encoder(view)
-                assert source.train.labels is not None
-                yield features.float(), source.train.labels[index]
+                assert train.labels is not None
+                yield features.float(), train.labels[index]
 
     training = encoder.training
     encoder.eval()

@@ -10,23 +10,28 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from PIL import Image, ImageDraw, ImageOps
 from torch import Tensor
 
-from moco.data import ImageSet, InMemory, Loader
+from moco.data import Asked, ImageSet, InMemory, Loader
+from moco.files import write_whole
 from moco.run import Run
-from moco.views import Views
+from moco.views import Pretext, Views
 
 PAIRS = 24
+_CELL, _GAP, _CAPTION, _ACROSS = 128, 4, 16, 3
+"""Of a contact sheet, in pixels: a picture's side, what lies between two, a line of text; and images side by side."""
 
 
 def draw_views(images: ImageSet, views: Views, path: Path) -> None:
     """The first pairs of views of epoch 0 as the encoder sees them, one above the other, as PNG."""
     first = images.subset(torch.arange(min(PAIRS, len(images))))
-    batch = next(iter(Loader(first, views, torch.device("cpu")).batches([(0, torch.arange(len(first)))])))
+    plan = Asked(torch.zeros(len(first), dtype=torch.int64), torch.arange(len(first)))
+    batch = next(iter(Loader(first, views, torch.device("cpu")).batches([plan])))
     columns = min(12, len(first))
     rows = math.ceil(len(first) / columns)
     originals = [first.images] if isinstance(first, InMemory) else []
-    stacks = [_shown(view, views) for view in batch.views]
+    stacks = [_shown(view, pretext) for view, pretext in zip(batch.views, views.pretexts, strict=True)]
     names = ["view 1", "view 2"]
     if originals and originals[0].shape[2:] == stacks[0].shape[1:3]:
         stacks, names = [originals[0].permute(0, 2, 3, 1).numpy(), *stacks], ["image", *names]
@@ -48,10 +53,45 @@ def draw_views(images: ImageSet, views: Views, path: Path) -> None:
     plt.close(figure)
 
 
-def _shown(view: Tensor, views: Views) -> np.ndarray:
+def draw_contacts(images: ImageSet, positions: Tensor, views: Views, path: Path, classes: list[str] | None) -> None:
+    """A contact sheet as PNG: each image and its views of epoch 0, under its class or its name.
+
+    Args:
+        positions: int64 (n,), of images that can be read.
+    """
+    wide = (1 + views.count) * (_CELL + _GAP) + 4 * _GAP
+    high = _CAPTION + _CELL + 3 * _GAP
+    sheet = Image.new("RGB", (min(_ACROSS, len(positions)) * wide, -(-len(positions) // _ACROSS) * high), "white")
+    draw = ImageDraw.Draw(sheet)
+    for k, position in enumerate(positions.tolist()):
+        image = images.images[position] if isinstance(images, InMemory) else images.decode(position)
+        made = views(image[None], torch.tensor([position]), 0)
+        shown = [_shown(view, pretext)[0] for view, pretext in zip(made, views.pretexts, strict=True)]
+        left, top = k % _ACROSS * wide + 2 * _GAP, k // _ACROSS * high + _GAP
+        draw.text((left, top), _caption(images, position, classes)[-wide // 7 :], fill="black")
+        pictures = [image.permute(1, 2, 0).numpy(), *((255 * view).round().astype(np.uint8) for view in shown)]
+        for j, picture in enumerate(pictures):
+            sheet.paste(_cell(picture), (left + j * (_CELL + _GAP), top + _CAPTION))
+    write_whole(path, lambda file: sheet.save(file, "PNG"))
+
+
+def _caption(images: ImageSet, position: int, classes: list[str] | None) -> str:
+    if classes is not None and images.labels is not None:
+        return classes[int(images.labels[position])]
+    return f"image {position}" if isinstance(images, InMemory) else Path(images.name(position)).name
+
+
+def _cell(pixels: np.ndarray) -> Image.Image:
+    """uint8 (h, w, 3), whole, as large as fits; of a small picture the pixels are seen."""
+    small = max(pixels.shape[:2]) < _CELL
+    method = Image.Resampling.NEAREST if small else Image.Resampling.LANCZOS
+    return ImageOps.pad(Image.fromarray(pixels), (_CELL, _CELL), method, color="gainsboro")
+
+
+def _shown(view: Tensor, pretext: Pretext) -> np.ndarray:
     """Normalised (n, 3, h, w) to values in 0..1 that can be shown, (n, h, w, 3)."""
-    mean, std = (torch.tensor(numbers)[:, None, None] for numbers in views.pretext.normalisation)
-    return (view * std + mean).clamp(0, 1).permute(0, 2, 3, 1).numpy()
+    mean, std = (torch.tensor(numbers)[:, None, None] for numbers in pretext.normalisation)
+    return (view.float() * std + mean).clamp(0, 1).permute(0, 2, 3, 1).numpy()
 
 
 def draw_curves(run: Run) -> Path:

@@ -13,7 +13,7 @@ from torch import Tensor
 from moco.config import Config, check
 from moco.contrast import InfoNCE, MoCo
 from moco.contrast.ranks import average, rank, world_size
-from moco.data import Loader, Source, training_plan
+from moco.data import Loader, Source
 from moco.device import Device
 from moco.encoders import build_encoder
 from moco.errors import UserError
@@ -68,15 +68,17 @@ class Pretraining:
         check(config, world_size())
         training = config.training
         self.config, self.source, self.run, self.device = config, source, run, device
-        self.steps_per_epoch = len(source.train) // training.batch_size
-        self.steps = training.epochs * self.steps_per_epoch
+        n = len(source.train)
+        self.steps_per_epoch = n / training.batch_size
+        # The last batch of the last epoch is filled up with the first images of another.
+        self.steps = training.iterations or -(-training.epochs * n // training.batch_size)
         self.step = 0
         self.mechanism = build_mechanism(config).to(device.device, memory_format=device.memory_format)  # type: ignore[call-overload]
         self.parameters = list(self.mechanism.query.parameters())
         self.optimizer = torch.optim.SGD(
             self.parameters, training.lr, momentum=training.sgd_momentum, weight_decay=training.weight_decay
         )
-        views = Views(config.views.views, config.views.image_size, training.seed, channels_last=device.channels_last)
+        views = Views(config.views.views, config.views.image_size, training.seed, device.channels_last, device.dtype)
         self.loader = Loader(source.train, views, device.device, config.compute.workers)
         self.centre = CentreCrop(config.views.views, config.views.image_size, device.channels_last)
         self.pending: list[Tensor] = []  # loss and accuracy of the steps since the last line of metrics
@@ -85,8 +87,9 @@ class Pretraining:
     def update(self, view1: Tensor, view2: Tensor) -> None:
         """One step: every part's loss and gradient, the mean over the ranks, SGD."""
         training = self.config.training
+        steps_per_unit = 1 if training.iterations else self.steps_per_epoch
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(training, self.step, self.steps_per_epoch)
+            group["lr"] = learning_rate(training, self.step, steps_per_unit)
         results = []
         # The forward passes of a part run inside autocast, its backward pass outside, as PyTorch asks.
         parts = self.mechanism.parts(view1, view2, training.accumulate)
@@ -104,6 +107,21 @@ class Pretraining:
     def _next(self, parts: Any) -> InfoNCE | None:
         with self.device.autocast():
             return next(parts, None)
+
+    @property
+    def epoch(self) -> float:
+        """How often every image was seen."""
+        return self.step / self.steps_per_epoch
+
+    def knn_due(self) -> bool:
+        """Whether the finished step is the first at or after a multiple of --knn-every, or the last."""
+        every, batch = self.config.log.knn_every, self.config.training.batch_size
+        if self.step == self.steps:
+            return True
+        if self.config.training.iterations:
+            return self.step % every == 0
+        images = every * len(self.source.train)
+        return self.step * batch // images > (self.step - 1) * batch // images
 
     def knn(self) -> float:
         """kNN accuracy of the query encoder's features, in 0..1."""
@@ -184,26 +202,23 @@ def pretrain(config: Config, source: Source, run: Run, device: Device, resume: b
 
 
 def _loop(training: Pretraining, metrics: Metrics, bar: Bar, signals: "_Signals") -> None:
-    config, spe = training.config, training.steps_per_epoch
+    config = training.config
     monitored = config.log.knn_every > 0 and training.source.labelled
     if monitored and training.step == 0:
         _monitor(training, metrics, bar)
     saved = time.monotonic()
-    plan = training_plan(
-        len(training.source.train), config.training.batch_size, config.training.seed, training.step, training.steps
-    )
-    for batch in training.loader.batches(plan):
+    options, lanes = config.training, config.data.lanes
+    for batch in training.loader.training(options.batch_size, options.seed, training.step, training.steps, lanes):
         training.update(*batch.views)
         step, last = training.step, training.step == training.steps
-        epoch, rest = divmod(step, spe)
         if step % config.log.log_every == 0 or last:
             loss, accuracy = training.mean_pending().mean(dim=0).tolist()
             training.pending.clear()
             lr = training.optimizer.param_groups[0]["lr"]
-            metrics.write(step, {"epoch": step / spe, "loss": loss, "accuracy": accuracy, "lr": lr})
-            rate = bar.update(step, epoch=epoch, loss=loss, accuracy=accuracy)
+            metrics.write(step, {"epoch": training.epoch, "loss": loss, "accuracy": accuracy, "lr": lr})
+            rate = bar.update(step, epoch=int(training.epoch), loss=loss, accuracy=accuracy)
             metrics.write_timing(step, {"images_per_second": rate})
-        if monitored and rest == 0 and (epoch % config.log.knn_every == 0 or last):
+        if monitored and training.knn_due():
             _monitor(training, metrics, bar)
         told, due = signals.agree(time.monotonic() - saved >= 60 * config.log.checkpoint_minutes)
         if told or last or due:
@@ -216,7 +231,7 @@ def _loop(training: Pretraining, metrics: Metrics, bar: Bar, signals: "_Signals"
 
 def _monitor(training: Pretraining, metrics: Metrics, bar: Bar) -> None:
     accuracy = training.knn()
-    metrics.write(training.step, {"epoch": training.step / training.steps_per_epoch, "knn": accuracy})
+    metrics.write(training.step, {"epoch": training.epoch, "knn": accuracy})
     bar.update(training.step, knn=f"{accuracy:.1%}")
 
 

@@ -5,14 +5,18 @@ import math
 from moco.config import Training
 
 
-def learning_rate(training: Training, step: int, steps_per_epoch: int) -> float:
-    """The learning rate of a step (0, 1, ...): warm-up from 0, linear, then the schedule."""
-    epoch = step / steps_per_epoch
-    if epoch < training.warmup_epochs:
-        return training.lr * (epoch + 1 / steps_per_epoch) / (training.warmup_epochs + 1 / steps_per_epoch)
+def learning_rate(training: Training, step: int, steps_per_unit: float) -> float:
+    """The learning rate of a step (0, 1, ...): warm-up from 0, linear, then the schedule.
+
+    Args:
+        steps_per_unit: steps in an epoch, or 1 for a run whose length is given in steps (`training.iterations`).
+    """
+    position, length = step / steps_per_unit, training.iterations or training.epochs
+    if position < training.warmup:
+        return training.lr * (position + 1 / steps_per_unit) / (training.warmup + 1 / steps_per_unit)
     if training.schedule == "cosine":
-        progress = (epoch - training.warmup_epochs) / (training.epochs - training.warmup_epochs)
-        return training.lr * 0.5 * (1 + math.cos(math.pi * progress))
+        progress = (position - training.warmup) / (length - training.warmup)
+        return training.lr * 0.5 * (1 + math.cos(math.pi * min(progress, 1)))
     if training.schedule == "exponential":
-        return training.lr * training.gamma ** math.floor(epoch / training.decay_epochs)
-    return training.lr * training.gamma ** sum(epoch >= milestone for milestone in training.milestones)
+        return training.lr * training.gamma ** math.floor(position / training.decay_every)
+    return training.lr * training.gamma ** sum(position >= milestone for milestone in training.milestones)

@@ -4,36 +4,50 @@ views = Views("v2", size=224, seed=0)
 view1, view2 = views(images, index, epoch)
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
-from moco.views.operations import colour_jitter, crop_and_resize, gaussian_blur, grey_scale, normalise
+from moco.views.operations import colour_jitter, crop_and_resize, gaussian_blur, grey_scale, normalise, solarise
 from moco.views.parameters import Parameters, draw_parameters
 from moco.views.pretext import PRETEXTS, Pretext, get_pretext
 
 __all__ = ["PRETEXTS", "CentreCrop", "Parameters", "Pretext", "Views", "draw_parameters", "get_pretext"]
 
-_CACHE_PIXELS = 256 * 32 * 32
+_CACHE_PIXELS = 512 * 32 * 32
 """How many pixels are worked on at once on a CPU: few enough to stay in its cache, enough to keep its cores busy."""
+_LARGE = 128 * 128
+"""Views of so many pixels are worked on one by one: each then goes through its own operations alone, uncopied."""
 
 
 class Views:
     """Views of each image of a batch, as pure functions of (seed, epoch, image index, view).
 
     Args:
-        recipe: one of `PRETEXTS` by name (UserError if there is none), or one of your own.
+        recipe: one of `PRETEXTS` by name (UserError if there is none), or what each view is made of.
         size: height and width of a view in pixels.
         seed: of the run.
-        count: how many views of an image there are.
         channels_last: the memory format of the views.
+        dtype: of the views: float32, or what the encoder computes in.
     """
 
     def __init__(
-        self, recipe: str | Pretext, size: int, seed: int, count: int = 2, channels_last: bool = False
+        self,
+        recipe: str | tuple[Pretext, ...],
+        size: int,
+        seed: int,
+        channels_last: bool = False,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
-        self.pretext = get_pretext(recipe) if isinstance(recipe, str) else recipe
-        self.size, self.seed, self.count = size, seed, count
+        self.pretexts = get_pretext(recipe) if isinstance(recipe, str) else recipe
+        self.size, self.seed, self.dtype = size, seed, dtype
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+
+    @property
+    def count(self) -> int:
+        """How many views of an image there are."""
+        return len(self.pretexts)
 
     def __call__(self, images: Tensor, index: Tensor, epoch: int | Tensor) -> list[Tensor]:
         """Views of whole images of one size.
@@ -43,41 +57,65 @@ class Views:
             index: int64 (n,), their numbers in the data set, best left on the CPU.
             epoch: of the run, one for all or int64 (n,).
 
-        Returns `count` float32 tensors (n, 3, size, size), normalised, on the device of the images.
+        Returns a tensor (n, 3, size, size) for each view, normalised, on the device of the images.
         """
-        sides = [torch.full_like(index, side) for side in images.shape[2:]]
-        return [self._view(images, self.parameters(index, epoch, view, *sides)) for view in range(self.count)]
+        n = len(images)
+        parameters = self.parameters(index, epoch, *(torch.full_like(index, side) for side in images.shape[2:]))
 
-    def parameters(self, index: Tensor, epoch: int | Tensor, view: int, height: Tensor, width: Tensor) -> Parameters:
-        """What `view` (0 .. count-1) of each image is made of; sizes in pixels, int64 (n,)."""
-        return draw_parameters(self.pretext, self.seed, epoch, index, view, height, width)
+        def crop(rows: slice) -> Tensor:
+            of = torch.arange(rows.start, rows.stop).remainder_(n).to(images.device)
+            return crop_and_resize(images[of], parameters.box[rows], parameters.flip[rows], self.size)
 
-    def _view(self, images: Tensor, parameters: Parameters) -> Tensor:
-        rows = len(images)
-        if images.device.type == "cpu":
-            rows = max(1, _CACHE_PIXELS // max(images[0, 0].numel(), self.size**2))
-        parts = []
-        for start in range(0, len(images), rows):
-            part = slice(start, start + rows)
-            own = parameters.chunk(part)
-            parts.append(self.photometric(crop_and_resize(images[part], own.box, own.flip, self.size), own))
-        return torch.cat(parts) if len(parts) > 1 else parts[0]
+        return self._make(crop, parameters, images.device, max(images[0, 0].numel(), self.size**2))
 
-    def photometric(self, crops: Tensor, parameters: Parameters) -> Tensor:
-        """Everything but the crop and the flip, which come first here as they change no colour and commute with blur.
+    def parameters(self, index: Tensor, epoch: int | Tensor, height: Tensor, width: Tensor) -> Parameters:
+        """What the views of each image are made of, all of view 0, then all of view 1; sizes in pixels, int64 (n,)."""
+        return draw_parameters(self.pretexts, self.seed, epoch, index, height, width)
+
+    def photometric(self, crops: Tensor, parameters: Parameters) -> list[Tensor]:
+        """The views whose crops, resized and flipped already, lie on the device.
+
+        Args:
+            crops: uint8 (count * n, 3, size, size), all of view 0, then all of view 1.
+            parameters: of each.
+        """
+
+        def convert(rows: slice) -> Tensor:
+            return crops[rows].to(torch.float32, memory_format=torch.contiguous_format).div_(255)
+
+        return self._make(convert, parameters, crops.device, self.size**2)
+
+    def _make(
+        self, crop: Callable[[slice], Tensor], parameters: Parameters, device: torch.device, pixels: int
+    ) -> list[Tensor]:
+        """The views whose crops, float32 in 0..1, `crop` gives for a range of rows; `pixels` is the most it handles."""
+        n, step = len(parameters.flip), len(parameters.flip)
+        if device.type == "cpu":
+            step = 1 if pixels >= _LARGE else _CACHE_PIXELS // pixels
+        made = torch.empty(
+            (n, 3, self.size, self.size), dtype=self.dtype, device=device, memory_format=self.memory_format
+        )
+        for start in range(0, n, step):
+            rows = slice(start, min(start + step, n))
+            self._finish(crop(rows), parameters.take(rows), made[rows])
+        return list(made.chunk(self.count))
+
+    def _finish(self, crops: Tensor, parameters: Parameters, out: Tensor) -> None:
+        """Everything but crop and flip, which come first here as they change no colour and commute with the blur.
 
         Args:
             crops: float32 (n, 3, size, size), values in 0..1; overwritten.
+            out: where the views go.
         """
-        pretext, jitter, order = self.pretext, parameters.jitter, parameters.order
+        pretext = self.pretexts[0]  # in what is asked of it here, the views do not differ
         if pretext.grey_first:
             grey_scale(crops, parameters.grey)
-        if pretext.jitter_probability > 0:
-            colour_jitter(crops, jitter, order)
+        colour_jitter(crops, parameters.jitter, parameters.order)
         if not pretext.grey_first:
             grey_scale(crops, parameters.grey)
         gaussian_blur(crops, parameters.sigma)
-        return normalise(crops, *pretext.normalisation).contiguous(memory_format=self.memory_format)
+        solarise(crops, parameters.solarise)
+        normalise(crops, *pretext.normalisation, out=out)
 
 
 class CentreCrop(Views):
@@ -86,19 +124,21 @@ class CentreCrop(Views):
     An image of `size` is taken whole; of another, the central 224 of 256 parts (section 4.1).
     """
 
-    def __init__(self, recipe: str | Pretext, size: int, channels_last: bool = False) -> None:
-        super().__init__(recipe, size, seed=0, count=1, channels_last=channels_last)
+    def __init__(
+        self, recipe: str | Pretext, size: int, channels_last: bool = False, dtype: torch.dtype = torch.float32
+    ) -> None:
+        pretext = get_pretext(recipe)[0] if isinstance(recipe, str) else recipe
+        super().__init__((pretext,), size, seed=0, channels_last=channels_last, dtype=dtype)
 
-    def parameters(self, index: Tensor, epoch: int | Tensor, view: int, height: Tensor, width: Tensor) -> Parameters:
+    def parameters(self, index: Tensor, epoch: int | Tensor, height: Tensor, width: Tensor) -> Parameters:
         n, shorter = len(index), torch.minimum(height, width)
         whole = (height == self.size) & (width == self.size)
         side = torch.where(whole, shorter, (shorter * 224 / 256).round().long().clamp(min=1))
         box = torch.stack(((height - side) // 2, (width - side) // 2, side, side), dim=1)
         no = torch.zeros(n, dtype=torch.bool)
-        identity = torch.tensor([1.0, 1.0, 1.0, 0.0]).expand(n, 4)
-        return Parameters(
-            box, flip=no, jitter=identity, order=torch.arange(4).expand(n, 4), grey=no, sigma=torch.zeros(n)
-        )
+        jitter = torch.tensor([1.0, 1.0, 1.0, 0.0]).expand(n, 4)
+        order = torch.arange(4).expand(n, 4)
+        return Parameters(box, flip=no, jitter=jitter, order=order, grey=no, sigma=torch.zeros(n), solarise=no)
 
-    def photometric(self, crops: Tensor, parameters: Parameters) -> Tensor:
-        return normalise(crops, *self.pretext.normalisation).contiguous(memory_format=self.memory_format)
+    def _finish(self, crops: Tensor, parameters: Parameters, out: Tensor) -> None:
+        normalise(crops, *self.pretexts[0].normalisation, out=out)

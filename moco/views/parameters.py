@@ -1,6 +1,7 @@
-"""What the random operations of a view are, for a whole batch: a pure function of (seed, epoch, image index, view)."""
+"""What the random operations of views are, for a whole batch: pure functions of (seed, epoch, image index, view)."""
 
 import itertools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -30,49 +31,61 @@ class Parameters(NamedTuple):
     """bool (n,)."""
     sigma: Tensor
     """float32 (n,): the blur's standard deviation in pixels; 0 is no blur."""
+    solarise: Tensor
+    """bool (n,)."""
 
-    def chunk(self, rows: slice) -> "Parameters":
+    def take(self, rows: slice | Tensor) -> "Parameters":
         return Parameters(*(field[rows] for field in self))
 
 
 def draw_parameters(
-    pretext: Pretext, seed: int, epoch: int | Tensor, index: Tensor, view: int | Tensor, height: Tensor, width: Tensor
+    pretexts: Sequence[Pretext], seed: int, epoch: int | Tensor, index: Tensor, height: Tensor, width: Tensor
 ) -> Parameters:
-    """The operations of one view of each image.
+    """The operations of all views of each image: view 0 of every image, then view 1 of every image, and so on.
 
     Args:
-        pretext: the distributions to draw from.
+        pretexts: the distributions to draw from, one for each view; they differ in numbers alone.
         seed: of the run.
         epoch: of the run, one for all or int64 (n,).
         index: int64 (n,), the images' numbers in their data set.
-        view: which view, 0 or 1, one for all or int64 (n,).
         height, width: int64 (n,), the images' sizes in pixels.
     """
-    numbers = uniform(seed, index, 2 * _ATTEMPTS + 12, epoch=epoch, stream=view)
+    views, n = len(pretexts), len(index)
+    index, height, width = (numbers.repeat(views) for numbers in (index, height, width))
+    epoch = epoch.repeat(views) if isinstance(epoch, Tensor) else epoch
+    view = torch.arange(views, device=index.device).repeat_interleave(n)
+
+    def of(field: str) -> Tensor:
+        """A field of each view's pretext, (views * n, ...)."""
+        return torch.tensor([getattr(pretext, field) for pretext in pretexts], device=index.device)[view]
+
+    numbers = uniform(seed, index, 2 * _ATTEMPTS + 13, epoch=epoch, stream=view)
     crop, rest = numbers[:, : 2 * _ATTEMPTS], numbers[:, 2 * _ATTEMPTS :]
     row, column, flip, apply, order, grey, blur, sigma = rest[:, :8].unbind(dim=1)
-    strength = torch.tensor(pretext.jitter, device=index.device)
+    strength = of("jitter")
     low, high = (1 - strength).clamp(min=0), 1 + strength
-    low[HUE], high[HUE] = -strength[HUE], strength[HUE]
+    low[:, HUE], high[:, HUE] = -strength[:, HUE], strength[:, HUE]
     jitter = low + (high - low) * rest[:, 8:12]
     identity = torch.tensor([1.0, 1.0, 1.0, 0.0], device=index.device)
-    jittered = (apply < pretext.jitter_probability)[:, None]
-    least, most = pretext.sigma
+    jittered = (apply < of("jitter_probability"))[:, None]
+    least, most = of("sigma").unbind(dim=1)
+    boxes = _crop_boxes(of("area"), of("log_ratio"), crop, row, column, height, width)
     return Parameters(
-        box=_crop_boxes(pretext, crop, row, column, height, width),
-        flip=flip < pretext.flip_probability,
+        box=boxes,
+        flip=flip < of("flip_probability"),
         jitter=torch.where(jittered, jitter, identity),
         order=_ORDERS.to(index.device)[(order * len(_ORDERS)).long()],
-        grey=grey < pretext.grey_probability,
-        sigma=torch.where(blur < pretext.blur_probability, least + (most - least) * sigma, 0.0),
+        grey=grey < of("grey_probability"),
+        sigma=torch.where(blur < of("blur_probability"), least + (most - least) * sigma, 0.0),
+        solarise=rest[:, 12] < of("solarise_probability"),
     )
 
 
 def _crop_boxes(
-    pretext: Pretext, numbers: Tensor, row: Tensor, column: Tensor, height: Tensor, width: Tensor
+    areas: Tensor, log_ratios: Tensor, numbers: Tensor, row: Tensor, column: Tensor, height: Tensor, width: Tensor
 ) -> Tensor:
     """torchvision's RandomResizedCrop.get_params for a batch: int64 (n, 4), the first of the attempts that fits."""
-    (low, high), (log_low, log_high) = pretext.area, pretext.log_ratio
+    (low, high), (log_low, log_high) = areas[:, :, None].unbind(dim=1), log_ratios[:, :, None].unbind(dim=1)
     area = (height * width)[:, None] * (low + (high - low) * numbers[:, :_ATTEMPTS])
     ratio = torch.exp(log_low + (log_high - log_low) * numbers[:, _ATTEMPTS:])
     tried_width, tried_height = (area * ratio).sqrt().round().long(), (area / ratio).sqrt().round().long()
@@ -80,7 +93,7 @@ def _crop_boxes(
     first = fits.to(torch.uint8).argmax(dim=1, keepdim=True)
     fitted = fits.any(dim=1)
     # None fits: the largest central crop whose shape is allowed.
-    ratio_low, ratio_high = torch.exp(torch.tensor(pretext.log_ratio)).tolist()
+    ratio_low, ratio_high = torch.exp(log_ratios).unbind(dim=1)
     fallback_width = torch.minimum(width, (height * ratio_high).round().long())
     fallback_height = torch.minimum(height, (width / ratio_low).round().long())
     h = torch.where(fitted, tried_height.gather(1, first)[:, 0], fallback_height)

@@ -1,7 +1,8 @@
-"""The published recipes of a view, by name."""
+"""The published recipes of views, by name."""
 
+import difflib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from moco.errors import UserError
 
@@ -26,25 +27,39 @@ class Pretext:
     blur_probability: float = 0.0
     sigma: tuple[float, float] = (0.1, 2.0)
     """Gaussian blur's standard deviation in pixels, uniform in this range."""
+    solarise_probability: float = 0.0
+    """Of inverting the values from `SOLARISE_FROM` up."""
     flip_probability: float = 0.5
     normalisation: tuple[tuple[float, float, float], tuple[float, float, float]] = IMAGENET
     """Mean and standard deviation of red, green and blue, of values in 0..1."""
 
 
-PRETEXTS = {
-    # He et al. 2020, section 3.3 and the released code.
-    "v1": Pretext(grey_first=True, jitter=(0.4, 0.4, 0.4, 0.4), jitter_probability=1.0),
-    # Chen et al. 2020 (arXiv 2003.04297) and the released code.
-    "v2": Pretext(blur_probability=0.5),
+# He et al. 2020, section 3.3 and the released code.
+_V1 = Pretext(grey_first=True, jitter=(0.4, 0.4, 0.4, 0.4), jitter_probability=1.0)
+# Chen et al. 2020 (arXiv 2003.04297) and the released code.
+_V2 = Pretext(blur_probability=0.5)
+# Chen, Xie and He 2021 (arXiv 2104.02057): BYOL's two views, which differ.
+_V3 = Pretext(jitter=(0.4, 0.4, 0.2, 0.1), blur_probability=1.0)
+# SimCLR (arXiv 2002.05709, appendix A) at strength 1.
+_SIMCLR = Pretext(area=(0.08, 1.0), jitter=(0.8, 0.8, 0.8, 0.2), blur_probability=0.5)
+
+PRETEXTS: dict[str, tuple[Pretext, Pretext]] = {
+    "v1": (_V1, _V1),
+    "v2": (_V2, _V2),
+    "v3": (_V3, replace(_V3, blur_probability=0.1, solarise_probability=0.2)),
+    "simclr": (_SIMCLR, _SIMCLR),
     # v2 without blur, which destroys an image of 32 pixels.
-    "cifar": Pretext(normalisation=CIFAR),
+    "cifar": (Pretext(normalisation=CIFAR),) * 2,
     # For the embedded data set, whose objects are told by their outline: a crop keeps at least half of the image.
-    "shapes": Pretext(area=(0.5, 1.0), normalisation=CIFAR),
+    "shapes": (Pretext(area=(0.5, 1.0), normalisation=CIFAR),) * 2,
 }
+"""The first and the second view of an image, by the recipe's name."""
 
 
-def get_pretext(name: str) -> Pretext:
+def get_pretext(name: str) -> tuple[Pretext, Pretext]:
     """The recipe of that name; UserError if there is none."""
     if name not in PRETEXTS:
-        raise UserError(f"no views named {name!r}: there are {', '.join(PRETEXTS)}")
+        near = difflib.get_close_matches(name, PRETEXTS, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise UserError(f"no views named {name!r}: {hint}there are {', '.join(PRETEXTS)}")
     return PRETEXTS[name]

@@ -10,13 +10,11 @@ from PIL import Image
 from moco.data import Encoded, Files, InMemory
 from moco.data.decode import UnreadableImageError, decode
 from moco.data.images import in_memory
+from moco.errors import UserError
 
 
 def read_image(path):
     return decode(path.read_bytes(), str(path))
-
-
-from moco.errors import UserError
 
 
 def picture(seed=0, height=12, width=10):
@@ -54,11 +52,6 @@ def test_other_modes_become_rgb(tmp_path, mode):
     image = read_image(path)
     assert image.shape == (3, 12, 10)
     assert np.array_equal(as_bytes(image), np.array(source.convert("RGB")))
-
-
-def test_alpha_is_dropped(tmp_path):
-    Image.fromarray(np.dstack((picture(), picture(1)[..., :1]))).save(tmp_path / "a.png")
-    assert np.array_equal(as_bytes(read_image(tmp_path / "a.png")), picture())
 
 
 def test_cmyk(tmp_path):

@@ -3,11 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
-from moco.data import Encoded, Files, InMemory, Loader, epoch_order, evaluation_plan, training_plan
+from moco.data import Asked, Encoded, Files, InMemory, Loader, evaluation_plan, training_plan
 from moco.data.images import in_memory
 from moco.errors import UserError
 from moco.views import PRETEXTS, CentreCrop, Views
@@ -33,62 +31,12 @@ def write(folder, count, bad=(), sizes=((30, 24), (21, 40), (24, 24))):
     return paths
 
 
+def asked(epoch, images):
+    return Asked(torch.full((len(images),), epoch), torch.tensor(list(images)))
+
+
 def collect(images, views, plan, workers=0):
     return list(Loader(images, views, CPU, workers).batches(plan))
-
-
-@given(n=st.integers(1, 500), seed=st.integers(0, 2**63), epoch=st.integers(0, 10_000))
-@settings(max_examples=40, deadline=None)
-def test_epoch_order_is_a_pure_permutation(n, seed, epoch):
-    order = epoch_order(n, seed, epoch).clone()
-    assert order.sort().values.tolist() == list(range(n))
-    torch.rand(3)
-    epoch_order.cache_clear()
-    assert torch.equal(epoch_order(n, seed, epoch), order)
-
-
-def test_epoch_order_leaves_the_global_generator_alone():
-    torch.manual_seed(0)
-    expected = torch.rand(3)
-    torch.manual_seed(0)
-    epoch_order.cache_clear()
-    epoch_order(100, 0, 0)
-    assert torch.equal(torch.rand(3), expected)
-
-
-def test_epoch_orders_differ_over_epoch_and_seed():
-    orders = [epoch_order(1000, seed, epoch) for seed in (0, 1, 2**32) for epoch in (0, 1)]
-    for i, one in enumerate(orders):
-        assert (one != torch.arange(1000)).float().mean() > 0.98
-        assert all((one != other).float().mean() > 0.98 for other in orders[:i])
-
-
-@given(n=st.integers(1, 200), data=st.data(), seed=st.integers(0, 2**40))
-@settings(max_examples=40, deadline=None)
-def test_training_plan(n, data, seed):
-    batch = data.draw(st.integers(1, n))
-    steps = n // batch
-    plan = [(epoch, index.tolist()) for epoch, index in training_plan(n, batch, seed, 0, 3 * steps)]
-    assert len(plan) == 3 * steps
-    assert [epoch for epoch, _ in plan] == [epoch for epoch in range(3) for _ in range(steps)]
-    for epoch in range(3):
-        seen = [i for own, index in plan if own == epoch for i in index]
-        assert len(seen) == len(set(seen)) == steps * batch
-        assert set(seen) <= set(range(n))
-    resumed = data.draw(st.integers(0, 3 * steps))
-    rest = [(epoch, index.tolist()) for epoch, index in training_plan(n, batch, seed, resumed, 3 * steps)]
-    assert rest == plan[resumed:]
-
-
-@given(n=st.integers(1, 200), batch=st.integers(1, 64))
-@settings(max_examples=40, deadline=None)
-def test_evaluation_plan(n, batch):
-    plan = list(evaluation_plan(n, batch))
-    assert all(epoch == 0 and len(index) == batch for epoch, index in plan)
-    asked = torch.cat([index for _, index in plan])
-    assert asked[:n].tolist() == list(range(n))
-    assert len(asked) < n + batch
-    assert (asked[n:] == n - 1).all()
 
 
 def test_in_memory_gives_the_views_of_the_images():
@@ -115,8 +63,8 @@ def test_on_disk_is_the_same_for_any_number_of_workers(tmp_path):
 
 def test_on_disk_does_not_depend_on_the_batch(tmp_path):
     files, views = Encoded(Files(write(tmp_path, 6))), Views("v1", size=16, seed=1)
-    (whole,) = collect(files, views, [(3, torch.arange(6))])
-    for i, batch in enumerate(collect(files, views, [(3, torch.tensor([i])) for i in range(6)])):
+    (whole,) = collect(files, views, [asked(3, range(6))])
+    for i, batch in enumerate(collect(files, views, [asked(3, [i]) for i in range(6)])):
         for ours, expected in zip(batch.views, whole.views, strict=True):
             torch.testing.assert_close(ours[0], expected[i], rtol=0, atol=2e-5)
 
@@ -125,9 +73,9 @@ def test_on_disk_does_not_depend_on_the_batch(tmp_path):
 def test_on_disk_agrees_with_in_memory(tmp_path, recipe):
     files = Encoded(Files(write(tmp_path, 12, sizes=((32, 28),))))
     views = CentreCrop("cifar", size=20) if recipe == "centre" else Views(recipe, size=20, seed=2)
-    plan = [(1, torch.arange(12))]
+    plan = [asked(1, range(12))]
     (disk,), (memory,) = collect(files, views, plan), collect(in_memory(files, 1), views, plan)
-    std = torch.tensor(views.pretext.normalisation[1])[:, None, None]
+    std = torch.tensor(views.pretexts[0].normalisation[1])[:, None, None]
     for one, other in zip(disk.views, memory.views, strict=True):
         difference = ((one - other) * std).abs() * 255
         # A crop is rounded to bytes on its way from a worker; jitter may then stretch that, in a few pixels.
@@ -140,7 +88,7 @@ def test_on_disk_agrees_with_in_memory(tmp_path, recipe):
 def test_a_bad_file_is_replaced_and_reported_once(tmp_path, workers, logged):
     files = Encoded(Files(write(tmp_path, 8, bad=[3, 4, 7])), max_bad=0.4)
     views = Views("v2", size=16, seed=0)
-    batches = collect(files, views, [(epoch, torch.arange(8)) for epoch in (0, 0, 1)], workers)
+    batches = collect(files, views, [asked(epoch, range(8)) for epoch in (0, 0, 1)], workers)
     for batch in batches:
         assert batch.images.tolist() == [0, 1, 2, 5, 5, 5, 6, 0]
         for view in batch.views:
@@ -171,6 +119,6 @@ def test_centre_crops_of_several_sizes(tmp_path):
     (batch,) = collect(files, CentreCrop("v1", size=24), evaluation_plan(5, 5))
     assert len(batch.views) == 1
     assert batch.views[0].shape == (5, 3, 24, 24)
-    mean, std = (torch.tensor(part)[:, None, None] for part in PRETEXTS["v1"].normalisation)
+    mean, std = (torch.tensor(part)[:, None, None] for part in PRETEXTS["v1"][0].normalisation)
     whole = (batch.views[0][0] * std + mean) * 255
     assert np.array_equal(whole.round().permute(1, 2, 0).byte().numpy(), smooth(0, 24, 24))

@@ -1,15 +1,16 @@
 """Every spelling of a source, and what is told when there is nothing usable in it."""
 
-import pickle
+import sys
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-import torchvision
 from PIL import Image
 
-from moco.data import Encoded, InMemory, open_source
+from moco.data import Encoded, Files, InMemory, Source, open_source
 from moco.errors import UserError
 
 
@@ -102,7 +103,7 @@ class TestFolder:
     def test_too_many_bad_images(self, tmp_path):
         write(tmp_path, 20)
         (tmp_path / "00.png").write_bytes(b"broken")
-        with pytest.raises(UserError, match=r"1 of 20 files.*00\.png"):
+        with pytest.raises(UserError, match=r"1 of 20 images.*00\.png"):
             open_source(f"folder:{tmp_path}")
         assert len(open_source(f"folder:{tmp_path}", max_bad=0.1).train) == 19
 
@@ -170,36 +171,6 @@ class TestNpz:
             open_source(f"npz:{tmp_path}")
 
 
-class TestCifar10:
-    @pytest.fixture
-    def root(self, tmp_path, monkeypatch):
-        monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *arguments: True)
-        monkeypatch.setattr(torchvision.datasets.CIFAR10, "_check_integrity", lambda self: True)
-        folder = tmp_path / "cifar-10-batches-py"
-        folder.mkdir()
-        for i, name in enumerate([*(f"data_batch_{k}" for k in range(1, 6)), "test_batch"]):
-            # A row is a picture's red plane, then its green, then its blue.
-            data = images(4, 32, 32, seed=i).transpose(0, 3, 1, 2).reshape(4, 3072)
-            (folder / name).write_bytes(pickle.dumps({"data": data, "labels": [0, 1, 2, 9]}))
-        (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": [f"class {k}" for k in range(10)]}))
-        return tmp_path
-
-    def test_read(self, root):
-        source = open_source(f"cifar10:{root}")
-        assert source.train.images.shape == (20, 3, 32, 32)
-        assert source.train.labels.tolist() == [0, 1, 2, 9] * 5
-        assert len(source.test) == 4
-        assert source.classes[9] == "class 9"
-        assert np.array_equal(first(source.train), images(4, 32, 32)[0])
-        assert np.array_equal(first(source.test), images(4, 32, 32, seed=5)[0])
-
-    def test_not_there(self, tmp_path):
-        with pytest.raises(UserError, match="no cifar-10-batches-py"):
-            open_source(f"cifar10:{tmp_path}")
-        with pytest.raises(UserError, match=r"no such path.*--data\.download"):
-            open_source(f"cifar10:{tmp_path / 'missing'}")
-
-
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
@@ -209,8 +180,13 @@ class TestCifar10:
         ("foldr:/tmp", "did you mean folder"),
         ("cifar:/tmp", "did you mean cifar10"),
         ("shape", "did you mean shapes"),
-        ("", "no such source: it is shapes, cifar10:PATH"),
-        ("zzzz:/tmp", "no such source: it is shapes, cifar10:PATH"),
+        ("", "no such source: it is one of shapes, cifar10:PATH"),
+        ("zzzz:/tmp", "no such source: it is one of .* shards:PATTERN, hf:NAME"),
+        ("cifar100", "a path is missing: cifar100:PATH"),
+        ("hf", "a name is missing: hf:NAME"),
+        ("shards:", "a pattern is missing: shards:PATTERN"),
+        ("imagenet:/no/such/place", "no such path: /no/such/place$"),
+        ("imagenete:/tmp", "did you mean imagenette"),
     ],
 )
 def test_misspelt(spec, message):
@@ -219,8 +195,8 @@ def test_misspelt(spec, message):
 
 
 def test_shapes(monkeypatch):
-    monkeypatch.setattr("moco.data.sources.SHAPES_TRAIN", 30)
-    monkeypatch.setattr("moco.data.sources.SHAPES_TEST", 10)
+    monkeypatch.setattr("moco.data.sources.arrays.SHAPES_TRAIN", 30)
+    monkeypatch.setattr("moco.data.sources.arrays.SHAPES_TEST", 10)
     source = open_source("shapes", size=16)
     assert source.train.images.shape == (30, 3, 16, 16)
     assert source.test.images.shape == (10, 3, 16, 16)
@@ -233,3 +209,72 @@ def test_a_small_labelled_set_is_not_split(tmp_path):
     source = open_source(f"npz:{tmp_path / 'a.npz'}")
     assert source.test is None
     assert not source.labelled
+
+
+class TestBank:
+    """Labelled training images that are others than those trained on."""
+
+    def test_it_is_what_evaluation_uses(self):
+        pixels = torch.zeros(30, 3, 2, 2, dtype=torch.uint8)
+        bank, test = (InMemory(pixels[:n], torch.arange(n) % 3) for n in (5, 4))
+        source = Source(InMemory(pixels), test, None, bank)
+        assert source.labelled
+        assert source.num_classes == 3
+        assert source.labelled_train is bank
+        assert len(source.train) == 30
+        assert not Source(InMemory(pixels), test, None).labelled
+
+    def test_without_one_the_training_images_are(self):
+        train = InMemory(torch.zeros(4, 3, 2, 2, dtype=torch.uint8), torch.tensor([0, 1, 2, 5]))
+        source = Source(train, train, None)
+        assert source.labelled_train is train
+        assert source.num_classes == 6
+
+
+class TestShards:
+    """`moco.data.shards` has tests of its own; here: what becomes of what it opens."""
+
+    @dataclass
+    class Reader(Files):
+        paths: list
+        given: torch.Tensor | None
+        remote: bool = False
+
+        def labels(self):
+            return self.given
+
+    @pytest.fixture
+    def opened(self, tmp_path, monkeypatch):
+        """Opens shards of 30 images, here or far away."""
+        write(tmp_path, 30)
+        paths = sorted(tmp_path.iterdir())
+
+        def opened(spec_said, remote, labels=None, test=True, **options):
+            def open_shards(spec):
+                assert spec == spec_said
+                train, other = (self.Reader(paths[:n], labels, remote) for n in (30, 30))
+                return train, other if test else None, ["a", "b"]
+
+            monkeypatch.setitem(sys.modules, "moco.data.shards", SimpleNamespace(open_shards=open_shards))
+            monkeypatch.setattr("moco.data.shards", sys.modules["moco.data.shards"], raising=False)
+            return open_source(f"shards:{spec_said}", **options)
+
+        return opened
+
+    def test_near_they_come_into_memory_where_they_fit(self, opened):
+        source = opened("/some/*.tar", remote=False, labels=torch.arange(30) % 2)
+        assert isinstance(source.train, InMemory)
+        assert isinstance(source.test, InMemory)
+        assert (len(source.train), source.classes, source.labelled) == (30, ["a", "b"], True)
+        assert isinstance(opened("/some/*.tar", remote=False, resident_mb=0).train, Encoded)
+
+    def test_far_away_they_are_not_read_before_they_are_asked_for(self, opened, monkeypatch):
+        monkeypatch.setattr(self.Reader, "read", lambda *arguments: pytest.fail("was read"))
+        source = opened("https://host:80/{00..09}.tar", remote=True, test=False, max_bad=0.5)
+        assert isinstance(source.train, Encoded)
+        assert (source.test, source.train.max_bad, source.labelled) == (None, 0.5, False)
+
+    @pytest.mark.parametrize("remote", [True, False])
+    def test_far_away_no_images_are_kept_from_training(self, opened, remote):
+        source = opened("s", remote=remote, labels=torch.arange(30) % 2, test=False)
+        assert (len(source.train), source.labelled) == ((30, False) if remote else (27, True))

@@ -87,3 +87,13 @@ def test_evaluation_of_an_encoder_counts_right_answers_and_restores_its_mode():
     device = choose_device(Compute(device="cpu", precision="fp32"))
     assert evaluate_knn(encoder, source, CentreCrop("v2", 16), device, k=5, batch_size=7) == pytest.approx(0.6)
     assert encoder.training
+
+
+def test_the_bank_votes_where_there_is_one():
+    images = torch.zeros(30, 3, 16, 16, dtype=torch.uint8)
+    labels = torch.arange(30) % 3
+    images[torch.arange(30), labels] = 250
+    labelled = InMemory(images[:12], labels[:12])
+    source = Source(InMemory(images), InMemory(images[12:], labels[12:]), None, bank=labelled)
+    device = choose_device(Compute(device="cpu", precision="fp32"))
+    assert evaluate_knn(Means().eval(), source, CentreCrop("v2", 16), device, k=3) == 1.0

@@ -54,6 +54,16 @@ def test_separable_features_are_learned(source, cached):
     assert encoder.training
 
 
+@pytest.mark.parametrize("cached", [True, False])
+def test_the_bank_teaches_where_there_is_one(source, cached):
+    unlabelled = InMemory(torch.zeros(40, 3, 16, 16, dtype=torch.uint8))
+    source = Source(unlabelled, source.test, None, bank=source.train)
+    options = replace(OPTIONS, cached=cached, batch_size=60, epochs=20)
+    assert evaluate_linear(Means(), source, CentreCrop("v2", 16), DEVICE, options).top1 == 1.0
+    with pytest.raises(UserError, match="only 120 training images"):
+        evaluate_linear(Means(), source, CentreCrop("v2", 16), DEVICE, replace(options, batch_size=121))
+
+
 def test_labels_that_say_nothing_are_not_learned(source):
     source.test.labels = torch.randint(6, (30,), generator=torch.Generator().manual_seed(0))
     accuracy = evaluate_linear(Means(), source, CentreCrop("v2", 16), DEVICE, replace(OPTIONS, cached=True))
@@ -93,11 +103,11 @@ def test_the_rate_falls_to_a_tenth_at_three_and_four_fifths(source, monkeypatch,
 
 @pytest.mark.parametrize("name", ["v1", "v2", "cifar"])
 def test_crops_are_without_colour_work(name):
-    pretext = crops_only(get_pretext(name))
+    pretext = crops_only(get_pretext(name)[0])
     assert pretext.area == (0.08, 1.0)
-    assert pretext.normalisation == get_pretext(name).normalisation
+    assert pretext.normalisation == get_pretext(name)[0].normalisation
     image = torch.tensor([200, 30, 90], dtype=torch.uint8)[None, :, None, None].expand(32, 3, 16, 16)
-    (view,) = Views(pretext, 16, 0, 1)(image, torch.arange(32), 0)
+    (view,) = Views((pretext,), 16, 0)(image, torch.arange(32), 0)
     mean, std = (torch.tensor(numbers)[:, None, None] for numbers in pretext.normalisation)
     assert torch.allclose(view * std + mean, image / 255, atol=1e-4)
 

@@ -17,14 +17,16 @@ import torch
 
 from moco.cli import main
 from moco.config import Compute, Config, Contrast, Data, Encoder, Log, Training, Views
-from moco.data import open_source
+from moco.data import InMemory, open_source
+from moco.data.pack import pack
+from moco.data.sources import Source
 from moco.device import choose_device
 from moco.errors import UserError
 from moco.run import Run, read_checkpoint
 from moco.training import Stopped, pretrain
 from moco.training.loop import Pretraining
 
-STEPS = 10  # 2 epochs of 87 images, 16 at a time; 9 of 96 are held out
+STEPS = 11  # 2 epochs of 87 images, 16 at a time; 9 of 96 are held out
 
 
 @pytest.fixture(scope="session")
@@ -43,7 +45,7 @@ def config(images) -> Config:
         views=Views("cifar", 16),
         encoder=Encoder("tiny"),
         contrast=Contrast(16, 48, 0.9, 0.1, head="mlp", symmetric=True, bn_group=8),
-        training=Training(epochs=2, batch_size=16, lr=0.06, schedule="cosine", warmup_epochs=0.5),
+        training=Training(epochs=2, batch_size=16, lr=0.06, schedule="cosine", warmup=0.5),
         compute=Compute(device="cpu", precision="fp32", workers=0),
         log=Log(knn_every=1, knn_k=5, log_every=3),
     )
@@ -64,6 +66,38 @@ def stop_after(monkeypatch, *steps: int, number: int = signal.SIGTERM) -> None:
         update(self, *views)
 
     monkeypatch.setattr(Pretraining, "update", watched)
+
+
+def test_continued_within_an_epoch_with_other_workers_from_shards(tmp_path, monkeypatch, config):
+    with np.load(config.data.source.removeprefix("npz:")) as arrays:
+        pixels = torch.from_numpy(arrays["images"]).permute(0, 3, 1, 2).contiguous()
+        pack(Source(InMemory(pixels), None, None), tmp_path / "shards", images_per_shard=20, workers=0)
+    config = replace(
+        config,
+        data=Data(f"shards:{tmp_path / 'shards'}"),
+        compute=replace(config.compute, workers=2, resident_mb=0),
+    )
+    monkeypatch.setattr("moco.data.shards._OPEN", 2)
+
+    def run_in(folder, config, resume=False):
+        run = Run.open(folder) if resume else Run.create(folder, config)
+        source = open_source(config.data.source, resident_mb=0)
+        pretrain(config, source, run, choose_device(config.compute), resume)
+        return run
+
+    whole = run_in(tmp_path / "whole", config)
+    stop_after(monkeypatch, 2, 9)
+    with pytest.raises(Stopped):
+        run_in(tmp_path / "stopped", config)
+    for workers in (0, 1):
+        resumed = replace(config, compute=replace(config.compute, workers=workers))
+        Run.open(tmp_path / "stopped").require(resumed)
+        if workers == 0:
+            with pytest.raises(Stopped):
+                run_in(tmp_path / "stopped", resumed, resume=True)
+        else:
+            run_in(tmp_path / "stopped", resumed, resume=True)
+    assert_same_run(whole.path, tmp_path / "stopped")
 
 
 def assert_same(one: object, other: object, where: str = "") -> None:
@@ -119,8 +153,8 @@ def test_a_run_stopped_at_several_steps_is_the_run_without_stops(tmp_path, monke
     train(config, run, resume=True)
     assert_same_run(whole.path, run.path)
     lines = [json.loads(line) for line in run.metrics.read_text().splitlines()]
-    assert [line["step"] for line in lines if "loss" in line] == [3, 6, 9, 10]
-    assert [line["step"] for line in lines if "knn" in line] == [0, 5, 10]
+    assert [line["step"] for line in lines if "loss" in line] == [3, 6, 9, 11]
+    assert [line["step"] for line in lines if "knn" in line] == [0, 6, 11]
 
 
 def test_a_damaged_newest_checkpoint_costs_steps_but_no_numbers(tmp_path, monkeypatch, config):
@@ -149,7 +183,7 @@ def test_a_finished_run_is_left_as_it_is(tmp_path, config):
 def options(images: Path) -> list[str]:
     return shlex.split(
         f"--data npz:{images} --encoder tiny --image-size 16 --dim 16 --queue-size 48 --batch-size 16 --bn-group 8 "
-        "--warmup-epochs 0 --knn-k 5 --knn-every 1 --log-every 3 --device cpu --precision fp32 "
+        "--warmup 0 --knn-k 5 --knn-every 1 --log-every 3 --device cpu --precision fp32 "
         "--epochs 10 --checkpoint-minutes 0.0"
     )
 
@@ -216,7 +250,7 @@ def test_told_to_stop_by_sigterm_the_command_ends_with_143(tmp_path, monkeypatch
 
 
 def test_a_loss_that_is_not_finite_stops_at_its_step_and_spares_the_last_good_checkpoint(tmp_path, config):
-    config = replace(changed(config, "checkpoints"), training=replace(config.training, lr=1e30, warmup_epochs=0))
+    config = replace(changed(config, "checkpoints"), training=replace(config.training, lr=1e30, warmup=0))
     run = Run.create(tmp_path / "run", config)
     with pytest.raises(UserError, match=r"the loss of step 2 is not finite: .* last good checkpoint is .*000001\.pt"):
         train(config, run)
@@ -259,6 +293,6 @@ def test_accumulation_gives_the_same_weights(tmp_path, config):
         train(own, run)
         states.append(read_checkpoint(run.newest()))
     one, two = (state["mechanism"] for state in states)
-    assert states[0]["step"] == 5
+    assert states[0]["step"] == 6
     for key in [key for key in one if "running" not in key and "batches_tracked" not in key]:
         torch.testing.assert_close(one[key], two[key], atol=1e-5, rtol=1e-5, msg=lambda text, key=key: f"{key}: {text}")

@@ -30,12 +30,12 @@ def test_cosine_goes_from_its_highest_to_0():
 
 
 def test_exponential_falls_every_so_many_epochs():
-    training = Training(lr=0.12, schedule="exponential", gamma=0.9, decay_epochs=0.5)
+    training = Training(lr=0.12, schedule="exponential", gamma=0.9, decay_every=0.5)
     assert rates(training, 4, 0, 1, 2, 3, 4) == pytest.approx([0.12, 0.12, 0.108, 0.108, 0.0972])
 
 
 def test_warm_up_rises_linearly_and_meets_the_schedule():
-    training = Training(lr=1.0, epochs=5, schedule="cosine", warmup_epochs=1)
+    training = Training(lr=1.0, epochs=5, schedule="cosine", warmup=1)
     # 4 steps of warm-up are fifths of the highest rate, which the step after them has.
     assert rates(training, 4, 0, 1, 2, 3, 4) == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
     # Half-way between the warm-up's end and the run's: half.
@@ -43,5 +43,5 @@ def test_warm_up_rises_linearly_and_meets_the_schedule():
 
 
 def test_warm_up_before_steps_keeps_the_milestones_where_they_are():
-    training = Training(lr=1.0, epochs=5, schedule="step", warmup_epochs=2, milestones=(3,))
+    training = Training(lr=1.0, epochs=5, schedule="step", warmup=2, milestones=(3,))
     assert rates(training, 1, 0, 1, 2, 3) == pytest.approx([1 / 3, 2 / 3, 1.0, 0.1])

@@ -2,18 +2,22 @@
 
 import itertools
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image, ImageOps
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from moco.views.operations import (
+    SOLARISE_FROM,
     adjust_hue,
     colour_jitter,
     crop_and_resize,
     gaussian_blur,
     grey_scale,
     normalise,
+    solarise,
     to_grey,
 )
 
@@ -116,7 +120,7 @@ def test_each_jitter(height, width, place, values, theirs, layout):
 
 def test_adjust_hue_alone():
     images, shift = pictures(9, 16, 16), torch.linspace(-0.5, 0.5, 9)
-    assert_same(adjust_hue(images, shift), one_by_one(F.adjust_hue, images, shift))
+    assert_same(adjust_hue(images.clone(), shift), one_by_one(F.adjust_hue, images, shift))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -166,9 +170,29 @@ def test_gaussian_blur(height, width, layout):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_normalise(layout):
+@pytest.mark.parametrize(("height", "width"), SIZES)
+def test_solarise(height, width, layout):
+    images = pictures(6, height, width)
+    chosen = torch.tensor([True, False] * 3)
+    expected = torch.where(chosen[:, None, None, None], F.solarize(images, SOLARISE_FROM), images)
+    assert_same(solarise(layout(images), chosen), expected, 1e-6)
+
+
+def test_solarise_of_bytes_is_pillows():
+    values = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).expand(1, 3, 16, 16)
+    pillow = ImageOps.solarize(Image.fromarray(values[0].permute(1, 2, 0).numpy()))
+    ours = solarise(values.float() / 255, torch.tensor([True])) * 255
+    assert torch.equal(ours[0].round().byte().permute(1, 2, 0), torch.from_numpy(np.array(pillow)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_normalise(layout, dtype):
     images, mean, std = pictures(5, 9, 14), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    assert_same(normalise(layout(images), mean, std), F.normalize(images, list(mean), list(std)))
+    out = torch.empty(images.shape, dtype=dtype).to(memory_format=torch.channels_last)
+    normalise(layout(images), mean, std, out)
+    expected = F.normalize(images, list(mean), list(std))
+    assert_same(out, expected.to(dtype), TOLERANCE if dtype == torch.float32 else 0.016)
 
 
 def test_identity_changes_nothing():
@@ -178,8 +202,8 @@ def test_identity_changes_nothing():
     assert torch.equal(colour_jitter(images.clone(), identity, orders), images)
     assert torch.equal(grey_scale(images.clone(), no), images)
     assert torch.equal(gaussian_blur(images.clone(), torch.zeros(7)), images)
-    assert torch.equal(normalise(images, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)), images)
-    assert_same(adjust_hue(images, torch.zeros(7)), images)
+    assert torch.equal(solarise(images.clone(), no), images)
+    assert_same(adjust_hue(images.clone(), torch.zeros(7)), images)
 
 
 def test_values_stay_between_0_and_1():

@@ -1,0 +1,74 @@
+"""What a source is, and what one is opened with."""
+
+from dataclasses import dataclass
+
+import torch
+
+from moco.data.images import Encoded, ImageSet, in_memory
+from moco.errors import UserError
+
+
+@dataclass
+class Source:
+    """A data set: what is trained on and, where there is any, what is tested on.
+
+    Labels are used only to evaluate. Without a test set of its own, a labelled source keeps every tenth image for it;
+    not so one of remote shards, which are read through, whole.
+
+    Attributes:
+        train: the images trained on.
+        test: the images tested on, or None.
+        classes: their names, or None.
+        bank: the labelled training images that evaluation uses, where they are others than `train`.
+    """
+
+    train: ImageSet
+    test: ImageSet | None
+    classes: list[str] | None
+    bank: ImageSet | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.train) == 0:
+            raise UserError("the data set has no training images")
+        remote = isinstance(self.train, Encoded) and self.train.reader.remote
+        if self.test is None and self.train.labels is not None and len(self.train) >= 20 and not remote:
+            index = torch.arange(len(self.train))
+            held_out = index % 10 == 9
+            whole = self.train
+            self.train, self.test = whole.subset(index[~held_out]), whole.subset(index[held_out])
+
+    @property
+    def labelled_train(self) -> ImageSet:
+        """What evaluation trains on: the bank, or else the training images."""
+        return self.train if self.bank is None else self.bank
+
+    @property
+    def labelled(self) -> bool:
+        """Whether it can be evaluated: training and test images with labels."""
+        return self.test is not None and self.labelled_train.labels is not None and self.test.labels is not None
+
+    @property
+    def num_classes(self) -> int:
+        assert self.labelled_train.labels is not None
+        return len(self.classes) if self.classes else int(self.labelled_train.labels.max()) + 1
+
+
+@dataclass(frozen=True)
+class Opening:
+    """How a source is opened.
+
+    Attributes:
+        size: side in pixels of what is drawn (shapes).
+        download: whether a published data set that is not there is fetched.
+        max_bad: the share of unreadable images above which UserError is raised.
+        resident_mb: encoded images of one size up to so many MB are decoded into memory; 0: none, all stay encoded.
+    """
+
+    size: int = 32
+    download: bool = False
+    max_bad: float = 0.01
+    resident_mb: int = 4096
+
+    def resident(self, images: Encoded) -> ImageSet:
+        """The images in memory, if that is wanted and they fit; else as they are."""
+        return (in_memory(images, self.resident_mb) if self.resident_mb else None) or images

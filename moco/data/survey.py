@@ -1,0 +1,151 @@
+"""What is in a set of images: looked at, not assumed."""
+
+import hashlib
+import io
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from moco.data.decode import UnreadableImageError, decode
+from moco.data.images import Encoded, ImageSet, InMemory
+from moco.data.order import shuffled
+
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+"""What is decoded. Pillow knows others, some of which run programs."""
+_TOGETHER = 64
+"""Images looked at between two steps of the progress bar."""
+
+
+@dataclass
+class Survey:
+    """What was found.
+
+    Attributes:
+        total: images in the set.
+        looked_at: the positions of those that were looked at, int64 (n,); all below is of these alone.
+        sizes: how many images are of each (width, height), upright.
+        formats: how many are JPEG, PNG, ... by their first bytes; "pixels" if they are in memory, "?" if unknown.
+        modes: how many are RGB, L (grey), CMYK, ..., before they are converted to RGB.
+        num_bytes: of them together, encoded if they are.
+        broken: position and what is wrong, of each that cannot be read.
+        duplicates: how many have the very content of one before.
+        digests: of the contents, each once.
+        per_class: how many images of the whole set each class has, most first; None without labels.
+    """
+
+    total: int
+    looked_at: Tensor
+    per_class: list[int] | None
+    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
+    formats: Counter[str] = field(default_factory=Counter)
+    modes: Counter[str] = field(default_factory=Counter)
+    num_bytes: int = 0
+    broken: dict[int, str] = field(default_factory=dict)
+    duplicates: int = 0
+    digests: set[bytes] = field(default_factory=set)
+
+    @property
+    def readable(self) -> Tensor:
+        """The positions of the images that were looked at and can be read, int64 (n,)."""
+        return self.looked_at[[position not in self.broken for position in self.looked_at.tolist()]]
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """One image: None is what could not be told."""
+
+    digest: bytes | None = None
+    num_bytes: int = 0
+    format: str = "?"
+    mode: str | None = None
+    size: tuple[int, int] | None = None
+    error: str | None = None
+
+
+def survey(
+    images: ImageSet,
+    sample: int,
+    seed: int = 0,
+    progress: Callable[[Sequence[Tensor]], Iterable[Tensor]] = iter,
+) -> Survey:
+    """Looks at so many images of the set, drawn at random without repetition; 0: at all.
+
+    `progress` wraps the iteration over the pieces in which that is done.
+    """
+    n = len(images)
+    count = min(sample, n) if sample else n
+    looked_at = shuffled(torch.arange(count), n, seed, 0).sort().values
+    found = Survey(n, looked_at, _per_class(images))
+    with ThreadPoolExecutor() as pool:
+        for piece in progress(looked_at.split(_TOGETHER)):
+            positions = piece.tolist()
+            for position, one in zip(positions, pool.map(partial(_look, images), positions), strict=True):
+                _count(found, position, one)
+    return found
+
+
+def _per_class(images: ImageSet) -> list[int] | None:
+    return None if images.labels is None else sorted(Counter(images.labels.tolist()).values(), reverse=True)
+
+
+def _count(found: Survey, position: int, one: _Seen) -> None:
+    found.num_bytes += one.num_bytes
+    if one.error is not None:
+        found.broken[position] = one.error
+    if one.digest is not None:
+        found.formats[one.format] += 1
+        found.duplicates += one.digest in found.digests
+        found.digests.add(one.digest)
+    if one.mode is not None:
+        found.modes[one.mode] += 1
+    if one.size is not None:
+        found.sizes[one.size] += 1
+
+
+def _look(images: ImageSet, position: int) -> _Seen:
+    return _look_at_pixels(images, position) if isinstance(images, InMemory) else _look_at_bytes(images, position)
+
+
+def _look_at_pixels(images: InMemory, position: int) -> _Seen:
+    pixels = images.images[position].contiguous().numpy()
+    height, width = pixels.shape[1:]
+    return _Seen(_digest(pixels.tobytes()), pixels.nbytes, "pixels", "RGB", (width, height))
+
+
+def _look_at_bytes(images: Encoded, position: int) -> _Seen:
+    try:
+        data = images.read(position)
+    except UnreadableImageError as error:
+        return _Seen(error=str(error))
+    form, mode = "?", None
+    try:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            form, mode = image.format or "?", image.mode
+    except Exception:  # whatever a header may raise, decoding says what is wrong
+        mode = None
+    try:
+        height, width = decode(data, images.name(position)).shape[1:]
+    except UnreadableImageError as error:
+        return _Seen(_digest(data), len(data), form, mode, error=str(error))
+    return _Seen(_digest(data), len(data), form, mode, (width, height))
+
+
+def _digest(data: bytes) -> bytes:
+    return hashlib.blake2b(data, digest_size=16).digest()
+
+
+def histogram(values: Counter[int], most: int = 10) -> list[tuple[int, int, int]]:
+    """(from, up to and including, how many) of whole numbers in at most `most` + 1 bins, as wide as 1, 2 or 5 tens."""
+    low, high = min(values), max(values)
+    widths = (digit * 10**power for power in range(19) for digit in (1, 2, 5))
+    width = next(width for width in widths if (high - low) // width < most)
+    counts: Counter[int] = Counter()
+    for value, count in values.items():
+        counts[value // width] += count
+    return [(k * width, (k + 1) * width - 1, counts[k]) for k in range(low // width, high // width + 1)]
