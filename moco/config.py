@@ -109,6 +109,8 @@ class Compute:
     """Memory format of images and weights, the faster for convolutions."""
     workers: int = 2
     """Processes that read images which do not fit into memory."""
+    decoder: Literal["auto", "cpu", "gpu"] = "auto"
+    """Where JPEGs are decoded: by the workers, or on the GPU; auto: on a GPU whichever is faster, as measured."""
     resident_mb: int = 4096
     """A data set of equal-sized images up to this size in MB lies on the device whole."""
 

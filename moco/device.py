@@ -51,6 +51,8 @@ def choose_device(compute: Compute) -> Device:
         if (device.index or 0) >= torch.cuda.device_count():
             raise UserError(f"--device {compute.device}: this machine has {torch.cuda.device_count()} GPU(s)")
         torch.cuda.set_device(device)
+    if compute.decoder == "gpu" and device.type != "cuda":
+        raise UserError("--decoder gpu: there is no GPU to decode on")
     if device.type == "cpu":
         _keep_freed_memory()
     bf16 = compute.precision == "bf16" or (compute.precision == "auto" and _fast_bf16(device))

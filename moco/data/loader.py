@@ -1,18 +1,21 @@
 """How views of images reach the device."""
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from moco.data.crops import Crops, Read
+from moco.data.gpu import Encodings, decode_and_crop, faster_on_gpu
 from moco.data.images import Encoded, ImageSet, InMemory
-from moco.data.order import Asked, Plan, training_plan
+from moco.data.order import Plan, training_plan
 from moco.data.stream import LANES, Streamed
 from moco.errors import UserError
 from moco.views import Parameters, Views
+
+Decoder = Literal["auto", "cpu", "gpu"]
 
 
 class Batch(NamedTuple):
@@ -33,11 +36,14 @@ class Loader:
         views: which views of them.
         device: where the views are wanted.
         workers: processes that decode; 0 decodes in this one.
+        decoder: where JPEGs are decoded: cpu, by the workers; gpu, by the device; auto, on a GPU whichever is faster.
     """
 
-    def __init__(self, images: ImageSet, views: Views, device: torch.device, workers: int = 0) -> None:
+    def __init__(
+        self, images: ImageSet, views: Views, device: torch.device, workers: int = 0, decoder: Decoder = "cpu"
+    ) -> None:
         self.images = images.to(device) if isinstance(images, InMemory) else images
-        self.views, self.device, self.workers = views, device, workers
+        self.views, self.device, self.workers, self.decoder = views, device, workers, decoder
 
     def training(self, batch: int, seed: int, start: int, stop: int, lanes: int = LANES) -> Iterator[Batch]:
         """This rank's share of the batches of steps start..stop-1; remote shards are read as so many streams.
@@ -60,9 +66,12 @@ class Loader:
 
     def _decoded(self, images: Encoded, plan: Plan, parts: int = 1) -> Iterator[Batch]:
         """The batches of a plan that asks for each in so many parts; each worker gets the same part of every batch."""
+        if self.decoder == "auto":
+            on_gpu = self.device.type == "cuda" and faster_on_gpu(images, self.views, self.device, self.workers)
+            self.decoder = "gpu" if on_gpu else "cpu"
         loader = DataLoader(
-            _Crops(images, self.views),
-            batch_sampler=plan,  # type: ignore[arg-type]  # any iterable; its items go to _Crops as they are
+            Crops(images, self.views) if self.decoder == "cpu" else Encodings(images, self.views),
+            batch_sampler=plan,  # type: ignore[arg-type]  # any iterable; its items go to Crops as they are
             num_workers=self.workers if parts == 1 else parts,
             collate_fn=_as_it_is,
             pin_memory=self.device.type == "cuda",
@@ -70,14 +79,16 @@ class Loader:
         for read in self._ahead(_joined(self._checked(images, loader), parts, self.views.count)):
             yield Batch(read.images, self.views.photometric(read.crops, read.parameters))
 
-    def _checked(self, images: Encoded, loader: Any) -> Iterator["_Read"]:
+    def _checked(self, images: Encoded, loader: Any) -> Iterator[Read]:
         for read in loader:
             if isinstance(read, UserError):
                 raise read
+            if self.decoder == "gpu":
+                read = decode_and_crop(read, self.views.size, self.device)
             images.report(read.errors)
             yield read
 
-    def _ahead(self, reads: Iterator["_Read"]) -> Iterator["_Read"]:
+    def _ahead(self, reads: Iterator[Read]) -> Iterator[Read]:
         """Moves the crops to the device. On a GPU the next batch is on its way while this one is worked on."""
         if self.device.type != "cuda":
             yield from reads
@@ -95,51 +106,7 @@ class Loader:
             yield waiting
 
 
-class _Read(NamedTuple):
-    """What a worker sends."""
-
-    images: Tensor
-    """int64 (n,)."""
-    crops: Tensor
-    """uint8 (views * n, 3, size, size), flipped already."""
-    parameters: Parameters
-    """(views * n)."""
-    errors: dict[int, str]
-    """What could not be read, by position."""
-
-
-class _Crops(torch.utils.data.Dataset[Any]):
-    """What a worker does: decodes each image of a batch once, and takes each view's crop of it."""
-
-    def __init__(self, images: Encoded, views: Views) -> None:
-        self.images, self.views = images, views
-
-    def __getitems__(self, asked: Asked) -> _Read | UserError:
-        epoch, index = asked
-        errors: dict[int, str] = {}
-        try:
-            found = [self.images.decode_near(position, errors) for position in index.tolist()]
-        except UserError as error:
-            return error  # raised here, it would reach the reader with a traceback in its message
-        actual = torch.tensor([position for position, _ in found])
-        pictures = [picture for _, picture in found]
-        height, width = torch.tensor([picture.shape[1:] for picture in pictures]).unbind(dim=1)
-        parameters = self.views.parameters(actual, epoch, height, width)
-        return _Read(actual, self._crop(pictures, parameters), parameters, errors)
-
-    def _crop(self, pictures: list[Tensor], parameters: Parameters) -> Tensor:
-        """The crops of the pictures, resized to uint8 (views * n, 3, size, size), flipped where they are to be."""
-        rows, size = parameters.box.tolist(), self.views.size
-        # Decoders give pixels with the channels last; so they stay until the device.
-        crops = torch.empty((len(rows), 3, size, size), dtype=torch.uint8, memory_format=torch.channels_last)
-        for row, ((top, left, height, width), flip) in enumerate(zip(rows, parameters.flip.tolist(), strict=True)):
-            part = pictures[row % len(pictures)][None, :, top : top + height, left : left + width]
-            crop = F.interpolate(part, (size, size), mode="bilinear", antialias=True)[0]
-            crops[row] = crop.flip(2) if flip else crop
-        return crops
-
-
-def _joined(reads: Iterator[_Read], parts: int, views: int) -> Iterator[_Read]:
+def _joined(reads: Iterator[Read], parts: int, views: int) -> Iterator[Read]:
     """Every so many parts as one batch."""
     if parts == 1:
         yield from reads
@@ -150,7 +117,7 @@ def _joined(reads: Iterator[_Read], parts: int, views: int) -> Iterator[_Read]:
         def by_view(fields: list[Tensor]) -> Tensor:
             return torch.cat([field.unflatten(0, (views, -1)) for field in fields], dim=1).flatten(0, 1)
 
-        yield _Read(
+        yield Read(
             torch.cat([read.images for read in batch]),
             by_view([read.crops for read in batch]),
             Parameters(*(by_view(list(fields)) for fields in zip(*(read.parameters for read in batch), strict=True))),

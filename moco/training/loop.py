@@ -79,7 +79,8 @@ class Pretraining:
             self.parameters, training.lr, momentum=training.sgd_momentum, weight_decay=training.weight_decay
         )
         views = Views(config.views.views, config.views.image_size, training.seed, device.channels_last, device.dtype)
-        self.loader = Loader(source.train, views, device.device, config.compute.workers)
+        compute = config.compute
+        self.loader = Loader(source.train, views, device.device, compute.workers, compute.decoder)
         self.centre = CentreCrop(config.views.views, config.views.image_size, device.channels_last)
         self.pending: list[Tensor] = []  # loss and accuracy of the steps since the last line of metrics
         self.metrics_size = 0

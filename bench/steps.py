@@ -1,0 +1,203 @@
+"""Whole steps: ours, lightly's modules, and the released code's written plainly."""
+
+import copy
+import itertools
+import tempfile
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bench.data import Pictures, lightly_v2, loader_of
+from bench.material import Material
+from bench.side_by_side import Side, Turn, Work
+from moco.config import Compute, Config, Contrast, Encoder, Training
+from moco.config import Views as ViewsConfig
+from moco.data import InMemory, Source, training_plan
+from moco.device import choose_device
+from moco.encoders import build_encoder
+from moco.run import Run
+from moco.training.loop import Pretraining
+
+LR, SGD_MOMENTUM, WEIGHT_DECAY = 0.03, 0.9, 1e-4
+
+
+def pretraining(images: Tensor, views: str, size: int, encoder: str, batch: int, queue: int, m: float) -> Pretraining:
+    """Our run of these settings: v2's head, BN over the whole batch as the peers have it."""
+    config = Config(
+        views=ViewsConfig(views, size),
+        encoder=Encoder(encoder, small_stem=size <= 96),
+        contrast=Contrast(queue_size=queue, momentum=m, head="mlp", bn_group=None),
+        training=Training(
+            batch_size=batch, lr=LR, schedule="cosine", sgd_momentum=SGD_MOMENTUM, weight_decay=WEIGHT_DECAY
+        ),
+    )
+    source = Source(InMemory(images), None, None)
+    # Nothing is written: the run's folder is only named.
+    return Pretraining(config, source, Run(Path(tempfile.gettempdir()) / "bench"), choose_device(Compute(device="cpu")))
+
+
+# A step with its data.
+
+
+def our_step(material: Material, encoder: str, size: int, batch: int, queue: int, steps: int) -> Turn:
+    images = torch.from_numpy(material.small(size)).permute(0, 3, 1, 2).contiguous()
+    run = pretraining(images, "cifar", size, encoder, batch, queue, m=0.99)
+    batches = run.loader.batches(training_plan(len(images), batch, 0, 0, 1 << 30))
+
+    def work() -> int:
+        for made in itertools.islice(batches, steps):
+            run.update(*made.views)
+        return steps * batch
+
+    return Turn(work)
+
+
+class LightlyMoCo(nn.Module):
+    """lightly's modules put together as its documentation does."""
+
+    def __init__(self, backbone: nn.Module, features: int) -> None:
+        super().__init__()
+        from lightly.models.modules import MoCoProjectionHead
+        from lightly.models.utils import deactivate_requires_grad
+
+        self.backbone, self.head = backbone, MoCoProjectionHead(features, features, 128)
+        self.backbone_momentum, self.head_momentum = copy.deepcopy(self.backbone), copy.deepcopy(self.head)
+        deactivate_requires_grad(self.backbone_momentum)
+        deactivate_requires_grad(self.head_momentum)
+
+    def forward(self, view: Tensor) -> Tensor:
+        return self.head(self.backbone(view))
+
+    def forward_momentum(self, view: Tensor) -> Tensor:
+        return self.head_momentum(self.backbone_momentum(view)).detach()
+
+
+def lightly_step(material: Material, encoder: str, size: int, batch: int, queue: int, steps: int, workers: int) -> Turn:
+    from lightly.loss import NTXentLoss
+    from lightly.models.utils import update_momentum
+
+    backbone = build_encoder(encoder, small_stem=True)
+    model = LightlyMoCo(backbone, int(backbone.num_features))
+    criterion = NTXentLoss(temperature=0.07, memory_bank_size=(queue, 128))
+    optimizer = torch.optim.SGD(model.parameters(), LR, momentum=SGD_MOMENTUM, weight_decay=WEIGHT_DECAY)
+    # A turn is an epoch of `steps` batches, so that no batch is made in another's turn.
+    images = material.small(size)[: steps * batch]
+    loader = loader_of(Pictures(images, lightly_v2(size, gaussian_blur=0.0)), batch, workers)
+
+    def work() -> int:
+        for (view1, view2), _ in loader:
+            update_momentum(model.backbone, model.backbone_momentum, m=0.99)
+            update_momentum(model.head, model.head_momentum, m=0.99)
+            loss = criterion(model(view1), model.forward_momentum(view2))
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        return len(loader) * batch
+
+    return Turn(work)
+
+
+# ResNet-50, the views made already.
+
+
+def pairs(size: int, batch: int, memory_format: torch.memory_format) -> Iterator[tuple[Tensor, Tensor]]:
+    """The same two views again and again."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (batch, 3, size, size)
+    view1, view2 = (torch.randn(shape, generator=generator).to(memory_format=memory_format) for _ in range(2))
+    return itertools.repeat((view1, view2))
+
+
+def our_large_step(encoder: str, size: int, batch: int, queue: int) -> Turn:
+    run = pretraining(torch.zeros(batch, 3, 8, 8, dtype=torch.uint8), "v2", size, encoder, batch, queue, m=0.999)
+    made = pairs(size, batch, run.device.memory_format)
+
+    def work() -> int:
+        run.update(*next(made))
+        return batch
+
+    return Turn(work)
+
+
+class PlainMoCo(nn.Module):
+    """Algorithm 1 as one writes it first: what the released code does on one device."""
+
+    queue: Tensor
+
+    def __init__(self, encoder: nn.Module, features: int, queue: int, m: float, tau: float) -> None:
+        super().__init__()
+        self.m, self.tau, self.pointer = m, tau, 0
+        head = nn.Sequential(nn.Linear(features, features), nn.ReLU(), nn.Linear(features, 128))
+        self.query = nn.Sequential(encoder, head)
+        self.key = copy.deepcopy(self.query)
+        for parameter in self.key.parameters():
+            parameter.requires_grad = False
+        self.register_buffer("queue", F.normalize(torch.randn(128, queue), dim=0))
+
+    def forward(self, view1: Tensor, view2: Tensor) -> tuple[Tensor, Tensor]:
+        q = F.normalize(self.query(view1), dim=1)
+        with torch.no_grad():
+            for query, key in zip(self.query.parameters(), self.key.parameters(), strict=True):
+                key.data = key.data * self.m + query.data * (1 - self.m)
+            k = F.normalize(self.key(view2), dim=1)
+        positive = torch.einsum("nc,nc->n", [q, k]).unsqueeze(-1)
+        negative = torch.einsum("nc,ck->nk", [q, self.queue.clone().detach()])
+        logits = torch.cat([positive, negative], dim=1) / self.tau
+        self.queue[:, self.pointer : self.pointer + len(k)] = k.T
+        self.pointer = (self.pointer + len(k)) % self.queue.shape[1]
+        return logits, torch.zeros(len(logits), dtype=torch.long)
+
+
+def plain_large_step(encoder: str, size: int, batch: int, queue: int) -> Turn:
+    backbone = build_encoder(encoder, small_stem=size <= 96)
+    model = PlainMoCo(backbone, int(backbone.num_features), queue, 0.999, 0.07)
+    criterion = nn.CrossEntropyLoss()
+    optimizer = torch.optim.SGD(model.parameters(), LR, momentum=SGD_MOMENTUM, weight_decay=WEIGHT_DECAY)
+    made = pairs(size, batch, torch.contiguous_format)
+
+    def work() -> int:
+        logits, labels = model(*next(made))
+        loss = criterion(logits, labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return batch
+
+    return Turn(work)
+
+
+# The works.
+
+
+def _precision() -> str:
+    return "bf16 autocast" if choose_device(Compute(device="cpu")).bf16 else "float32"
+
+
+def small_step(
+    material: Material,
+    encoder: str = "resnet18",
+    size: int = 32,
+    batch: int = 128,
+    queue: int = 4096,
+    steps: int = 2,
+    cores: int = 2,
+) -> Work:
+    options: dict[str, Any] = {"encoder": encoder, "size": size, "batch": batch, "queue": queue, "steps": steps}
+    ours = Side("moco", partial(our_step, material, **options), f"an updated encoder, {_precision()}")
+    theirs = partial(lightly_step, material, **options, workers=cores)
+    peer = Side(f"lightly, {cores} workers", theirs, "an updated encoder, float32")
+    title = f"step with data, {encoder}, {size} px, batch {batch}, K {queue}, {cores} core{'s' if cores > 1 else ''}"
+    return Work(f"step-{encoder}", title, ours, (peer,), at_least=4, cores=cores)
+
+
+def large_step(encoder: str = "resnet50", size: int = 224, batch: int = 16, queue: int = 65536) -> Work:
+    options = {"encoder": encoder, "size": size, "batch": batch, "queue": queue}
+    ours = Side("moco", partial(our_large_step, **options), f"an updated encoder, {_precision()}, channels last")
+    peer = Side("the released code's, plainly", partial(plain_large_step, **options), "an updated encoder, float32")
+    title = f"step, {encoder}, {size} px, batch {batch}, K {queue}, views made already"
+    return Work("step-224", title, ours, (peer,), at_least=3.5)
