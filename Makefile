@@ -15,8 +15,9 @@ lint: .venv/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: .venv/installed-dev
-	$(BIN)/python -m bench.shuffle_bn
+# Images of one's own: make bench IMAGES="--images FOLDER --cifar npz:PATH"
+bench: .venv/installed-bench
+	$(BIN)/python -m bench $(IMAGES)
 
 # A stamp, so that a second `make` starts at once and a change of the requirements installs again.
 .venv/installed: pyproject.toml constraints.txt
@@ -26,6 +27,10 @@ bench: .venv/installed-dev
 
 .venv/installed-dev: .venv/installed
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+.venv/installed-bench: .venv/installed-dev
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	touch $@
 
 clean:

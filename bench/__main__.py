@@ -100,7 +100,7 @@ def main(arguments: list[str] | None = None) -> None:
         for name in [*(options.only or []), *([options.profile] if options.profile else [])]:
             if name not in [*names, "growth"]:
                 parser.error(f"no work named {name!r}: there are {', '.join([*names, 'growth'])}")
-        amounts = (32, 2, 512) if options.quick else (256, 4, 4096)
+        amounts = (32, 2, 512) if options.quick else (512, 2, 8192)
         where = context(shlex.join(["python", "-m", "bench", *arguments]))
         where["images"] = prepare(material.path, options.images, options.cifar, *amounts)
         where["repeats"] = options.repeats

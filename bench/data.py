@@ -4,6 +4,7 @@ import itertools
 import mmap
 import os
 import random
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -186,13 +187,15 @@ def evict(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
-        os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
-        try:
-            os.preadv(handle, [bytearray(mmap.PAGESIZE)], 0, os.RWF_NOWAIT)
-        except BlockingIOError:
-            return
-        except OSError:
-            raise RuntimeError("whether the page cache was emptied cannot be told here") from None
+        for wait in (0, 0.01, 0.1, 1):  # pages in use at the moment are passed over
+            time.sleep(wait)
+            os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+            try:
+                os.preadv(handle, [bytearray(mmap.PAGESIZE)], 0, os.RWF_NOWAIT)
+            except BlockingIOError:
+                return
+            except OSError:
+                raise RuntimeError("whether the page cache was emptied cannot be told here") from None
         if os.fstat(handle).st_size:
             raise RuntimeError("files cannot be evicted from the page cache here")
     finally:

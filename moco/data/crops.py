@@ -18,7 +18,7 @@ class Read(NamedTuple):
     images: Tensor
     """int64 (n,)."""
     crops: Tensor
-    """uint8 (views * n, 3, size, size), flipped already, all of view 0, then all of view 1."""
+    """uint8 (views * n, 3, size, size), flipped already, all of view 0, then all of view 1. Of `Finished`, views."""
     parameters: Parameters
     """(views * n)."""
     errors: dict[int, str]
@@ -43,6 +43,17 @@ class Crops(torch.utils.data.Dataset[Any]):
         height, width = torch.tensor([picture.shape[1:] for picture in pictures]).unbind(dim=1)
         parameters = self.views.parameters(actual, epoch, height, width)
         return Read(actual, crop(pictures, parameters, self.views.size), parameters, errors)
+
+
+class Finished(Crops):
+    """The views themselves, where the device is a CPU: workers are on their own, and so never wait for one another as
+    the threads of one operation do."""
+
+    def __getitems__(self, asked: Asked) -> Read | UserError:
+        read = super().__getitems__(asked)
+        if isinstance(read, UserError):
+            return read
+        return read._replace(crops=torch.cat(self.views.photometric(read.crops, read.parameters)))
 
 
 def crop(pictures: list[Tensor], parameters: Parameters, size: int) -> Tensor:

@@ -99,4 +99,4 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 def _may_be_read(entry: os.DirEntry[str]) -> bool:
     """Not a pipe or a device, which would be waited for."""
-    return entry.is_symlink() and not os.path.exists(entry.path) or entry.is_file()  # noqa: PTH110
+    return (entry.is_symlink() and not os.path.exists(entry.path)) or entry.is_file()  # noqa: PTH110

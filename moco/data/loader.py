@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from moco.data.crops import Crops, Read
+from moco.data.crops import Crops, Finished, Read
 from moco.data.gpu import Encodings, decode_and_crop, faster_on_gpu
 from moco.data.images import Encoded, ImageSet, InMemory
 from moco.data.order import Plan, training_plan
@@ -29,7 +29,8 @@ class Loader:
     """Brings views of a set's images to the device.
 
     Images in memory lie on the device whole, and everything happens there. Encoded ones are decoded, once for all
-    views, and cropped by `workers` processes, which send uint8 crops; photometric work is done on the device.
+    views, and cropped by `workers` processes, which send uint8 crops; photometric work is done on the device, or by the
+    workers where that is a CPU.
 
     Args:
         images: the set.
@@ -69,15 +70,21 @@ class Loader:
         if self.decoder == "auto":
             on_gpu = self.device.type == "cuda" and faster_on_gpu(images, self.views, self.device, self.workers)
             self.decoder = "gpu" if on_gpu else "cpu"
+        # A part of a batch would be rounded otherwise than the whole.
+        finished = self.device.type == "cpu" and self.decoder == "cpu" and self.workers > 0 and parts == 1
+        worker = Encodings if self.decoder == "gpu" else Finished if finished else Crops
         loader = DataLoader(
-            Crops(images, self.views) if self.decoder == "cpu" else Encodings(images, self.views),
+            worker(images, self.views),
             batch_sampler=plan,  # type: ignore[arg-type]  # any iterable; its items go to Crops as they are
             num_workers=self.workers if parts == 1 else parts,
             collate_fn=_as_it_is,
             pin_memory=self.device.type == "cuda",
         )
         for read in self._ahead(_joined(self._checked(images, loader), parts, self.views.count)):
-            yield Batch(read.images, self.views.photometric(read.crops, read.parameters))
+            if finished:
+                yield Batch(read.images, list(read.crops.chunk(self.views.count)))
+            else:
+                yield Batch(read.images, self.views.photometric(read.crops, read.parameters))
 
     def _checked(self, images: Encoded, loader: Any) -> Iterator[Read]:
         for read in loader:

@@ -15,7 +15,7 @@ from moco.views.pretext import PRETEXTS, Pretext, get_pretext
 
 __all__ = ["PRETEXTS", "CentreCrop", "Parameters", "Pretext", "Views", "draw_parameters", "get_pretext"]
 
-_CACHE_PIXELS = 512 * 32 * 32
+_CACHE_PIXELS = 256 * 32 * 32
 """How many pixels are worked on at once on a CPU: few enough to stay in its cache, enough to keep its cores busy."""
 _LARGE = 128 * 128
 """Views of so many pixels are worked on one by one: each then goes through its own operations alone, uncopied."""

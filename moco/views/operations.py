@@ -145,13 +145,24 @@ def gaussian_blur(images: Tensor, sigma: Tensor) -> Tensor:
 
 
 def _blur(images: Tensor, sigma: Tensor, reach: int) -> Tensor:
-    """Both directions as products with the bands of a matrix, which has nothing beyond `reach` pixels.
+    """Both directions, one after the other; there is nothing beyond `reach` pixels.
 
-    A CPU multiplies band by band; to a GPU one whole product is less than many.
+    One image is summed up shifted and weighted, which stays in a core's cache. Many, each with weights of its own, are
+    multiplied with the bands of a matrix, on a CPU band by band; to a GPU one whole product is less than many.
     """
     n, channels, height, width = images.shape
     across, down = min(reach, width - 1), min(reach, height - 1)
-    padded = F.pad(images, (across, across, down, down), mode="reflect").permute(0, 2, 1, 3)
+    padded = F.pad(images, (across, across, down, down), mode="reflect")
+    if n == 1 and images.device.type == "cpu":
+        for dim, size, far in ((2, height, down), (3, width, across)):
+            weights = _kernel(sigma, size, far)[0].tolist()
+            shifted = [padded.narrow(dim, i, size) for i in range(2 * far + 1)]
+            padded = shifted[far] * weights[far]
+            for part, weight in zip(shifted, weights, strict=True):
+                if part is not shifted[far]:
+                    padded.add_(part, alpha=weight)
+        return padded
+    padded = padded.permute(0, 2, 1, 3)
     rows = padded.reshape(n, (height + 2 * down) * channels, width + 2 * across)
     band = _BAND if images.device.type == "cpu" else max(height, width)
     bands = _bands(_blur_weights(sigma, width, across, band), width, band, across)
@@ -166,13 +177,18 @@ def _blur(images: Tensor, sigma: Tensor, reach: int) -> Tensor:
 
 def _blur_weights(sigma: Tensor, size: int, reach: int, band: int) -> Tensor:
     """What each pixel of a band takes of each within reach of it: (n, band + 2 * reach, band)."""
-    radius = min(_KERNEL_RADIUS, size - 1)
-    offset = torch.arange(-radius, radius + 1, device=sigma.device)
-    kernel = torch.exp(-0.5 * (offset / sigma[:, None]) ** 2)
-    kernel = (kernel / kernel.sum(dim=1, keepdim=True))[:, radius - reach : radius + reach + 1]
+    kernel = _kernel(sigma, size, reach)
     # A row longer than the kernel by the band, repeated, puts the kernel one further down in each column.
     n = len(sigma)
     return F.pad(kernel, (0, band)).repeat(1, band)[:, : (band + 2 * reach) * band].view(n, band, -1).transpose(1, 2)
+
+
+def _kernel(sigma: Tensor, size: int, reach: int) -> Tensor:
+    """The weights within reach of a pixel: (n, 2 * reach + 1)."""
+    radius = min(_KERNEL_RADIUS, size - 1)
+    offset = torch.arange(-radius, radius + 1, device=sigma.device)
+    kernel = torch.exp(-0.5 * (offset / sigma[:, None]) ** 2)
+    return (kernel / kernel.sum(dim=1, keepdim=True))[:, radius - reach : radius + reach + 1]
 
 
 def _bands(weights: Tensor, size: int, band: int, reach: int) -> list[tuple[int, Tensor]]:

@@ -169,6 +169,15 @@ def test_gaussian_blur(height, width, layout):
     assert torch.equal(ours[1], images[1])
 
 
+@pytest.mark.parametrize(("height", "width"), [(40, 50), (5, 7), (2, 30)])
+def test_an_image_alone_is_blurred_as_among_others(height, width):
+    images, sigma = torch.rand(6, 3, height, width), torch.tensor([0.1, 0.4, 0.9, 1.3, 2.0, 0.0])
+    together = gaussian_blur(images.clone(), sigma)
+    alone = torch.cat([gaussian_blur(images[i : i + 1].clone(), sigma[i : i + 1]) for i in range(6)])
+    assert (alone - together).abs().max() < 1e-5
+    assert torch.equal(alone[5], images[5])
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize(("height", "width"), SIZES)
 def test_solarise(height, width, layout):
