@@ -18,11 +18,13 @@ class Read(NamedTuple):
     images: Tensor
     """int64 (n,)."""
     crops: Tensor
-    """uint8 (views * n, 3, size, size), flipped already, all of view 0, then all of view 1. Of `Finished`, views."""
+    """uint8 (views * n, 3, size, size), flipped already, all of view 0, then all of view 1."""
     parameters: Parameters
     """(views * n)."""
     errors: dict[int, str]
     """What could not be read, by position."""
+    views: list[Tensor] | None = None
+    """From `Finished` what the crops become, and they are left out."""
 
 
 class Crops(torch.utils.data.Dataset[Any]):
@@ -53,7 +55,7 @@ class Finished(Crops):
         read = super().__getitems__(asked)
         if isinstance(read, UserError):
             return read
-        return read._replace(crops=torch.cat(self.views.photometric(read.crops, read.parameters)))
+        return read._replace(crops=torch.empty(0), views=self.views.photometric(read.crops, read.parameters))
 
 
 def crop(pictures: list[Tensor], parameters: Parameters, size: int) -> Tensor:

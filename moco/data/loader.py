@@ -81,10 +81,8 @@ class Loader:
             pin_memory=self.device.type == "cuda",
         )
         for read in self._ahead(_joined(self._checked(images, loader), parts, self.views.count)):
-            if finished:
-                yield Batch(read.images, list(read.crops.chunk(self.views.count)))
-            else:
-                yield Batch(read.images, self.views.photometric(read.crops, read.parameters))
+            views = read.views or self.views.photometric(read.crops, read.parameters)
+            yield Batch(read.images, views)
 
     def _checked(self, images: Encoded, loader: Any) -> Iterator[Read]:
         for read in loader:

@@ -155,12 +155,12 @@ def _blur(images: Tensor, sigma: Tensor, reach: int) -> Tensor:
     padded = F.pad(images, (across, across, down, down), mode="reflect")
     if n == 1 and images.device.type == "cpu":
         for dim, size, far in ((2, height, down), (3, width, across)):
-            weights = _kernel(sigma, size, far)[0].tolist()
+            taps = _kernel(sigma, size, far)[0].tolist()
             shifted = [padded.narrow(dim, i, size) for i in range(2 * far + 1)]
-            padded = shifted[far] * weights[far]
-            for part, weight in zip(shifted, weights, strict=True):
+            padded = shifted[far] * taps[far]
+            for part, tap in zip(shifted, taps, strict=True):
                 if part is not shifted[far]:
-                    padded.add_(part, alpha=weight)
+                    padded.add_(part, alpha=tap)
         return padded
     padded = padded.permute(0, 2, 1, 3)
     rows = padded.reshape(n, (height + 2 * down) * channels, width + 2 * across)
@@ -211,8 +211,12 @@ def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...], o
     for channel, (m, s) in enumerate(zip(mean, std, strict=True)):
         images[:, channel].sub_(m).mul_(1 / s)
     images = images.to(out.dtype)
+    # A CPU would fetch what is in no cache yet once for every channel; so they are woven together elsewhere.
+    woven = torch.empty_like(out) if len(images) == 1 and out.device.type == "cpu" else out
     for channel in range(len(mean)):
-        out[:, channel] = images[:, channel]
+        woven[:, channel] = images[:, channel]
+    if woven is not out:
+        out.copy_(woven)
 
 
 def _on_rows(images: Tensor, rows: list[int], operation: Callable[[Tensor, Tensor], Tensor], own: Tensor) -> None:
