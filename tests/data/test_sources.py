@@ -240,6 +240,9 @@ class TestShards:
         given: torch.Tensor | None
         remote: bool = False
 
+        def __post_init__(self):
+            super().__init__(self.paths)
+
         def labels(self):
             return self.given
 
