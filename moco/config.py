@@ -63,6 +63,10 @@ class Contrast:
     """BN statistics are taken over groups of so many images (32 in the paper, a GPU each); None: over a rank's."""
     shuffle: bool = True
     """Keys are encoded in other BN groups than queries (shuffling BN)."""
+    mechanism: Literal["moco", "end-to-end", "memory-bank"] = "moco"
+    """Fig. 2: moco; end-to-end: the mini-batch is the dictionary; memory-bank: K vectors drawn from one per image."""
+    bank_momentum: float = 0.5
+    """Of an image's vector in the memory bank."""
 
 
 @dataclass(frozen=True)
@@ -179,6 +183,15 @@ def check(config: Config, ranks: int = 1) -> None:
         (0 <= contrast.momentum <= 1, f"--momentum {contrast.momentum}: in 0..1"),
         (contrast.temperature > 0, f"--temperature {contrast.temperature}: above 0"),
         (contrast.bn_group is None or contrast.bn_group >= 2, f"--bn-group {contrast.bn_group}: at least 2, or None"),
+        (0 <= contrast.bank_momentum <= 1, f"--bank-momentum {contrast.bank_momentum}: in 0..1"),
+        (
+            contrast.mechanism != "end-to-end" or training.accumulate == 1,
+            f"--accumulate {training.accumulate}: --mechanism end-to-end takes the mini-batch as the dictionary, whole",
+        ),
+        (
+            contrast.mechanism != "memory-bank" or not contrast.symmetric,
+            "--symmetric: --mechanism memory-bank has one view of an image: --no-symmetric",
+        ),
         (config.views.image_size >= 1, f"--image-size {config.views.image_size}: at least 1"),
         (training.epochs >= 1, f"--epochs {training.epochs}: at least 1"),
         (training.batch_size >= 2, f"--batch-size {training.batch_size}: at least 2"),

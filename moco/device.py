@@ -5,6 +5,7 @@ import os
 import sys
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -28,6 +29,16 @@ class Device:
     def dtype(self) -> torch.dtype:
         """What convolutions compute in."""
         return torch.bfloat16 if self.bf16 else torch.float32
+
+    def free_bytes(self) -> int:
+        """Memory that can be had now."""
+        if self.device.type == "cuda":
+            return int(torch.cuda.mem_get_info(self.device)[0])
+        try:
+            lines = Path("/proc/meminfo").read_text().splitlines()
+            return next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable")) * 1024
+        except (OSError, StopIteration):  # not Linux
+            return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
     @property
     def memory_format(self) -> torch.memory_format:

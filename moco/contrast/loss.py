@@ -17,7 +17,9 @@ class InfoNCE(NamedTuple):
     """float32 (n, k): q.k_i / temperature."""
 
 
-def info_nce(query: Tensor, positive: Tensor, negatives: Tensor, temperature: float) -> InfoNCE:
+def info_nce(
+    query: Tensor, positive: Tensor, negatives: Tensor, temperature: float, excluded: Tensor | None = None
+) -> InfoNCE:
     """The log loss of a (K+1)-way softmax that tells each query's positive key from K negatives (Eq. 1).
 
     Args:
@@ -25,6 +27,7 @@ def info_nce(query: Tensor, positive: Tensor, negatives: Tensor, temperature: fl
         positive: (n, dim), L2-normalised: the key of each query.
         negatives: (k, dim), L2-normalised: the dictionary, the same for every query.
         temperature: tau > 0.
+        excluded: bool (n, k), which of the dictionary is no negative of a query; None: all are.
 
     It is computed in float32, also under autocast: at tau = 0.07 a bfloat16 logit is off by up to 0.06.
     """
@@ -32,6 +35,8 @@ def info_nce(query: Tensor, positive: Tensor, negatives: Tensor, temperature: fl
         scaled = query.float() / temperature
         positive_logits = (scaled * positive.float()).sum(dim=1)
         negative_logits = scaled @ negatives.float().T
+        if excluded is not None:
+            negative_logits = negative_logits.masked_fill(excluded, torch.finfo(torch.float32).min)
         # -log softmax of the positive, without a copy of the n x k logits to put the positive beside them.
         loss = (torch.logaddexp(positive_logits, negative_logits.logsumexp(dim=1)) - positive_logits).mean()
     with torch.no_grad():

@@ -61,15 +61,9 @@ class MoCo(nn.Module):
         super().__init__()
         if not 0 <= momentum <= 1:
             raise ValueError(f"momentum is in 0..1, not {momentum}")
-        if not temperature > 0:
-            raise ValueError(f"temperature is above 0, not {temperature}")
-        if bn_group is not None and bn_group < 2:
-            raise ValueError(f"a BN group has at least 2 samples, not {bn_group}")
+        check_temperature(temperature)
         self.momentum, self.temperature, self.symmetric, self.shuffle = momentum, temperature, symmetric, shuffle
-        features = _num_features(encoder) if num_features is None else num_features
-        self.query = nn.Sequential(OrderedDict(backbone=encoder, head=projection_head(head, features, dim, hidden)))
-        if bn_group is not None:
-            group_batch_norm(self.query, bn_group)
+        self.query = with_head(encoder, dim, head, hidden, bn_group, num_features)
         self.key = copy.deepcopy(self.query).requires_grad_(False)
         self.queue = Queue(queue_size, dim)
 
@@ -101,7 +95,7 @@ class MoCo(nn.Module):
         queries = [view.chunk(count) for view, _ in pairs]
         for part in range(count):
             look_ups = [self.look_up(q[part], k[part], negatives) for q, k in zip(queries, positives, strict=True)]
-            yield look_ups[0] if len(look_ups) == 1 else _mean(look_ups)
+            yield mean_of(look_ups)
         if self.training:
             for k in keys:
                 self.queue.enqueue(k)
@@ -126,6 +120,29 @@ class MoCo(nn.Module):
         return info_nce(query, positive, negatives, self.temperature)
 
 
+def check_temperature(temperature: float) -> None:
+    if not temperature > 0:
+        raise ValueError(f"temperature is above 0, not {temperature}")
+
+
+def with_head(
+    encoder: nn.Module,
+    dim: int,
+    head: Literal["linear", "mlp"],
+    hidden: int | None,
+    bn_group: int | None,
+    num_features: int | None,
+) -> nn.Sequential:
+    """The encoder as `backbone` and a projection head as `head`, with BN groups; arguments as of `MoCo`."""
+    if bn_group is not None and bn_group < 2:
+        raise ValueError(f"a BN group has at least 2 samples, not {bn_group}")
+    features = _num_features(encoder) if num_features is None else num_features
+    whole = nn.Sequential(OrderedDict(backbone=encoder, head=projection_head(head, features, dim, hidden)))
+    if bn_group is not None:
+        group_batch_norm(whole, bn_group)
+    return whole
+
+
 def projection_head(kind: Literal["linear", "mlp"], num_features: int, dim: int, hidden: int | None) -> nn.Module:
     """Features (n, num_features) to (n, dim): the fully connected layer of v1, or v2's MLP of 2 layers."""
     if kind == "linear":
@@ -147,7 +164,10 @@ def _num_features(encoder: nn.Module) -> int:
     raise ValueError("how many features the encoder gives cannot be told: pass num_features")
 
 
-def _mean(results: list[InfoNCE]) -> InfoNCE:
+def mean_of(results: list[InfoNCE]) -> InfoNCE:
+    """The mean loss and accuracy of several look-ups, and all their logits."""
+    if len(results) == 1:
+        return results[0]
     losses, accuracies, positives, negatives = zip(*results, strict=True)
     loss, accuracy = torch.stack(losses).mean(), torch.stack(accuracies).mean()
     return InfoNCE(loss, accuracy, torch.cat(positives), torch.cat(negatives))

@@ -1,5 +1,7 @@
 """What the method needs of several ranks. One rank is not a special case: there these are the identity."""
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -23,6 +25,26 @@ def gather(tensor: Tensor) -> Tensor:
     tensor = tensor.detach().contiguous()
     gathered = tensor.new_empty(world_size() * len(tensor), *tensor.shape[1:])
     dist.all_gather_into_tensor(gathered, tensor)
+    return gathered
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(_: Any, tensor: Tensor) -> Tensor:
+        return gather(tensor)
+
+    @staticmethod
+    def backward(_: Any, gradient: Tensor) -> Tensor:
+        gradient = gradient.contiguous()
+        dist.all_reduce(gradient)
+        return local(gradient)
+
+
+def gather_with_gradient(tensor: Tensor) -> Tensor:
+    """As `gather`; the gradient of a rank's tensor is the sum of what all ranks' losses ask of it."""
+    if world_size() == 1:
+        return tensor
+    gathered: Tensor = _Gather.apply(tensor)
     return gathered
 
 

@@ -81,12 +81,17 @@ def group_batch_norm(module: nn.Module, group_size: int) -> nn.Module:
 
 
 def permutation(n: int, counter: Tensor) -> Tensor:
-    """A random order of 0 .. n-1 as a pure function of the counter, the same on every rank: int64 (n,).
+    """A random order of 0 .. n-1 as a pure function of the counter, the same on every rank: int64 (n,)."""
+    return random_bits(n, counter).argsort(stable=True)
 
-    It is computed where the counter (int64 scalar) lies, so that a GPU neither waits for the CPU nor needs a generator
-    whose state would have to be saved.
+
+def random_bits(n: int, counter: Tensor) -> Tensor:
+    """32 random bits, n times, as a pure function of the counter, the same on every rank: int64 (n,).
+
+    They are computed where the counter (int64 scalar) lies, so that a GPU neither waits for the CPU nor needs a
+    generator whose state would have to be saved.
     """
     bits = torch.arange(n, device=counter.device) + (counter * 0x9E3779B9 & 0xFFFFFFFF)
     for shift, multiplier in ((16, 0x7FEB352D), (15, 0x846CA68B), (16, 1)):  # an avalanching 32-bit hash (lowbias32)
         bits = ((bits ^ (bits >> shift)) * multiplier) & 0xFFFFFFFF
-    return bits.argsort(stable=True)
+    return bits

@@ -2,12 +2,13 @@
 
 from moco.data.folder import Files
 from moco.data.images import Encoded, ImageSet, InMemory, Reader
-from moco.data.loader import Loader
+from moco.data.loader import Batch, Loader
 from moco.data.order import Asked, Plan, evaluation_plan, shuffled, training_plan
 from moco.data.sources import Source, open_source
 
 __all__ = [
     "Asked",
+    "Batch",
     "Encoded",
     "Files",
     "ImageSet",

@@ -100,7 +100,9 @@ def draw_curves(run: Run) -> Path:
     trained = [line for line in lines if "loss" in line]
     judged = [line for line in lines if "knn" in line]
     figure, axes = plt.subplots(1, 3, figsize=(12, 3.4))
-    chance = math.log(run.config().contrast.queue_size + 1)
+    config = run.config()
+    end_to_end = config.contrast.mechanism == "end-to-end"
+    chance = math.log(config.training.batch_size if end_to_end else config.contrast.queue_size + 1)
     panels = [
         (axes[0], trained, "loss", "InfoNCE loss (nats)", 1),
         (axes[1], trained, "accuracy", "look-up accuracy (%)", 100),

@@ -11,9 +11,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from moco.config import Config, check
-from moco.contrast import InfoNCE, MoCo
+from moco.contrast import EndToEnd, InfoNCE, MemoryBank, MoCo, Queue
 from moco.contrast.ranks import average, rank, world_size
-from moco.data import Loader, Source
+from moco.data import Batch, Loader, Source
 from moco.device import Device
 from moco.encoders import build_encoder
 from moco.errors import UserError
@@ -21,7 +21,7 @@ from moco.evaluation.knn import evaluate_knn
 from moco.run import Run, read_checkpoint
 from moco.training.log import Bar, Metrics
 from moco.training.schedules import learning_rate
-from moco.views import CentreCrop, Views
+from moco.views import CentreCrop, Pretext, Views, get_pretext
 
 log = logging.getLogger("moco")
 
@@ -34,20 +34,53 @@ class Stopped(Exception):  # noqa: N818  # not an error: the run was told to sto
         self.signal_number, self.step = signal_number, step
 
 
-def build_mechanism(config: Config) -> MoCo:
-    """The mechanism that a configuration describes, with random weights that are a function of its seed."""
+def build_mechanism(config: Config, images: int, device: Device) -> MoCo | EndToEnd | MemoryBank:
+    """The mechanism that a configuration describes, with random weights that are a function of its seed.
+
+    Raises UserError for an encoder that does not fit, or a memory bank of so many images that does not.
+    """
     torch.manual_seed(config.training.seed)
     contrast = config.contrast
+    encoder = build_encoder(config.encoder.encoder, config.encoder.small_stem)
+    dim, temperature, head, bn_group = contrast.dim, contrast.temperature, contrast.head, contrast.bn_group
     try:
+        if contrast.mechanism == "end-to-end":
+            return EndToEnd(
+                encoder,
+                dim,
+                temperature,
+                head=head,
+                symmetric=contrast.symmetric,
+                bn_group=bn_group,
+                shuffle=contrast.shuffle,
+            )
+        if contrast.mechanism == "memory-bank":
+            needed, free = images * dim * 4, device.free_bytes()
+            if needed > free:
+                raise UserError(
+                    f"--mechanism memory-bank: a vector for each of {images:,} images takes {needed / 1e9:,.3g} GB, "
+                    f"{device.device} has {free / 1e9:,.3g} GB free: a lower --dim, or --mechanism moco, whose "
+                    "dictionary does not grow with the data"
+                )
+            return MemoryBank(
+                encoder,
+                images,
+                dim,
+                contrast.queue_size,
+                contrast.bank_momentum,
+                temperature,
+                head=head,
+                bn_group=bn_group,
+            )
         return MoCo(
-            build_encoder(config.encoder.encoder, config.encoder.small_stem),
-            contrast.dim,
+            encoder,
+            dim,
             contrast.queue_size,
             contrast.momentum,
-            contrast.temperature,
-            head=contrast.head,
+            temperature,
+            head=head,
             symmetric=contrast.symmetric,
-            bn_group=contrast.bn_group,
+            bn_group=bn_group,
             shuffle=contrast.shuffle,
         )
     except ValueError as error:
@@ -73,27 +106,33 @@ class Pretraining:
         # The last batch of the last epoch is filled up with the first images of another.
         self.steps = training.iterations or -(-training.epochs * n // training.batch_size)
         self.step = 0
-        self.mechanism = build_mechanism(config).to(device.device, memory_format=device.memory_format)  # type: ignore[call-overload]
-        self.parameters = list(self.mechanism.query.parameters())
+        mechanism = build_mechanism(config, n, device)
+        self.mechanism = mechanism.to(device.device, memory_format=device.memory_format)  # type: ignore[call-overload]
+        self.parameters = [p for p in self.mechanism.parameters() if p.requires_grad]
+        encoders = [child for child in self.mechanism.children() if not isinstance(child, Queue)]
+        self.statistics = [b for encoder in encoders for b in encoder.buffers() if b.is_floating_point()]
         self.optimizer = torch.optim.SGD(
             self.parameters, training.lr, momentum=training.sgd_momentum, weight_decay=training.weight_decay
         )
-        views = Views(config.views.views, config.views.image_size, training.seed, device.channels_last, device.dtype)
+        pretexts: tuple[Pretext, ...] = get_pretext(config.views.views)
+        if config.contrast.mechanism == "memory-bank":
+            pretexts = pretexts[:1]  # the other view of an image is the bank's
+        views = Views(pretexts, config.views.image_size, training.seed, device.channels_last, device.dtype)
         compute = config.compute
         self.loader = Loader(source.train, views, device.device, compute.workers, compute.decoder)
         self.centre = CentreCrop(config.views.views, config.views.image_size, device.channels_last)
         self.pending: list[Tensor] = []  # loss and accuracy of the steps since the last line of metrics
         self.metrics_size = 0
 
-    def update(self, view1: Tensor, view2: Tensor) -> None:
-        """One step: every part's loss and gradient, the mean over the ranks, SGD."""
+    def update(self, *inputs: Tensor) -> None:
+        """One step on what the mechanism takes: every part's loss and gradient, the mean over the ranks, SGD."""
         training = self.config.training
         steps_per_unit = 1 if training.iterations else self.steps_per_epoch
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(training, self.step, steps_per_unit)
         results = []
         # The forward passes of a part run inside autocast, its backward pass outside, as PyTorch asks.
-        parts = self.mechanism.parts(view1, view2, training.accumulate)
+        parts = self.mechanism.parts(*inputs, count=training.accumulate)
         while result := self._next(parts):
             (result.loss / training.accumulate).backward()
             results.append(torch.stack((result.loss.detach(), result.accuracy)))
@@ -101,9 +140,13 @@ class Pretraining:
         self.optimizer.step()
         self.optimizer.zero_grad()
         # Each rank's BN saw its own images; the mean is what one rank with them all would have.
-        average([b for m in (self.mechanism.query, self.mechanism.key) for b in m.buffers() if b.is_floating_point()])
+        average(self.statistics)
         self.pending.append(torch.stack(results).mean(dim=0))
         self.step += 1
+
+    def inputs(self, batch: Batch) -> list[Tensor]:
+        """What the mechanism takes of a batch."""
+        return [*batch.views, batch.images] if isinstance(self.mechanism, MemoryBank) else batch.views
 
     def _next(self, parts: Any) -> InfoNCE | None:
         with self.device.autocast():
@@ -210,7 +253,7 @@ def _loop(training: Pretraining, metrics: Metrics, bar: Bar, signals: "_Signals"
     saved = time.monotonic()
     options, lanes = config.training, config.data.lanes
     for batch in training.loader.training(options.batch_size, options.seed, training.step, training.steps, lanes):
-        training.update(*batch.views)
+        training.update(*training.inputs(batch))
         step, last = training.step, training.step == training.steps
         if step % config.log.log_every == 0 or last:
             loss, accuracy = training.mean_pending().mean(dim=0).tolist()
