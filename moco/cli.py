@@ -112,6 +112,33 @@ class Pack:
     """Fetch the data set if PATH does not hold it (cifar10, cifar100, stl10, imagenette)."""
 
 
+@dataclass(frozen=True)
+class Reproduce:
+    """An experiment of the paper as a grid of runs: what is missing is run, a page says which findings show."""
+
+    experiment: tyro.conf.Positional[Literal["mechanisms", "momentum", "shuffle-bn", "encoders", "small-scale"]]
+    """mechanisms (Fig. 3), momentum (4.1), shuffle-bn (Fig. A.1), encoders (Table 1), small-scale (others' results)."""
+    scale: Literal["cpu", "gpu", "imagenet"] = "cpu"
+    """cpu: 10,000 CIFAR-10 images and a small encoder; gpu: CIFAR-10 and ResNet-18; imagenet: the paper's own."""
+    dry_run: bool = False
+    """Tell the runs and what they would cost here, measured by a few steps of each."""
+    data: str | None = None
+    """Where the images are, as --data spells it, in place of cifar10:data (or folder:imagenet)."""
+    per_class: int | None = None
+    """Train on so many images of each class, in place of the scale's."""
+    epochs: int | None = None
+    """Epochs of every run, in place of the scale's."""
+    seeds: int | None = None
+    """Runs of each setting; 2 or 3 if not given, 1 on ImageNet."""
+    minutes: float | None = None
+    """Stop after so many minutes; the same command goes on."""
+    out: Path | None = None
+    """The folder of the runs; runs/reproduce/EXPERIMENT-SCALE if not given."""
+    page: Path | None = None
+    """The folder of the page, its figure and its figures as JSON; that of the runs if not given."""
+    compute: Annotated[Compute, Flat] = field(default_factory=Compute)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs a command line and leaves by SystemExit: 0, or 2 after one line that says what to mend."""
     words = list(sys.argv[1:] if arguments is None else arguments)
@@ -246,6 +273,13 @@ def _pack(words: list[str]) -> None:
     pack(options)
 
 
+def _reproduce(words: list[str]) -> None:
+    options = _parse(Reproduce, words, "moco reproduce")
+    from moco.commands import reproduce
+
+    reproduce(options)
+
+
 @dataclass(frozen=True)
 class Demo:
     """Pre-train on the embedded data set and show that the features are good; about 3 minutes on 2 cores."""
@@ -268,5 +302,6 @@ COMMANDS: dict[str, tuple[str, Callable[[list[str]], None]]] = {
     "pretrain": ("train an encoder by a recipe, on your images", _pretrain),
     "knn": ("judge a run's features by their nearest neighbours", _knn),
     "linear": ("judge a run's features by a linear classifier, the paper's protocol", _linear),
+    "reproduce": ("run an experiment of the paper, and see which of its findings show", _reproduce),
     "recipes": ("list the recipes, or show one", _recipes),
 }

@@ -2,11 +2,14 @@
 
 import json
 import logging
+import os
+import shlex
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from datetime import date
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -18,7 +21,7 @@ from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
-from moco.cli import Judge, Look, Pack
+from moco.cli import Judge, Look, Pack, Reproduce
 from moco.config import Compute, Config, Linear, check, require_all, to_dict
 from moco.contrast.ranks import rank, world_size
 from moco.data import ImageSet, InMemory, Source, open_source, shuffled
@@ -69,7 +72,7 @@ def pretrain(config: Config, folder: Path, resume: bool) -> Run:
         if len(source.train) < config.training.batch_size:
             have = len(source.train)
             raise UserError(f"--batch-size {config.training.batch_size}: the data set has only {have} training images")
-        run = Run.open(folder) if resume else _create(folder, config)
+        run = Run.open(folder) if resume else Run.create(folder, config)
         start_logging(run, rank() == 0)
         if not resume and rank() == 0:
             draw_views(
@@ -88,22 +91,6 @@ def pretrain(config: Config, folder: Path, resume: bool) -> Run:
         return run
 
 
-def _create(folder: Path, config: Config) -> Run:
-    """Makes the run's folder on the main rank, and waits for it on the others."""
-    failed = torch.zeros(())
-    run, error = Run(folder), None
-    if rank() == 0:
-        try:
-            run = Run.create(folder, config)
-        except UserError as refused:
-            failed, error = failed + 1, refused
-    if world_size() > 1:
-        torch.distributed.all_reduce(failed)
-    if failed:
-        raise error or UserError(f"{folder}: could not be made")
-    return run
-
-
 def _command(config: Config, folder: Path) -> str:
     out = "" if folder == Path("runs") / config.recipe else f" --out {folder}"
     return f"moco pretrain {config.recipe}{out}"
@@ -111,13 +98,14 @@ def _command(config: Config, folder: Path) -> str:
 
 def _source(config: Config) -> Source:
     data = config.data
-    return open_source(
+    source = open_source(
         data.source,
         size=config.views.image_size,
         download=data.download,
         max_bad=data.max_bad,
         resident_mb=config.compute.resident_mb,
     )
+    return source if data.per_class is None else source.first_of_each_class(data.per_class)
 
 
 def _open(judged: Judge) -> tuple[Trained, Source]:
@@ -329,3 +317,92 @@ def show_recipe(name: str) -> None:
     console.print(f"{recipe.name}: {recipe.about}\n  cost     {recipe.cost}\n  reaches  {recipe.reaches}")
     console.print(f"  from     {recipe.source}\n  run      {recipe.command}\n")
     console.print(yaml.safe_dump(to_dict(recipe.config), sort_keys=False), markup=False)
+
+
+def reproduce(options: Reproduce) -> None:
+    """Runs what is missing of an experiment and writes its page; told to stop, leaves as `pretrain` does."""
+    from moco.reproduce import EXPERIMENTS, by_cell, plan, run_missing, write_page
+
+    experiment = EXPERIMENTS[options.experiment]
+    scale = options.scale
+    seeds = options.seeds or (1 if scale == "imagenet" else experiment.seeds)
+    out = options.out or Path("runs/reproduce") / f"{experiment.name}-{scale}"
+    wanted = {"epochs": options.epochs, "source": options.data, "per_class": options.per_class}
+    changes = {name: value for name, value in wanted.items() if value is not None}
+    jobs = plan(experiment, experiment.cells(scale), seeds, out, changes, options.compute)
+    deadline = None if options.minutes is None else time.monotonic() + 60 * options.minutes
+    with computing(options.compute) as device:
+        start_logging(None, rank() == 0)
+        for job in jobs:
+            check(job.config, world_size())
+        if options.dry_run:
+            _tell_costs(jobs, device)
+            return
+        # On a CPU the features are computed once; elsewhere it is the protocol of section 4.1 as it stands.
+        linear = Linear(cached=scale == "cpu")
+        stopped = None
+        try:
+            run_missing(jobs, _source, device, linear, deadline)
+        except Stopped as told:
+            stopped = told
+        done = [result for job in jobs if (result := job.result()) is not None]
+        if rank() == 0:
+            context = _reproduced(options, jobs, device)
+            claims = experiment.claims(scale)
+            page = write_page(experiment, jobs, claims, by_cell(done), context, options.page or out)
+            say(f"{len(done)} of {len(jobs)} runs are done; written to {page}")
+        if stopped is not None:
+            say("the same command goes on")
+            raise SystemExit(128 + stopped.signal_number)
+
+
+def _reproduced(options: Reproduce, jobs: list[Any], device: Device) -> dict[str, Any]:
+    """Under what the results of an experiment were reached."""
+    config = jobs[0].config
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    on_gpu = device.device.type == "cuda"
+    machine = torch.cuda.get_device_name(device.device) if on_gpu else f"{cores} CPU cores"
+    training = config.training
+    few = f", {config.data.per_class:,} images a class" if config.data.per_class else ""
+    return {
+        "experiment": options.experiment,
+        "scale": options.scale,
+        "command": shlex.join(["moco", *sys.argv[1:]]),
+        "machine": f"{machine}, {'bf16' if device.bf16 else 'fp32'}",
+        "torch": str(torch.__version__),
+        "date": str(date.today()),
+        "runs": len(jobs),
+        "setting": f"{config.encoder.encoder}, {config.data.source.split(':')[0]}{few}, {training.epochs} epochs, "
+        f"where not said otherwise batch {training.batch_size}, learning rate {training.lr:g}, "
+        f"m {config.contrast.momentum:g}, temperature {config.contrast.temperature:g}; "
+        f"linear: {'features of centre crops' if options.scale == 'cpu' else 'section 4.1'}.",
+    }
+
+
+def _tell_costs(jobs: list[Any], device: Device) -> None:
+    """A table of an experiment's settings and what each run of it costs here, measured by a few steps."""
+    from moco.reproduce import estimate, sources
+
+    table = Table(title="cost of a run on this machine, by a few steps of it", title_justify="left")
+    for column in ("setting", "steps", "minutes", "GPU memory", "done"):
+        table.add_column(column, justify="left" if column == "setting" else "right")
+    total, missing = 0.0, 0
+    first = {job.cell.name: job for job in reversed(jobs)}
+    for job, source in sources([job for job in jobs if first[job.cell.name] is job], _source):
+        seeds = [other for other in jobs if other.cell.name == job.cell.name]
+        done = sum(other.result() is not None for other in seeds)
+        name = f"{job.cell.series} {_spelled(job.cell.x)}".strip()
+        if isinstance(source, UserError):
+            table.add_row(name, "", escape(str(source)), "", f"{done} of {len(seeds)}")
+            continue
+        cost = estimate(job, source, device)
+        total += cost.seconds * (len(seeds) - done)
+        missing += len(seeds) - done
+        memory = f"{cost.memory_mb:,.0f} MB" if cost.memory_mb else ""
+        table.add_row(name, f"{cost.steps:,}", f"{cost.seconds / 60:,.1f}", memory, f"{done} of {len(seeds)}")
+    say(table)
+    say(f"{missing} runs are missing, about {total / 60:,.0f} minutes in all")
+
+
+def _spelled(x: float | str) -> str:
+    return x if isinstance(x, str) else f"{x:,g}"

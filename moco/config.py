@@ -21,6 +21,8 @@ class Data:
     """The share of unreadable images above which the run stops."""
     lanes: int = 64
     """Streams in which remote shards are read, shared by all ranks and their workers."""
+    per_class: int | None = None
+    """Train on the first so many images of each class alone, for a quick look; None: on all."""
 
 
 @dataclass(frozen=True)
@@ -167,6 +169,19 @@ class Linear:
     """Of the crops and their order."""
 
 
+def with_options(config: Config, **options: Any) -> Config:
+    """The configuration with some options changed, each named as on the command line (`queue_size=4096`)."""
+    for room in fields(config):
+        part = getattr(config, room.name)
+        own = {f.name for f in fields(part)} & set(options) if is_dataclass(part) else set()
+        if own:
+            changed = replace(part, **{name: options.pop(name) for name in own})
+            config = replace(config, **{room.name: changed})
+    if options:
+        raise TypeError(f"no such option: {', '.join(options)}")
+    return config
+
+
 def require_all(rules: list[tuple[bool, str]]) -> None:
     """Raises UserError with the message of the first rule that does not hold."""
     for holds, message in rules:
@@ -206,6 +221,10 @@ def check(config: Config, ranks: int = 1) -> None:
         (0 <= training.seed < 2**63, f"--seed {training.seed}: in 0..2^63 - 1"),
         (0 <= config.data.max_bad <= 1, f"--max-bad {config.data.max_bad}: in 0..1"),
         (config.data.lanes >= 1, f"--lanes {config.data.lanes}: at least 1"),
+        (
+            config.data.per_class is None or config.data.per_class >= 1,
+            f"--per-class {config.data.per_class}: at least 1",
+        ),
         (config.compute.workers >= 0, f"--workers {config.compute.workers}: at least 0"),
         (log.knn_every >= 0, f"--knn-every {log.knn_every}: at least 0"),
         (log.knn_k >= 1, f"--knn-k {log.knn_k}: at least 1"),

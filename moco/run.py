@@ -22,6 +22,7 @@ import torch
 import yaml
 
 from moco.config import Config, differences, from_dict, to_dict
+from moco.contrast.ranks import rank, world_size
 from moco.errors import UserError
 from moco.files import write_whole
 
@@ -39,7 +40,24 @@ class Run:
 
     @classmethod
     def create(cls, path: Path, config: Config) -> "Run":
-        """A new run. Raises UserError if the folder holds another already, or cannot be written."""
+        """A new run, made by the main rank while the others wait.
+
+        Raises UserError on all of them if the folder holds another already, or cannot be written.
+        """
+        failed, error = torch.zeros(()), None
+        if rank() == 0:
+            try:
+                cls._make(path, config)
+            except UserError as refused:
+                failed, error = failed + 1, refused
+        if world_size() > 1:
+            torch.distributed.all_reduce(failed)
+        if failed:
+            raise error or UserError(f"{path}: could not be made")
+        return cls(path)
+
+    @classmethod
+    def _make(cls, path: Path, config: Config) -> None:
         run = cls(path)
         if run._config_file.exists():
             raise UserError(f"{path} already holds a run: --resume continues it, --out starts another elsewhere")
@@ -49,7 +67,6 @@ class Run:
             raise UserError(f"{path}: cannot be made: {error.strerror}") from error
         text = yaml.safe_dump(to_dict(config), sort_keys=False)
         write_whole(run._config_file, lambda file: file.write(text.encode()))
-        return run
 
     @classmethod
     def open(cls, path: Path) -> "Run":

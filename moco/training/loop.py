@@ -1,6 +1,7 @@
 """Pre-training: one loop, whose position is one number, the step."""
 
 import logging
+import math
 import signal
 import time
 from types import FrameType
@@ -226,8 +227,12 @@ class Pretraining:
         log.info("continuing %s after step %d", self.run.path, self.step)
 
 
-def pretrain(config: Config, source: Source, run: Run, device: Device, resume: bool = False) -> None:
+def pretrain(
+    config: Config, source: Source, run: Run, device: Device, resume: bool = False, deadline: float | None = None
+) -> None:
     """Trains until the last epoch. Raises Stopped when told to stop by SIGINT or SIGTERM, after saving.
+
+    At the deadline, a time of time.monotonic(), it stops as at SIGTERM.
 
     Raises UserError for options that do not fit together or the data, and when the loss is not finite.
     """
@@ -238,7 +243,7 @@ def pretrain(config: Config, source: Source, run: Run, device: Device, resume: b
     metrics = Metrics(run, training.metrics_size, training.step, main)
     bar = Bar(training.step, training.steps, config.training.batch_size, main)
     try:
-        with _Signals() as signals:
+        with _Signals(deadline) as signals:
             _loop(training, metrics, bar, signals)
     finally:
         bar.close()
@@ -280,7 +285,10 @@ def _monitor(training: Pretraining, metrics: Metrics, bar: Bar) -> None:
 
 
 class _Signals:
-    """SIGINT and SIGTERM end the run after the step in hand; a second one ends it at once."""
+    """SIGINT and SIGTERM end the run after the step in hand; a second one ends it at once. So does the deadline."""
+
+    def __init__(self, deadline: float | None) -> None:
+        self._deadline = math.inf if deadline is None else deadline
 
     def __enter__(self) -> "_Signals":
         self._number = 0
@@ -297,6 +305,8 @@ class _Signals:
 
     def agree(self, due: bool) -> tuple[int, bool]:
         """The signal that came to any rank, 0 if none, and whether a checkpoint is due on any: all act alike."""
+        if time.monotonic() > self._deadline:
+            self._number = signal.SIGTERM
         if world_size() == 1:
             return self._number, due
         both = torch.tensor([self._number, int(due)])

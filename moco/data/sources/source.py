@@ -1,6 +1,6 @@
 """What a source is, and what one is opened with."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -46,6 +46,18 @@ class Source:
     def labelled(self) -> bool:
         """Whether it can be evaluated: training and test images with labels."""
         return self.test is not None and self.labelled_train.labels is not None and self.test.labels is not None
+
+    def first_of_each_class(self, count: int) -> "Source":
+        """The same with the first `count` training images of each class alone, in their order.
+
+        Raises UserError for training images without labels, or read through as streams.
+        """
+        if isinstance(self.train, Encoded) and self.train.reader.remote:
+            raise UserError(f"--per-class {count}: remote shards are read through, whole: pack some of them")
+        if self.train.labels is None:
+            raise UserError(f"--per-class {count}: the training images have no labels")
+        kept = torch.cat([(self.train.labels == c).nonzero()[:count, 0] for c in self.train.labels.unique()])
+        return replace(self, train=self.train.subset(kept.sort().values))
 
     @property
     def num_classes(self) -> int:

@@ -1,0 +1,302 @@
+"""The experiments of the paper (and the small-scale results of others), each a grid of runs at three scales."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Literal
+
+from moco.config import Config, with_options
+from moco.recipes import RECIPES
+from moco.recipes.published import HE, LIGHTLY, SOLO, Published
+
+Scale = Literal["cpu", "gpu", "imagenet"]
+Measure = Literal["linear", "knn", "lookup"]
+MEASURES: dict[str, str] = {
+    "linear": "linear accuracy (%)",
+    "knn": "kNN accuracy (%)",
+    "lookup": "look-up accuracy (%)",
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One setting of a grid, which runs with several seeds."""
+
+    series: str
+    """The line of the figure that it belongs to."""
+    x: float | str
+    """Where on that line."""
+    config: Config
+    published: Published | None = None
+
+    @property
+    def name(self) -> str:
+        """What its runs' folders begin with."""
+        return f"{self.series}-{self.x}".lower().replace(" ", "-").replace("/", "-")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A finding of the paper: one setting does better than another, or as well."""
+
+    says: str
+    better: tuple[str, float | str]
+    """Series and x."""
+    worse: tuple[str, float | str]
+    measure: Measure = "linear"
+    alike: bool = False
+    """The finding is that the two do not differ."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    name: str
+    title: str
+    asks: str
+    """What it is about, and what the paper found, in a sentence or two."""
+    axis: str
+    """What x is; "epoch" for curves."""
+    cells: Callable[[Scale], list[Cell]]
+    claims: Callable[[Scale], list[Claim]]
+    measures: tuple[Measure, ...] = ("linear", "knn")
+    """The first is the one that is drawn and compared with what is published."""
+    seeds: int = 3
+    """On a CPU or one GPU; ImageNet has 1."""
+    note: str = ""
+    """What to know of its settings below the paper's scale."""
+
+
+def base(scale: Scale, **options: object) -> Config:
+    """What all runs of a scale share: real images, one view to query, judged at the end."""
+    config = {
+        # 10,000 images, so that a grid takes about 40 minutes on 2 cores.
+        "cpu": with_options(RECIPES["cifar10-cpu"].config, per_class=1000, epochs=12),
+        "gpu": RECIPES["cifar10-r18"].config,
+        "imagenet": RECIPES["imagenet-r50-v1"].config,
+    }[scale]
+    config = with_options(config, symmetric=False, **options)
+    return with_options(config, knn_every=config.training.epochs)
+
+
+# Fig. 3
+
+
+_SIZES: dict[Scale, list[int]] = {
+    "cpu": [64, 256, 1024, 4096],
+    "gpu": [256, 512, 1024, 4096, 16384],
+    "imagenet": [256, 512, 1024, 4096, 16384, 65536],
+}
+_LARGEST_BATCH = 1024
+"""The largest that fitted, in the paper: end-to-end has no larger dictionary."""
+_FIG3 = {
+    ("MoCo", 65536): Published(60.6, f"{HE}, Fig. 3"),
+    ("memory bank", 65536): Published(58.0, f"{HE}, Fig. 3"),
+}
+
+
+def _mechanisms(scale: Scale) -> list[Cell]:
+    shared, cells = base(scale), []
+    for size in _SIZES[scale]:
+        configs = {
+            "MoCo": with_options(shared, queue_size=size),
+            "memory bank": with_options(shared, mechanism="memory-bank", queue_size=size),
+        }
+        if size <= _LARGEST_BATCH:
+            # The mini-batch is the dictionary; the learning rate scales with it.
+            lr = shared.training.lr * size / shared.training.batch_size
+            configs["end-to-end"] = with_options(shared, mechanism="end-to-end", batch_size=size, lr=lr)
+        cells += [Cell(name, size, config, _FIG3.get((name, size))) for name, config in configs.items()]
+    return sorted(cells, key=lambda cell: cell.series)
+
+
+def _mechanism_claims(scale: Scale) -> list[Claim]:
+    least, largest = _SIZES[scale][0], _SIZES[scale][-1]
+    gains = [
+        Claim(f"{name} gains from a larger K ({top} over {least})", (name, top), (name, least))
+        for name, top in (("MoCo", largest), ("end-to-end", _LARGEST_BATCH), ("memory bank", largest))
+    ]
+    return [
+        *gains,
+        Claim(f"end-to-end is like MoCo at the same K ({least})", ("end-to-end", least), ("MoCo", least), alike=True),
+        Claim(
+            f"MoCo's largest dictionary ({largest}) is above end-to-end's ({_LARGEST_BATCH})",
+            ("MoCo", largest),
+            ("end-to-end", _LARGEST_BATCH),
+        ),
+        Claim(f"MoCo is above the memory bank at K {largest}", ("MoCo", largest), ("memory bank", largest)),
+    ]
+
+
+# The momentum table
+
+
+_MOMENTA = {0.0: None, 0.9: 55.2, 0.99: 57.8, 0.999: 59.0, 0.9999: 58.9}
+
+
+def _momentum(scale: Scale) -> list[Cell]:
+    shared = base(scale, queue_size=4096)
+    return [
+        Cell("MoCo", m, with_options(shared, momentum=m), Published(value, f"{HE}, 4.1, K 4096") if value else None)
+        for m, value in _MOMENTA.items()
+    ]
+
+
+def _momentum_claims(scale: Scale) -> list[Claim]:
+    pairs = [(0.9, 0.0), (0.99, 0.9), (0.999, 0.99)]
+    return [Claim(f"m = {high:g} is above m = {low:g}", ("MoCo", high), ("MoCo", low)) for high, low in pairs] + [
+        Claim("m = 0.9999 is like m = 0.999", ("MoCo", 0.9999), ("MoCo", 0.999), alike=True)
+    ]
+
+
+# Fig. A.1
+
+
+def _shuffle_bn(scale: Scale) -> list[Cell]:
+    shared = base(scale, **({"epochs": 30, "bn_group": 8} if scale == "cpu" else {}))
+    shared = with_options(shared, knn_every=max(1, shared.training.epochs // 10))
+    return [
+        Cell("with shuffling BN", "", with_options(shared, shuffle=True)),
+        Cell("without", "", with_options(shared, shuffle=False)),
+    ]
+
+
+def _shuffle_bn_claims(scale: Scale) -> list[Claim]:
+    with_, without = ("with shuffling BN", ""), ("without", "")
+    return [
+        Claim("without shuffling the pretext accuracy is higher: the model cheats", without, with_, "lookup"),
+        Claim("with shuffling the features are better (kNN)", with_, without, "knn"),
+    ]
+
+
+# Table 1
+
+
+_ENCODERS: dict[Scale, list[tuple[str, float | None]]] = {
+    "cpu": [("resnet18", None), ("resnet34", None), ("resnet50", None)],
+    "gpu": [("resnet18", None), ("resnet34", None), ("resnet50", None), ("resnet50w2", None)],
+    "imagenet": [("resnet50", 60.6), ("resnext50_32x8d", 63.9), ("resnet50w2", 65.4), ("resnet50w4", 68.6)],
+}
+
+
+def _encoders(scale: Scale) -> list[Cell]:
+    # On a CPU the stem for large images, which makes 32 pixels 8: a 46th of the small stem's work.
+    options = {"epochs": 6} if scale == "cpu" else {}
+    shared = base(scale, **options)
+    return [
+        Cell("MoCo", name, with_options(shared, encoder=name), Published(value, f"{HE}, Table 1") if value else None)
+        for name, value in _ENCODERS[scale]
+    ]
+
+
+def _encoder_claims(scale: Scale) -> list[Claim]:
+    names = [name for name, _ in _ENCODERS[scale]]
+    return [
+        Claim(f"{larger} is above {smaller}", ("MoCo", larger), ("MoCo", smaller))
+        for smaller, larger in pairwise(names)
+    ]
+
+
+# The last table of others' results on small images
+
+
+def _small_scale(scale: Scale) -> list[Cell]:
+    r18 = RECIPES["cifar10-r18"].config
+    solo = with_options(
+        r18,
+        queue_size=32768,
+        temperature=0.2,
+        lr=0.3,
+        weight_decay=1e-4,
+        batch_size=256,
+        epochs=1000,
+        bn_group=32,
+        symmetric=False,
+        momentum=0.99,
+        knn_every=50,
+    )
+    large = with_options(r18, batch_size=512, queue_size=8192, bn_group=64)
+    cifar100 = replace(solo, data=replace(solo.data, source="cifar100:data"))
+    lightly = [
+        Cell("CIFAR-10, 200 epochs", "batch 128", r18, Published(83.8, f"{LIGHTLY}: kNN")),
+        Cell("CIFAR-10, 200 epochs", "batch 512", large, Published(84.7, f"{LIGHTLY}: kNN")),
+        Cell(
+            "CIFAR-10, 800 epochs",
+            "batch 512",
+            with_options(large, epochs=800, knn_every=40),
+            Published(89.9, f"{LIGHTLY}: kNN"),
+        ),
+    ]
+    others = [
+        Cell("CIFAR-10, 1000 epochs", "batch 256", solo, Published(92.94, f"{SOLO}: linear")),
+        Cell("CIFAR-100, 1000 epochs", "batch 256", cifar100, Published(69.89, f"{SOLO}: linear")),
+    ]
+    if scale == "cpu":  # the same rows, as far as a CPU goes: a small encoder, few images, few epochs
+        tiny = {"encoder": "tiny", "small_stem": False, "per_class": 1000}
+        shrunk = [with_options(cell.config, **tiny, epochs=cell.config.training.epochs // 20) for cell in lightly]
+        return [
+            Cell(f"CIFAR-10, {c.training.epochs} epochs", cell.x, with_options(c, knn_every=c.training.epochs))
+            for cell, c in zip(lightly, shrunk, strict=True)
+        ]
+    return [*lightly, *others]
+
+
+def _small_scale_claims(scale: Scale) -> list[Claim]:
+    short, long = (f"CIFAR-10, {epochs} epochs" for epochs in ((10, 40) if scale == "cpu" else (200, 800)))
+    return [
+        Claim("a batch of 512 with K 8192 is above 128 with 4096", (short, "batch 512"), (short, "batch 128"), "knn"),
+        Claim("four times the epochs are better", (long, "batch 512"), (short, "batch 512"), "knn"),
+    ]
+
+
+_ALL = [
+    Experiment(
+        "mechanisms",
+        "Three mechanisms over K (Fig. 3)",
+        "End-to-end, memory bank and MoCo differ in the dictionary alone. The paper finds that all gain from a larger "
+        "K, that end-to-end is like MoCo but ends with the largest batch that fits, and that MoCo is above the bank.",
+        "K, the size of the dictionary",
+        _mechanisms,
+        _mechanism_claims,
+        seeds=2,
+    ),
+    Experiment(
+        "momentum",
+        "The momentum of the key encoder (section 4.1)",
+        "A key encoder that follows too fast makes the dictionary inconsistent: in the paper m = 0 fails, and a slowly "
+        "moving one is best.",
+        "m, the momentum",
+        _momentum,
+        _momentum_claims,
+        note="m is a number of steps, 1 / (1 - m): a run of few steps ends before a slow key encoder has moved.",
+    ),
+    Experiment(
+        "shuffle-bn",
+        "Shuffling BN (Fig. A.1)",
+        "Without shuffling the model cheats: BN statistics tell which sub-batch a key came from, so that the pretext "
+        "accuracy soars while the features, judged by kNN, get worse.",
+        "epoch",
+        _shuffle_bn,
+        _shuffle_bn_claims,
+        measures=("knn", "lookup", "linear"),
+    ),
+    Experiment(
+        "encoders",
+        "Encoders (Table 1)",
+        "MoCo gains from larger encoders.",
+        "encoder",
+        _encoders,
+        _encoder_claims,
+        seeds=2,
+    ),
+    Experiment(
+        "small-scale",
+        "Published results on small images",
+        "ResNet-18 with a 3x3 stem on CIFAR, in the settings of lightly's benchmark page and of solo-learn.",
+        "setting",
+        _small_scale,
+        _small_scale_claims,
+        measures=("knn", "linear"),
+    ),
+]
+
+EXPERIMENTS = {experiment.name: experiment for experiment in _ALL}

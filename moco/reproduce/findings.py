@@ -1,0 +1,81 @@
+"""What a grid's results say: means and spreads over seeds, and whether a finding of the paper shows."""
+
+import math
+import statistics
+from collections import defaultdict
+from typing import Any, NamedTuple
+
+from moco.reproduce.experiments import Claim, Measure
+
+# Student's t for a two-sided 95 % interval, by degrees of freedom from 1.
+_T = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23, 2.20, 2.18, 2.16, 2.14, 2.13, 2.12, 2.11, 2.10, 2.09)
+
+
+class Measured(NamedTuple):
+    """Over the seeds of one setting, in per cent."""
+
+    mean: float
+    spread: float | None
+    """Standard deviation; None of a single seed."""
+    seeds: int
+    diverged: int = 0
+    """Runs whose loss became infinite; they are not in the mean."""
+
+
+Results = dict[tuple[str, float | str], list[dict[str, Any]]]
+"""The result.json of each seed, by series and x."""
+
+
+def by_cell(results: list[dict[str, Any]]) -> Results:
+    grouped: Results = defaultdict(list)
+    for result in results:
+        grouped[result["series"], result["x"]].append(result)
+    return dict(grouped)
+
+
+def measured(results: list[dict[str, Any]], measure: Measure) -> Measured:
+    """Mean and spread of a setting; the mean of none is nan."""
+    values = [100 * result[measure] for result in results if measure in result]
+    spread = statistics.stdev(values) if len(values) > 1 else None
+    mean = statistics.fmean(values) if values else math.nan
+    return Measured(mean, spread, len(values), sum("diverged" in result for result in results))
+
+
+class Finding(NamedTuple):
+    claim: Claim
+    difference: float
+    """In points; nan if a setting was not measured."""
+    uncertainty: float | None
+    """Half of the 95 % interval; None where no setting has two seeds."""
+    verdict: str
+
+
+def examine(claim: Claim, results: Results) -> Finding:
+    """Whether a claim shows, by the difference of two means.
+
+    The spread between seeds is taken as the same in all settings of the grid, and so estimated from all of them: two or
+    three seeds of one setting say little.
+    """
+    better, worse = (results.get(key, []) for key in (claim.better, claim.worse))
+    a, b = measured(better, claim.measure), measured(worse, claim.measure)
+    if b.diverged and not b.seeds and a.seeds and not claim.alike:
+        return Finding(claim, math.nan, None, "shows: the other diverged")
+    if not (a.seeds and b.seeds):
+        return Finding(claim, math.nan, None, "not measured")
+    difference = a.mean - b.mean
+    cells = [m for runs in results.values() if (m := measured(runs, claim.measure)).spread is not None]
+    freedom = sum(m.seeds - 1 for m in cells)
+    if not freedom:
+        return Finding(claim, difference, None, "one seed: no uncertainty can be told")
+    pooled = math.sqrt(sum((m.seeds - 1) * (m.spread or 0) ** 2 for m in cells) / freedom)
+    t = _T[freedom - 1] if freedom <= len(_T) else 1.96 + 2.5 / freedom
+    uncertainty = t * pooled * math.sqrt(1 / a.seeds + 1 / b.seeds)
+    return Finding(claim, difference, uncertainty, _verdict(claim, difference, uncertainty))
+
+
+def _verdict(claim: Claim, difference: float, uncertainty: float) -> str:
+    if claim.alike:
+        return "no difference seen" if abs(difference) <= uncertainty else "they differ"
+    if difference > uncertainty:
+        return "shows"
+    return "the other way round" if difference < -uncertainty else "not told apart from chance"

@@ -1,0 +1,165 @@
+"""Running a grid: what is missing, and nothing twice."""
+
+import json
+import logging
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+
+from moco.config import Compute, Config, Linear, with_options
+from moco.contrast.ranks import rank, world_size
+from moco.data import Source
+from moco.device import Device
+from moco.errors import UserError
+from moco.evaluation import evaluate_linear, open_trained
+from moco.evaluation.features import extract
+from moco.reproduce.experiments import Cell, Experiment
+from moco.run import Run
+from moco.training import Pretraining, pretrain
+from moco.views import CentreCrop
+
+log = logging.getLogger("moco")
+
+OpenSource = Callable[[Config], Source]
+_TIMED_STEPS = 5
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of the grid."""
+
+    cell: Cell
+    seed: int
+    folder: Path
+
+    @property
+    def config(self) -> Config:
+        return with_options(self.cell.config, seed=self.seed)
+
+    @property
+    def title(self) -> str:
+        return f"{self.cell.series} {self.cell.x}".strip() + f", seed {self.seed}"
+
+    def result(self) -> dict[str, Any] | None:
+        """What was measured, if it was. Raises UserError for a result of other options."""
+        path = self.folder / "result.json"
+        if not path.is_file():
+            return None
+        Run.open(self.folder).require(self.config)
+        try:
+            values: dict[str, Any] = json.loads(path.read_text())
+        except ValueError as error:
+            raise UserError(f"{path}: cannot be read: remove it, and its run is judged again") from error
+        return values
+
+
+def plan(
+    experiment: Experiment, cells: list[Cell], seeds: int, out: Path, changes: dict[str, Any], compute: Compute
+) -> list[Job]:
+    """All runs of an experiment, a whole grid of one seed before the next."""
+    changed = [replace(cell, config=replace(with_options(cell.config, **changes), compute=compute)) for cell in cells]
+    return [Job(cell, seed, out / f"{cell.name}-seed{seed}") for seed in range(seeds) for cell in changed]
+
+
+class Estimate(NamedTuple):
+    """What a run would cost here, measured by a few steps of it."""
+
+    steps: int
+    seconds: float
+    memory_mb: float
+    """Of the GPU; 0 on a CPU."""
+
+
+def estimate(job: Job, source: Source, device: Device) -> Estimate:
+    """The cost of a whole run, its evaluations included."""
+    if device.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device.device)
+    training = Pretraining(job.config, source, Run(job.folder), device)
+    options = job.config.training
+    times = []
+    start = time.perf_counter()
+    for batch in training.loader.training(options.batch_size, options.seed, 0, _TIMED_STEPS, job.config.data.lanes):
+        training.update(*training.inputs(batch))
+        training.pending[-1].sum().item()  # waits for a GPU
+        times.append(time.perf_counter() - start)
+        start = time.perf_counter()
+    seconds = training.steps * statistics.median(times[1:])
+    if source.labelled and source.test is not None:
+        sample = source.test.subset(torch.arange(min(512, len(source.test))))
+        start = time.perf_counter()
+        extract(training.mechanism.query.backbone, sample, training.centre, device, workers=job.config.compute.workers)
+        each = (time.perf_counter() - start) / len(sample)
+        every = job.config.log.knn_every
+        evaluations = 2 + (options.epochs // every if every else 0)  # at the start, and for the linear classifier
+        seconds += evaluations * each * (len(source.test) + len(source.labelled_train))
+    memory = torch.cuda.max_memory_allocated(device.device) / 2**20 if device.device.type == "cuda" else 0.0
+    return Estimate(training.steps, seconds, memory)
+
+
+def sources(jobs: list[Job], open_one: OpenSource) -> Iterator[tuple[Job, Source | UserError]]:
+    """Each run with its data; what several runs in a row share is opened once."""
+    last: tuple[Any, Source | UserError] | None = None
+    for job in jobs:
+        if last is None or last[0] != job.config.data:
+            try:
+                last = job.config.data, open_one(job.config)
+            except UserError as error:
+                last = job.config.data, error
+        yield job, last[1]
+
+
+def run_missing(jobs: list[Job], open_one: OpenSource, device: Device, linear: Linear, deadline: float | None) -> None:
+    """Runs and judges what has no result yet. Raises Stopped when told to stop, or at the deadline.
+
+    Runs whose data is not there are named and left out. A run that diverges is a result, too.
+    """
+    todo = [job for job in jobs if job.result() is None]
+    started = {job.folder: (job.folder / "config.yaml").exists() for job in todo}
+    if world_size() > 1:
+        dist.barrier()  # every rank has seen the same
+    for number, (job, source) in enumerate(sources(todo, open_one), 1):
+        if isinstance(source, UserError):
+            log.warning("left out: %s: %s", job.title, source)
+            continue
+        log.info("run %d of %d: %s", len(jobs) - len(todo) + number, len(jobs), job.title)
+        if started[job.folder]:
+            run = Run.open(job.folder)
+            run.require(job.config)
+        else:
+            run = Run.create(job.folder, job.config)
+        try:
+            pretrain(job.config, source, run, device, started[job.folder], deadline)
+            measured = judge(run, source, device, linear)
+        except UserError as error:
+            if "finite" not in str(error):
+                raise
+            log.warning("%s: %s", job.title, error)
+            measured = {"diverged": str(error)}
+        if rank() == 0:
+            about = {"series": job.cell.series, "x": job.cell.x, "seed": job.seed}
+            run.write_json("result", about | measured)
+
+
+def judge(run: Run, source: Source, device: Device, linear: Linear) -> dict[str, Any]:
+    """A finished run's accuracies in 0..1: kNN and look-up as it recorded them last, and linear."""
+    lines = [json.loads(line) for line in run.metrics.read_text().splitlines()]
+    measured: dict[str, Any] = {
+        "knn": [line["knn"] for line in lines if "knn" in line][-1],
+        "lookup": [line["accuracy"] for line in lines if "accuracy" in line][-1],
+    }
+    trained = open_trained(run.path)
+    encoder = trained.encoder.to(device.device, memory_format=device.memory_format)  # type: ignore[call-overload]
+    views = trained.config.views
+    centre = CentreCrop(views.views, views.image_size, device.channels_last)
+    workers = trained.config.compute.workers
+    linear = replace(linear, batch_size=min(linear.batch_size, len(source.labelled_train)))
+    measured["linear"] = evaluate_linear(encoder, source, centre, device, linear, workers).top1
+    rates = [json.loads(line)["images_per_second"] for line in run.timing.read_text().splitlines()]
+    measured["images_per_second"] = rates[-1] if rates else None
+    return measured

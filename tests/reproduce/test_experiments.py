@@ -1,0 +1,60 @@
+import pytest
+
+from moco.config import check
+from moco.reproduce import EXPERIMENTS
+from moco.reproduce.experiments import MEASURES
+
+SCALES = ["cpu", "gpu", "imagenet"]
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_run_of_every_grid_can_start(name, scale):
+    cells = EXPERIMENTS[name].cells(scale)
+    for cell in cells:
+        check(cell.config)
+    assert len({cell.name for cell in cells}) == len(cells)
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_claims_are_of_cells_that_there_are(name, scale):
+    experiment = EXPERIMENTS[name]
+    there = {(cell.series, cell.x) for cell in experiment.cells(scale)}
+    for claim in experiment.claims(scale):
+        assert {claim.better, claim.worse} <= there
+        assert claim.measure in MEASURES
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_a_grid_varies_what_it_is_about_and_nothing_else(scale):
+    for cell in EXPERIMENTS["momentum"].cells(scale):
+        assert cell.config.contrast.momentum == cell.x
+    for cell in EXPERIMENTS["mechanisms"].cells(scale):
+        training, contrast = cell.config.training, cell.config.contrast
+        if cell.series == "end-to-end":  # linear scaling
+            first = next(c for c in EXPERIMENTS["mechanisms"].cells(scale) if c.series == "MoCo").config.training
+            assert training.batch_size == cell.x
+            assert training.lr / training.batch_size == pytest.approx(first.lr / first.batch_size)
+        else:
+            assert contrast.queue_size == cell.x
+    with_, without = EXPERIMENTS["shuffle-bn"].cells(scale)
+    assert with_.config.contrast.shuffle
+    assert not without.config.contrast.shuffle
+
+
+def test_the_published_figures_stand_beside_the_settings_they_are_of():
+    momentum = {cell.x: cell.published for cell in EXPERIMENTS["momentum"].cells("imagenet")}
+    assert momentum[0.0] is None  # it fails
+    assert {m: published.value for m, published in momentum.items() if published} == {
+        0.9: 55.2,
+        0.99: 57.8,
+        0.999: 59.0,
+        0.9999: 58.9,
+    }
+    largest = {c.series: c.published.value for c in EXPERIMENTS["mechanisms"].cells("imagenet") if c.x == 65536}
+    assert largest == {"MoCo": 60.6, "memory bank": 58.0}
+    encoders = [cell.published.value for cell in EXPERIMENTS["encoders"].cells("imagenet")]
+    assert encoders == [60.6, 63.9, 65.4, 68.6]
+    small = [cell.published.value for cell in EXPERIMENTS["small-scale"].cells("gpu")]
+    assert small == [83.8, 84.7, 89.9, 92.94, 69.89]

@@ -1,0 +1,53 @@
+import math
+
+import pytest
+
+from moco.reproduce import by_cell
+from moco.reproduce.experiments import Claim
+from moco.reproduce.findings import examine, measured
+
+
+def results(**values: list[float]) -> dict:
+    return by_cell([{"series": name, "x": 1, "linear": value} for name, seeds in values.items() for value in seeds])
+
+
+def finding(alike: bool = False, **values: list[float]):
+    return examine(Claim("a is above b", ("a", 1), ("b", 1), alike=alike), results(**values))
+
+
+def test_mean_and_spread_in_per_cent():
+    found = measured(results(a=[0.5, 0.52])["a", 1], "linear")
+    assert found.mean == pytest.approx(51)
+    assert found.spread == pytest.approx(math.sqrt(2))
+    assert found.seeds == 2
+
+
+def test_the_interval_is_student_s_with_the_spread_of_all_settings():
+    # Two pairs, each with a standard deviation of 1 point: 2 degrees of freedom, t = 4.30.
+    one = math.sqrt(0.5) / 100
+    found = finding(a=[0.6 - one, 0.6 + one], b=[0.5 - one, 0.5 + one])
+    assert found.difference == pytest.approx(10)
+    assert found.uncertainty == pytest.approx(4.30, abs=0.01)
+    assert found.verdict == "shows"
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "alike", "verdict"),
+    [
+        ([0.60, 0.61], [0.50, 0.51], False, "shows"),
+        ([0.50, 0.51], [0.60, 0.61], False, "the other way round"),
+        ([0.50, 0.55], [0.51, 0.53], False, "not told apart from chance"),
+        ([0.50, 0.55], [0.51, 0.53], True, "no difference seen"),
+        ([0.60, 0.61], [0.50, 0.51], True, "they differ"),
+        ([0.60], [0.50], False, "one seed: no uncertainty can be told"),
+        ([0.60], [], False, "not measured"),
+    ],
+)
+def test_verdicts(a, b, alike, verdict):
+    assert finding(alike, a=a, b=b).verdict == verdict
+
+
+def test_a_run_that_diverges_is_below():
+    grouped = by_cell([{"series": "a", "x": 1, "linear": 0.5}, {"series": "b", "x": 1, "diverged": "not finite"}])
+    assert examine(Claim("a is above b", ("a", 1), ("b", 1)), grouped).verdict == "shows: the other diverged"
+    assert measured(grouped["b", 1], "linear").diverged == 1

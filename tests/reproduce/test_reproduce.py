@@ -1,0 +1,109 @@
+"""A grid of tiny runs: what is missing is run, nothing twice, and a page is left."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from moco import cli
+from moco.config import with_options
+from moco.reproduce import EXPERIMENTS
+from moco.reproduce.experiments import Cell, Claim
+
+
+@pytest.fixture(scope="module")
+def npz(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "images.npz"
+    generator = np.random.default_rng(0)
+    np.savez(path, images=generator.integers(0, 256, (80, 16, 16, 3), dtype=np.uint8), labels=np.arange(80) % 2)
+    return path
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """The momentum experiment with two settings that take a second."""
+    options = {"image_size": 16, "dim": 8, "queue_size": 32, "batch_size": 16, "bn_group": 8, "epochs": 2, "knn_k": 5}
+    whole = EXPERIMENTS["momentum"]
+    cells = [
+        replace(cell, config=with_options(cell.config, **options, warmup=0, log_every=1, knn_every=1, precision="fp32"))
+        for cell in whole.cells("cpu")[:2]
+    ]
+    claims = [Claim("0.9 is above 0", ("MoCo", 0.9), ("MoCo", 0.0))]
+    experiment = replace(whole, cells=lambda scale: cells, claims=lambda scale: claims, seeds=2)
+    monkeypatch.setitem(EXPERIMENTS, "momentum", experiment)
+    return experiment
+
+
+def reproduce(npz: Path, out: Path, *more: str) -> None:
+    cli.main(["reproduce", "momentum", "--data", f"npz:{npz}", "--out", str(out), "--device", "cpu", *more])
+
+
+def test_a_grid_is_run_once_and_told(tiny, npz, tmp_path, capsys):
+    reproduce(npz, tmp_path, "--per-class", "24")
+    written = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/result.json")}
+    assert {path.parent.name for path in written} == {f"moco-{m}-seed{seed}" for m in ("0.0", "0.9") for seed in (0, 1)}
+    for path in written:
+        result = json.loads(path.read_text())
+        assert {"knn", "linear", "lookup"} <= set(result)
+    page = (tmp_path / "momentum-cpu.md").read_text()
+    assert "| MoCo | 0.9 |" in page
+    assert "55.2" in page
+    assert "0.9 is above 0" in page
+    everything = json.loads((tmp_path / "momentum-cpu.json").read_text())
+    assert len(everything["results"]) == 4
+    assert everything["command"].startswith("moco ")
+    assert (tmp_path / "momentum-cpu.png").read_bytes().startswith(b"\x89PNG")
+
+    # Again: nothing is run, a missing result is judged anew, a third seed is added.
+    first = next(iter(written))
+    first.unlink()
+    reproduce(npz, tmp_path, "--per-class", "24", "--seeds", "3")
+    again = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/result.json")}
+    assert len(again) == 6
+    assert all(again[path] == when for path, when in written.items() if path != first)
+
+
+def test_it_stops_when_the_time_is_up_and_goes_on(tiny, npz, tmp_path):
+    with pytest.raises(SystemExit) as left:
+        reproduce(npz, tmp_path, "--minutes", "0", "--seeds", "1")
+    assert left.value.code == 128 + 15
+    (run,) = (path for path in tmp_path.iterdir() if path.is_dir())
+    assert list((run / "checkpoints").iterdir())
+    assert not list(tmp_path.glob("*/result.json"))
+    assert "0 of 2 runs" in (tmp_path / "momentum-cpu.md").read_text()
+    reproduce(npz, tmp_path, "--seeds", "1")
+    assert len(list(tmp_path.glob("*/result.json"))) == 2
+    assert [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()].count(1) == 1
+
+
+def test_other_options_are_refused(tiny, npz, tmp_path, capsys):
+    reproduce(npz, tmp_path, "--seeds", "1")
+    with pytest.raises(SystemExit) as left:
+        reproduce(npz, tmp_path, "--seeds", "1", "--epochs", "3")
+    assert left.value.code == 2
+    assert "epochs 2 -> 3" in capsys.readouterr().err
+
+
+def test_a_dry_run_tells_the_cost_and_starts_nothing(tiny, npz, tmp_path, capsys):
+    reproduce(npz, tmp_path / "runs", "--dry-run")
+    said = capsys.readouterr().out
+    assert "MoCo 0.9" in said
+    assert "4 runs are missing" in said
+    assert not (tmp_path / "runs").exists()
+
+
+def test_runs_whose_data_is_not_there_are_left_out(tiny, tmp_path, capsys):
+    cli.main(["reproduce", "momentum", "--data", f"npz:{tmp_path}/none.npz", "--out", str(tmp_path), "--device", "cpu"])
+    assert "0 of 4 runs are done" in capsys.readouterr().out
+
+
+def test_curves_over_epochs_are_drawn(tiny, npz, tmp_path, monkeypatch):
+    cells = [Cell("with", "", tiny.cells("cpu")[0].config), Cell("without", "", tiny.cells("cpu")[1].config)]
+    claims = [Claim("it cheats", ("without", ""), ("with", ""), "lookup")]
+    curves = replace(tiny, axis="epoch", cells=lambda scale: cells, claims=lambda scale: claims)
+    monkeypatch.setitem(EXPERIMENTS, "momentum", curves)
+    reproduce(npz, tmp_path, "--seeds", "1", "--page", str(tmp_path / "page"))
+    assert (tmp_path / "page/momentum-cpu.png").stat().st_size > 10_000
+    assert "one seed" in (tmp_path / "page/momentum-cpu.md").read_text()
