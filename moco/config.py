@@ -105,7 +105,7 @@ class Training:
 
 @dataclass(frozen=True)
 class Compute:
-    """How the same numbers are reached; of these only the precision changes them, in their last digits."""
+    """How the same numbers are reached; precision and compilation change their last digits, the others nothing."""
 
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
@@ -119,6 +119,10 @@ class Compute:
     """Where JPEGs are decoded: by the workers, or on the GPU; auto: on a GPU whichever is faster, as measured."""
     resident_mb: int = 4096
     """A data set of equal-sized images up to this size in MB lies on the device whole."""
+    compile: bool = False
+    """Compile the encoders (torch.compile): a minute at the start, on a GPU fewer and larger kernels after it."""
+    cuda_graph: bool = False
+    """Record a step as one CUDA graph, on one GPU: for small images, which take longer to launch than to work on."""
 
 
 @dataclass(frozen=True)
@@ -234,6 +238,8 @@ def check(config: Config, ranks: int = 1) -> None:
         (log.keep_checkpoints >= 1, f"--keep-checkpoints {log.keep_checkpoints}: at least 1"),
     ]
     require_all(rules)
+    if config.compute.cuda_graph and ranks > 1:
+        raise UserError(f"--cuda-graph: a step is recorded on one GPU, not on {ranks} ranks")
     part, rest = divmod(training.batch_size, ranks * training.accumulate)
     if rest or not part:
         raise UserError(

@@ -62,6 +62,8 @@ def choose_device(compute: Compute) -> Device:
         if (device.index or 0) >= torch.cuda.device_count():
             raise UserError(f"--device {compute.device}: this machine has {torch.cuda.device_count()} GPU(s)")
         torch.cuda.set_device(device)
+    if compute.cuda_graph and device.type != "cuda":
+        raise UserError("--cuda-graph: there is no GPU to record on")
     if compute.decoder == "gpu" and device.type != "cuda":
         raise UserError("--decoder gpu: there is no GPU to decode on")
     if device.type == "cpu":

@@ -36,6 +36,8 @@ class GroupBatchNorm(_BatchNorm):
             return super().forward(input)
         if len(input) % self.group_size:
             raise ValueError(f"a batch of {len(input)} does not divide into BN groups of {self.group_size}")
+        if torch.compiler.is_compiling():
+            return self._by_formula(input)
         groups = input.split(self.group_size)
         # With a momentum of 1 each group's own statistics land in these rows.
         means, variances = input.new_zeros(2, len(groups), self.num_features, dtype=torch.float32)
@@ -50,15 +52,31 @@ class GroupBatchNorm(_BatchNorm):
             self._track(means.mean(dim=0), variances.mean(dim=0))
         return output
 
+    def _by_formula(self, input: Tensor) -> Tensor:
+        """The same written out: a compiler makes two kernels of it, whatever the number of groups."""
+        grouped = input.unflatten(0, (-1, self.group_size)).float()
+        over = (1, *range(3, grouped.ndim))
+        variance, mean = torch.var_mean(grouped, over, correction=0, keepdim=True)
+        normalised = ((grouped - mean) * (variance + self.eps).rsqrt()).flatten(0, 1)
+        if self.track_running_stats:
+            count = grouped[0, :, 0].numel()
+            self._track(mean.flatten(1).mean(dim=0), variance.flatten(1).mean(dim=0) * (count / (count - 1)))
+        if self.weight is not None:
+            shape = (1, -1, *[1] * (input.ndim - 2))
+            normalised = normalised * self.weight.view(shape) + self.bias.view(shape)
+        output: Tensor = normalised.to(input.dtype)
+        return output
+
     @torch.no_grad()
     def _track(self, mean: Tensor, variance: Tensor) -> None:
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
         self.num_batches_tracked += 1
-        weight = 1 / self.num_batches_tracked if self.momentum is None else torch.tensor(self.momentum)
-        self.running_mean.lerp_(mean, weight.to(mean))
-        self.running_var.lerp_(variance, weight.to(mean))
+        # A plain number: a tensor made here would make a GPU wait for it.
+        weight = 1 / self.num_batches_tracked.to(mean) if self.momentum is None else self.momentum
+        self.running_mean.lerp_(mean, weight)
+        self.running_var.lerp_(variance, weight)
 
     def extra_repr(self) -> str:
         return f"{self.num_features}, group_size={self.group_size}"

@@ -4,8 +4,9 @@ import logging
 import math
 import signal
 import time
+from collections.abc import Callable
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -20,6 +21,7 @@ from moco.encoders import build_encoder
 from moco.errors import UserError
 from moco.evaluation.knn import evaluate_knn
 from moco.run import Run, read_checkpoint
+from moco.training.graph import Graphed
 from moco.training.log import Bar, Metrics
 from moco.training.schedules import learning_rate
 from moco.views import CentreCrop, Pretext, Views, get_pretext
@@ -88,6 +90,18 @@ def build_mechanism(config: Config, images: int, device: Device) -> MoCo | EndTo
         raise UserError(str(error)) from error
 
 
+class Reading(NamedTuple):
+    """Numbers of the last steps on their way from the device: nothing waits for them until they are asked for."""
+
+    step: int
+    epoch: float
+    lr: float
+    values: Tensor
+    """Loss and look-up accuracy of each step, (steps, 2), on the CPU."""
+    arrived: torch.cuda.Event | None
+    """When they are there; None: now."""
+
+
 class Pretraining:
     """A run in progress: all of its state, one step, and the checkpoint that makes it the same run later.
 
@@ -112,8 +126,13 @@ class Pretraining:
         self.parameters = [p for p in self.mechanism.parameters() if p.requires_grad]
         encoders = [child for child in self.mechanism.children() if not isinstance(child, Queue)]
         self.statistics = [b for encoder in encoders for b in encoder.buffers() if b.is_floating_point()]
+        on_gpu = device.device.type == "cuda"
         self.optimizer = torch.optim.SGD(
-            self.parameters, training.lr, momentum=training.sgd_momentum, weight_decay=training.weight_decay
+            self.parameters,
+            training.lr,
+            momentum=training.sgd_momentum,
+            weight_decay=training.weight_decay,
+            fused=True if on_gpu else None,
         )
         pretexts: tuple[Pretext, ...] = get_pretext(config.views.views)
         if config.contrast.mechanism == "memory-bank":
@@ -122,32 +141,51 @@ class Pretraining:
         compute = config.compute
         self.loader = Loader(source.train, views, device.device, compute.workers, compute.decoder)
         self.centre = CentreCrop(config.views.views, config.views.image_size, device.channels_last)
+        if compute.compile:
+            for encoder in encoders:
+                encoder.compile()
+        # A recorded step reads the learning rate where it lies.
+        self.last_lr = training.lr
+        self.lr_on_device = torch.tensor(training.lr, device=device.device) if compute.cuda_graph else None
+        self.advance: Callable[..., Tensor] = Graphed(self._advance) if compute.cuda_graph else self._advance
         self.pending: list[Tensor] = []  # loss and accuracy of the steps since the last line of metrics
         self.metrics_size = 0
 
-    def update(self, *inputs: Tensor) -> None:
-        """One step on what the mechanism takes: every part's loss and gradient, the mean over the ranks, SGD."""
+    @property
+    def lr(self) -> float:
+        """The learning rate of the step that comes."""
         training = self.config.training
-        steps_per_unit = 1 if training.iterations else self.steps_per_epoch
+        return learning_rate(training, self.step, 1 if training.iterations else self.steps_per_epoch)
+
+    def update(self, *inputs: Tensor) -> None:
+        """One step on what the mechanism takes."""
+        self.last_lr = self.lr
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(training, self.step, steps_per_unit)
+            group["lr"] = self.last_lr if self.lr_on_device is None else self.lr_on_device.fill_(self.last_lr)
+        self.pending.append(self.advance(*inputs))
+        self.step += 1
+
+    def _advance(self, *inputs: Tensor) -> Tensor:
+        """Every part's loss and gradient, the mean over the ranks, the optimiser: loss and look-up accuracy, (2,)."""
+        count = self.config.training.accumulate
         results = []
         # The forward passes of a part run inside autocast, its backward pass outside, as PyTorch asks.
-        parts = self.mechanism.parts(*inputs, count=training.accumulate)
+        parts = self.mechanism.parts(*inputs, count=count)
         while result := self._next(parts):
-            (result.loss / training.accumulate).backward()
+            (result.loss / count).backward()
             results.append(torch.stack((result.loss.detach(), result.accuracy)))
         average([p.grad for p in self.parameters if p.grad is not None])
         self.optimizer.step()
         self.optimizer.zero_grad()
         # Each rank's BN saw its own images; the mean is what one rank with them all would have.
         average(self.statistics)
-        self.pending.append(torch.stack(results).mean(dim=0))
-        self.step += 1
+        return torch.stack(results).mean(dim=0)
 
     def inputs(self, batch: Batch) -> list[Tensor]:
         """What the mechanism takes of a batch."""
-        return [*batch.views, batch.images] if isinstance(self.mechanism, MemoryBank) else batch.views
+        if isinstance(self.mechanism, MemoryBank):
+            return [*batch.views, batch.images.to(self.device.device, non_blocking=True)]
+        return batch.views
 
     def _next(self, parts: Any) -> InfoNCE | None:
         with self.device.autocast():
@@ -177,17 +215,34 @@ class Pretraining:
             backbone, self.source, self.centre, self.device, log_.knn_k, log_.knn_temperature, batch, workers
         )
 
-    def mean_pending(self) -> Tensor:
-        """Loss and look-up accuracy of the pending steps, (steps, 2), means over the ranks.
-
-        Stops the run at a loss that is not finite.
-        """
+    def pending_values(self) -> Tensor:
+        """Loss and look-up accuracy of the pending steps, (steps, 2), means over the ranks."""
         values = torch.stack(self.pending) if self.pending else torch.empty(0, 2)
         average([values])
+        return values
+
+    def read_pending(self) -> "Reading":
+        """The same, on its way to the CPU; they are pending no more."""
+        values = self.pending_values()
+        self.pending.clear()
+        reading = Reading(self.step, self.epoch, self.last_lr, values.to("cpu", non_blocking=True), None)
+        if values.is_cuda:
+            reading = reading._replace(arrived=torch.cuda.Event())
+            reading.arrived.record()  # type: ignore[union-attr]
+        return reading
+
+    def mean(self, reading: "Reading") -> tuple[float, float]:
+        """Mean loss and look-up accuracy, waiting for them. Stops the run at a loss that is not finite."""
+        if reading.arrived is not None:
+            reading.arrived.synchronize()
+        self._check(reading.values, reading.step)
+        loss, accuracy = reading.values.mean(dim=0).tolist()
+        return loss, accuracy
+
+    def _check(self, values: Tensor, step: int) -> None:
         finite = values[:, 0].isfinite()
         if not finite.all():
-            self._diverged(f"the loss of step {self.step - len(finite) + int(finite.int().argmin()) + 1} is not finite")
-        return values
+            self._diverged(f"the loss of step {step - len(finite) + int(finite.int().argmin()) + 1} is not finite")
 
     def _diverged(self, what: str) -> None:
         good = self.run.newest()
@@ -196,7 +251,8 @@ class Pretraining:
 
     def save(self) -> None:
         """Writes the checkpoint of the finished step, unless something in it is not finite."""
-        pending = self.mean_pending()
+        pending = self.pending_values()
+        self._check(pending, self.step)
         if not torch.stack([p.isfinite().all() for p in self.parameters]).all():
             self._diverged(f"the weights after step {self.step} are not finite")
         if rank() != 0:
@@ -257,25 +313,37 @@ def _loop(training: Pretraining, metrics: Metrics, bar: Bar, signals: "_Signals"
         _monitor(training, metrics, bar)
     saved = time.monotonic()
     options, lanes = config.training, config.data.lanes
+    reading: Reading | None = None
     for batch in training.loader.training(options.batch_size, options.seed, training.step, training.steps, lanes):
         training.update(*training.inputs(batch))
         step, last = training.step, training.step == training.steps
-        if step % config.log.log_every == 0 or last:
-            loss, accuracy = training.mean_pending().mean(dim=0).tolist()
-            training.pending.clear()
-            lr = training.optimizer.param_groups[0]["lr"]
-            metrics.write(step, {"epoch": training.epoch, "loss": loss, "accuracy": accuracy, "lr": lr})
-            rate = bar.update(step, epoch=int(training.epoch), loss=loss, accuracy=accuracy)
-            metrics.write_timing(step, {"images_per_second": rate})
-        if monitored and training.knn_due():
-            _monitor(training, metrics, bar)
+        knn_due = monitored and training.knn_due()
         told, due = signals.agree(time.monotonic() - saved >= 60 * config.log.checkpoint_minutes)
-        if told or last or due:
+        save = bool(told or last or due)
+        if step % config.log.log_every == 0 or last:
+            _tell(training, reading, metrics, bar)
+            reading = training.read_pending()
+        # On a GPU the numbers are told when the next come, so that the steps between go on.
+        if reading is not None and (reading.arrived is None or knn_due or save):
+            _tell(training, reading, metrics, bar)
+            reading = None
+        if knn_due:
+            _monitor(training, metrics, bar)
+        if save:
             training.metrics_size = metrics.size()
             training.save()
             saved = time.monotonic()
         if told and not last:
             raise Stopped(told, step)
+
+
+def _tell(training: Pretraining, reading: Reading | None, metrics: Metrics, bar: Bar) -> None:
+    if reading is None:
+        return
+    loss, accuracy = training.mean(reading)
+    metrics.write(reading.step, {"epoch": reading.epoch, "loss": loss, "accuracy": accuracy, "lr": reading.lr})
+    rate = bar.update(training.step, epoch=int(reading.epoch), loss=loss, accuracy=accuracy)
+    metrics.write_timing(reading.step, {"images_per_second": rate})
 
 
 def _monitor(training: Pretraining, metrics: Metrics, bar: Bar) -> None:

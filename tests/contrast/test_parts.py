@@ -163,3 +163,27 @@ def test_queries_and_keys_fall_into_other_groups():
         group[permutation(256, torch.tensor(256 * step))] = torch.arange(256) // 32
         together.append((group == torch.arange(256) // 32).double().mean())
     assert torch.stack(together).mean().item() == pytest.approx(1 / 8, abs=0.02)
+
+
+@pytest.mark.parametrize("momentum", [0.1, None])
+@pytest.mark.parametrize("dimensions", [2, 4])
+def test_compiled_grouped_bn_is_the_same(momentum, dimensions):
+    torch.manual_seed(0)
+    layer = (nn.BatchNorm1d if dimensions == 2 else nn.BatchNorm2d)(3, momentum=momentum)
+    nn.init.normal_(layer.weight)
+    eager = group_batch_norm(copy.deepcopy(layer), 4)
+    compiled = group_batch_norm(copy.deepcopy(layer), 4)
+    compiled.compile(backend="aot_eager")  # traced and differentiated as on a GPU, without its code
+    for _ in range(2):
+        x = (torch.randn(12, 3, 5, 5)[..., 0, 0] if dimensions == 2 else torch.randn(12, 3, 5, 5)) * 3 + 1
+        one, other = x.clone().requires_grad_(), x.clone().requires_grad_()
+        expected, output = eager(one), compiled(other)
+        torch.testing.assert_close(output, expected, atol=1e-5, rtol=1e-5)
+        weight = torch.randn_like(expected)
+        (expected * weight).sum().backward()
+        (output * weight).sum().backward()
+        torch.testing.assert_close(other.grad, one.grad, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(compiled.weight.grad, eager.weight.grad, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(compiled.running_mean, eager.running_mean)
+    torch.testing.assert_close(compiled.running_var, eager.running_var)
+    assert compiled.num_batches_tracked == eager.num_batches_tracked

@@ -1,0 +1,54 @@
+"""What makes a step faster changes no numbers: compilation their last digits, a CUDA graph nothing."""
+
+from dataclasses import replace
+from functools import partialmethod
+
+import pytest
+import torch
+
+from moco.config import Compute, Config, Contrast, Encoder, Training, Views, check
+from moco.data import InMemory, Source
+from moco.device import choose_device
+from moco.errors import UserError
+from moco.run import Run
+from moco.training import Pretraining
+
+CONFIG = Config(
+    views=Views("cifar", 16),
+    encoder=Encoder("tiny"),
+    contrast=Contrast(16, 48, 0.9, 0.1, head="mlp", symmetric=True, bn_group=8),
+    training=Training(epochs=4, batch_size=16, lr=0.06, schedule="cosine"),
+    compute=Compute(device="cpu", precision="fp32"),
+)
+
+
+def losses(tmp_path, config: Config, steps: int = 6) -> torch.Tensor:
+    images = torch.randint(0, 256, (64, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    run = Pretraining(config, Source(InMemory(images), None, None), Run(tmp_path), choose_device(config.compute))
+    for batch in run.loader.training(16, 0, 0, steps):
+        run.update(*run.inputs(batch))
+    return run.pending_values()[:, 0].cpu()
+
+
+def test_a_compiled_run_has_the_same_losses(tmp_path, monkeypatch):
+    expected = losses(tmp_path, CONFIG)
+    # The code that is made of it is the compiler's affair, and takes it a minute.
+    monkeypatch.setattr("torch.nn.Module.compile", partialmethod(torch.nn.Module.compile, backend="aot_eager"))
+    compiled = losses(tmp_path, replace(CONFIG, compute=replace(CONFIG.compute, compile=True)))
+    torch.testing.assert_close(compiled, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="a CUDA graph needs a GPU")
+@pytest.mark.parametrize("mechanism", ["moco", "end-to-end", "memory-bank"])
+def test_a_recorded_run_has_the_same_losses(tmp_path, mechanism):
+    contrast = replace(CONFIG.contrast, mechanism=mechanism, symmetric=mechanism != "memory-bank")
+    config = replace(CONFIG, contrast=contrast, compute=replace(CONFIG.compute, device="cuda"))
+    recorded = replace(config, compute=replace(config.compute, cuda_graph=True))
+    torch.testing.assert_close(losses(tmp_path, recorded, 12), losses(tmp_path, config, 12), atol=1e-3, rtol=1e-3)
+
+
+def test_there_is_no_graph_without_a_gpu_nor_on_several_ranks():
+    with pytest.raises(UserError, match="no GPU to record on"):
+        choose_device(replace(CONFIG.compute, cuda_graph=True))
+    with pytest.raises(UserError, match="on one GPU, not on 2 ranks"):
+        check(replace(CONFIG, compute=replace(CONFIG.compute, cuda_graph=True)), ranks=2)
