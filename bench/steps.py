@@ -26,19 +26,33 @@ from moco.training.loop import Pretraining
 LR, SGD_MOMENTUM, WEIGHT_DECAY = 0.03, 0.9, 1e-4
 
 
-def pretraining(images: Tensor, views: str, size: int, encoder: str, batch: int, queue: int, m: float) -> Pretraining:
-    """Our run of these settings: v2's head, BN over the whole batch as the peers have it."""
+def run_of(
+    images: Tensor | Source,
+    views: str,
+    size: int,
+    encoder: str,
+    batch: int,
+    queue: int,
+    m: float,
+    compute: Compute,
+    bn_group: int | None = None,
+) -> Pretraining:
+    """Our run of these settings: v2's head, BN over the whole batch as the peers have it if not said otherwise."""
     config = Config(
         views=ViewsConfig(views, size),
         encoder=Encoder(encoder, small_stem=size <= 96),
-        contrast=Contrast(queue_size=queue, momentum=m, head="mlp", bn_group=None),
+        contrast=Contrast(queue_size=queue, momentum=m, head="mlp", bn_group=bn_group),
         training=Training(
             batch_size=batch, lr=LR, schedule="cosine", sgd_momentum=SGD_MOMENTUM, weight_decay=WEIGHT_DECAY
         ),
+        compute=compute,
     )
-    source = Source(InMemory(images), None, None)
+    source = Source(InMemory(images), None, None) if isinstance(images, Tensor) else images
     # Nothing is written: the run's folder is only named.
-    return Pretraining(config, source, Run(Path(tempfile.gettempdir()) / "bench"), choose_device(Compute(device="cpu")))
+    return Pretraining(config, source, Run(Path(tempfile.gettempdir()) / "bench"), choose_device(compute))
+
+
+pretraining = partial(run_of, compute=Compute(device="cpu"))
 
 
 # A step with its data.
