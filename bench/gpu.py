@@ -138,7 +138,7 @@ def main(arguments: list[str] | None = None) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     deadline = time.monotonic() + 60 * options.minutes
     bench = Bench(device, QUICK if options.quick else FULL, options.quick, deadline, [])
-    context = _context(device, shlex.join(["python", "-m", "bench.gpu", *arguments]))
+    context = context_of(device, shlex.join(["python", "-m", "bench.gpu", *arguments]))
     name = context["device"].lower().replace(" ", "-")
     path = options.json or (None if options.quick else ROOT / f"bench/results/gpu-{name}.json")
     ceilings = bench.ceilings()
@@ -252,7 +252,7 @@ def table(context: Row, rows: list[Row]) -> list[str]:
     return lines
 
 
-def _context(device: torch.device, command: str) -> Row:
+def context_of(device: torch.device, command: str) -> Row:
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",

@@ -82,7 +82,7 @@ def base(scale: Scale, **options: object) -> Config:
 
 
 _SIZES: dict[Scale, list[int]] = {
-    "cpu": [4, 16, 64, 256, 1024, 4096],
+    "cpu": [4, 16, 64, 256, 1024],
     "gpu": [256, 512, 1024, 4096, 16384],
     "imagenet": [256, 512, 1024, 4096, 16384, 65536],
 }
@@ -95,7 +95,8 @@ _FIG3 = {
 
 
 def _mechanisms(scale: Scale) -> list[Cell]:
-    shared, cells = base(scale), []
+    # Fewer images and more epochs on a CPU: a memory bank learns from its vectors, and has each once an epoch.
+    shared, cells = base(scale, **({"per_class": 250, "epochs": 24} if scale == "cpu" else {})), []
     for size in _SIZES[scale]:
         configs = {
             "MoCo": with_options(shared, queue_size=size),

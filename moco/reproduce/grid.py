@@ -5,6 +5,7 @@ import logging
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -134,13 +135,14 @@ def run_missing(jobs: list[Job], open_one: OpenSource, device: Device, linear: L
         else:
             run = Run.create(job.folder, job.config)
         try:
-            pretrain(job.config, source, run, device, started[job.folder], deadline)
+            with _timed(run):
+                pretrain(job.config, source, run, device, started[job.folder], deadline)
             measured = judge(run, source, device, linear)
         except UserError as error:
             if "finite" not in str(error):
                 raise
             log.warning("%s: %s", job.title, error)
-            measured = {"diverged": str(error)}
+            measured = {"diverged": str(error), "seconds": _seconds(run)}
         if rank() == 0:
             about = {"series": job.cell.series, "x": job.cell.x, "seed": job.seed}
             run.write_json("result", about | measured)
@@ -160,6 +162,22 @@ def judge(run: Run, source: Source, device: Device, linear: Linear) -> dict[str,
     workers = trained.config.compute.workers
     linear = replace(linear, batch_size=min(linear.batch_size, len(source.labelled_train)))
     measured["linear"] = evaluate_linear(encoder, source, centre, device, linear, workers).top1
-    rates = [json.loads(line)["images_per_second"] for line in run.timing.read_text().splitlines()]
-    measured["images_per_second"] = rates[-1] if rates else None
+    measured["seconds"] = _seconds(run)
     return measured
+
+
+@contextmanager
+def _timed(run: Run) -> Iterator[None]:
+    """Adds what passes to the run's seconds.json, also when it is stopped."""
+    before, start = _seconds(run), time.monotonic()
+    try:
+        yield
+    finally:
+        if rank() == 0:
+            run.write_json("seconds", {"seconds": before + time.monotonic() - start})
+
+
+def _seconds(run: Run) -> float:
+    """How long the run has taken in all its pieces, start (compilation) and evaluations included."""
+    path = run.path / "seconds.json"
+    return float(json.loads(path.read_text())["seconds"]) if path.is_file() else 0.0

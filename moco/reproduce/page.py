@@ -2,6 +2,7 @@
 
 import json
 import math
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -91,15 +92,19 @@ def _difference(finding: Finding) -> str:
 def table(experiment: Experiment, cells: list[Cell], results: Results) -> list[str]:
     """A line for each setting: what was measured, and what is published."""
     published = any(cell.published for cell in cells)
+    timed = all("seconds" in run for runs in results.values() for run in runs)
     head = [
         "",
         experiment.axis if any(cell.x != "" for cell in cells) else "",
         *(MEASURES[measure] for measure in experiment.measures),
+        *(["minutes a run"] if timed else []),
     ]
     lines = [head + (["published", "source"] if published else []), ["---"] * (len(head) + 2 * published)]
     for cell in cells:
         runs = results.get((cell.series, cell.x), [])
         row = [cell.series, _spelled(cell.x), *(told(measured(runs, measure)) for measure in experiment.measures)]
+        if timed:
+            row.append(f"{statistics.fmean(run['seconds'] for run in runs) / 60:.1f}" if runs else "")
         if published:
             row += [f"{cell.published.value:.1f}", cell.published.source] if cell.published else ["", ""]
         lines.append(row)
