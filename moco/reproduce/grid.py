@@ -135,14 +135,14 @@ def run_missing(jobs: list[Job], open_one: OpenSource, device: Device, linear: L
         else:
             run = Run.create(job.folder, job.config)
         try:
-            with _timed(run):
+            with _timed(run, device):
                 pretrain(job.config, source, run, device, started[job.folder], deadline)
             measured = judge(run, source, device, linear)
         except UserError as error:
             if "finite" not in str(error):
                 raise
             log.warning("%s: %s", job.title, error)
-            measured = {"diverged": str(error), "seconds": _seconds(run)}
+            measured = {"diverged": str(error), **_spent(run)}
         if rank() == 0:
             about = {"series": job.cell.series, "x": job.cell.x, "seed": job.seed}
             run.write_json("result", about | measured)
@@ -162,22 +162,28 @@ def judge(run: Run, source: Source, device: Device, linear: Linear) -> dict[str,
     workers = trained.config.compute.workers
     linear = replace(linear, batch_size=min(linear.batch_size, len(source.labelled_train)))
     measured["linear"] = evaluate_linear(encoder, source, centre, device, linear, workers).top1
-    measured["seconds"] = _seconds(run)
+    measured |= _spent(run)
     return measured
 
 
 @contextmanager
-def _timed(run: Run) -> Iterator[None]:
-    """Adds what passes to the run's seconds.json, also when it is stopped."""
-    before, start = _seconds(run), time.monotonic()
+def _timed(run: Run, device: Device) -> Iterator[None]:
+    """Adds what passes to the run's spent.json, also when it is stopped."""
+    before, start = _spent(run), time.monotonic()
+    on_gpu = device.device.type == "cuda"
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats(device.device)
     try:
         yield
     finally:
         if rank() == 0:
-            run.write_json("seconds", {"seconds": before + time.monotonic() - start})
+            memory = torch.cuda.max_memory_allocated(device.device) / 2**20 if on_gpu else 0.0
+            spent = {"seconds": before["seconds"] + time.monotonic() - start}
+            run.write_json("spent", spent | {"memory_mb": max(memory, before["memory_mb"])})
 
 
-def _seconds(run: Run) -> float:
-    """How long the run has taken in all its pieces, start (compilation) and evaluations included."""
-    path = run.path / "seconds.json"
-    return float(json.loads(path.read_text())["seconds"]) if path.is_file() else 0.0
+def _spent(run: Run) -> dict[str, float]:
+    """Seconds in all the run's pieces, start (compilation) and evaluations included, and the most GPU memory in MB."""
+    path = run.path / "spent.json"
+    none = {"seconds": 0.0, "memory_mb": 0.0}
+    return none | json.loads(path.read_text()) if path.is_file() else none

@@ -26,16 +26,19 @@ _STYLES = [("o", "-"), ("s", "--"), ("^", ":"), ("D", "-."), ("v", "-")]
 def write_page(
     experiment: Experiment, jobs: list[Job], claims: list[Claim], results: Results, context: dict[str, Any], out: Path
 ) -> Path:
-    """Writes EXPERIMENT-SCALE.md, .png and .json into the folder `out`, and returns the page's path."""
+    """Writes EXPERIMENT-SCALE.md, its figures and .json into the folder `out`, and returns the page's path."""
     out.mkdir(parents=True, exist_ok=True)
     name = f"{experiment.name}-{context['scale']}"
     cells = list({(job.cell.series, job.cell.x): job.cell for job in jobs}.values())
     findings = [examine(claim, results) for claim in claims]
-    if experiment.axis == "epoch":
-        _draw_curves(experiment, jobs, out / f"{name}.png")
-    else:
+    figures = []
+    if experiment.axis != "epoch":
         _draw_over_x(experiment, cells, results, out / f"{name}.png")
-    page = _page(experiment, cells, results, findings, context, name)
+        figures.append(f"{name}.png")
+    if max(len(_curve(Run(job.folder), "knn")) for job in jobs) > 2:
+        _draw_curves(jobs, out / f"{name}-curves.png")
+        figures.append(f"{name}-curves.png")
+    page = _page(experiment, cells, results, findings, context, figures)
     write_whole(out / f"{name}.md", lambda file: file.write(page.encode()))
     everything = {**context, "results": [result for runs in results.values() for result in runs]}
     text = json.dumps(everything, indent=1) + "\n"
@@ -49,7 +52,7 @@ def _page(
     results: Results,
     findings: list[Finding],
     context: dict[str, Any],
-    name: str,
+    figures: list[str],
 ) -> str:
     done = sum(len(runs) for runs in results.values())
     lines = [
@@ -60,7 +63,7 @@ def _page(
         f"`{context['command']}`, {context['machine']}, torch {context['torch']}, {context['date']}: "
         f"{done} of {context['runs']} runs. {context['setting']}",
         "",
-        f"![{experiment.title}]({name}.png)",
+        *(f"![{experiment.title}]({figure})" for figure in figures),
         "",
         *table(experiment, cells, results),
         "",
@@ -92,12 +95,14 @@ def _difference(finding: Finding) -> str:
 def table(experiment: Experiment, cells: list[Cell], results: Results) -> list[str]:
     """A line for each setting: what was measured, and what is published."""
     published = any(cell.published for cell in cells)
+    memory = any(run.get("memory_mb") for runs in results.values() for run in runs)
     timed = all("seconds" in run for runs in results.values() for run in runs)
     head = [
         "",
         experiment.axis if any(cell.x != "" for cell in cells) else "",
         *(MEASURES[measure] for measure in experiment.measures),
         *(["minutes a run"] if timed else []),
+        *(["GPU memory"] if memory else []),
     ]
     lines = [head + (["published", "source"] if published else []), ["---"] * (len(head) + 2 * published)]
     for cell in cells:
@@ -105,6 +110,8 @@ def table(experiment: Experiment, cells: list[Cell], results: Results) -> list[s
         row = [cell.series, _spelled(cell.x), *(told(measured(runs, measure)) for measure in experiment.measures)]
         if timed:
             row.append(f"{statistics.fmean(run['seconds'] for run in runs) / 60:.1f}" if runs else "")
+        if memory:
+            row.append(f"{max(run.get('memory_mb', 0) for run in runs):,.0f} MB" if runs else "")
         if published:
             row += [f"{cell.published.value:.1f}", cell.published.source] if cell.published else ["", ""]
         lines.append(row)
@@ -174,13 +181,14 @@ def _line(
     axis.errorbar(x, values, yerr=spreads, marker=marker, linestyle=dashes, capsize=3, label=label)
 
 
-def _draw_curves(experiment: Experiment, jobs: list[Job], path: Path) -> None:
+def _draw_curves(jobs: list[Job], path: Path) -> None:
     """Pretext accuracy and kNN over the epochs: every seed thin, their mean thick."""
     panels: list[tuple[str, Measure]] = [("accuracy", "lookup"), ("knn", "knn")]
     figure, axes = plt.subplots(1, len(panels), figsize=(11, 4))
     for axis, (key, measure) in zip(axes, panels, strict=True):
-        for number, series in enumerate(_series([job.cell for job in jobs])):
-            curves = [_curve(Run(job.folder), key) for job in jobs if job.cell.series == series]
+        settings = list(dict.fromkeys((job.cell.series, job.cell.x) for job in jobs))
+        for number, setting in enumerate(settings):
+            curves = [_curve(Run(job.folder), key) for job in jobs if (job.cell.series, job.cell.x) == setting]
             curves = [curve for curve in curves if curve]
             for curve in curves:
                 axis.plot(*zip(*curve, strict=True), color=f"C{number}", linewidth=0.6, alpha=0.5)
@@ -188,7 +196,9 @@ def _draw_curves(experiment: Experiment, jobs: list[Job], path: Path) -> None:
                 length = min(map(len, curves))
                 epochs = [epoch for epoch, _ in curves[0][:length]]
                 means = [sum(curve[i][1] for curve in curves) / len(curves) for i in range(length)]
-                axis.plot(epochs, means, _STYLES[number][1], color=f"C{number}", linewidth=2, label=series)
+                style = _STYLES[number % len(_STYLES)][1]
+                label = f"{setting[0]} {_spelled(setting[1])}".strip()
+                axis.plot(epochs, means, style, color=f"C{number}", linewidth=2, label=label)
         axis.set_title(MEASURES[measure], loc="left", fontsize=10)
         axis.set_xlabel("epoch")
         _finish(axis, legend=True)

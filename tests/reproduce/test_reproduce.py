@@ -105,5 +105,5 @@ def test_curves_over_epochs_are_drawn(tiny, npz, tmp_path, monkeypatch):
     curves = replace(tiny, axis="epoch", cells=lambda scale: cells, claims=lambda scale: claims)
     monkeypatch.setitem(EXPERIMENTS, "momentum", curves)
     reproduce(npz, tmp_path, "--seeds", "1", "--page", str(tmp_path / "page"))
-    assert (tmp_path / "page/momentum-cpu.png").stat().st_size > 10_000
+    assert (tmp_path / "page/momentum-cpu-curves.png").stat().st_size > 10_000
     assert "one seed" in (tmp_path / "page/momentum-cpu.md").read_text()
