@@ -21,7 +21,7 @@ from moco.data import InMemory, Source, training_plan
 from moco.device import choose_device
 from moco.encoders import build_encoder
 from moco.run import Run
-from moco.training.loop import Pretraining
+from moco.training import Pretraining
 
 LR, SGD_MOMENTUM, WEIGHT_DECAY = 0.03, 0.9, 1e-4
 

@@ -137,6 +137,8 @@ class Log:
     """A vote weighs exp(similarity / temperature): 0.1 for CIFAR, 0.07 for ImageNet (InstDisc)."""
     log_every: int = 10
     """Steps between two lines of metrics."""
+    monitor_every: int | None = None
+    """Steps between two looks of the monitor; None: a hundredth of the run, at least 100; 0: none."""
     checkpoint_minutes: float = 5.0
     """Minutes between two checkpoints; there is one at the end, and when the run is told to stop."""
     keep_checkpoints: int = 3
@@ -234,6 +236,7 @@ def check(config: Config, ranks: int = 1) -> None:
         (log.knn_k >= 1, f"--knn-k {log.knn_k}: at least 1"),
         (log.knn_temperature > 0, f"--knn-temperature {log.knn_temperature}: above 0"),
         (log.log_every >= 1, f"--log-every {log.log_every}: at least 1"),
+        (log.monitor_every is None or log.monitor_every >= 0, f"--monitor-every {log.monitor_every}: at least 0"),
         (log.checkpoint_minutes >= 0, f"--checkpoint-minutes {log.checkpoint_minutes}: at least 0"),
         (log.keep_checkpoints >= 1, f"--keep-checkpoints {log.keep_checkpoints}: at least 1"),
     ]

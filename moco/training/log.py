@@ -63,7 +63,8 @@ class Metrics:
 
     def _scalars(self, step: int, values: dict[str, Any]) -> None:
         for name, value in values.items():
-            self._events.add_scalar(name, value, step)
+            if not isinstance(value, list):  # a histogram stays in metrics.jsonl
+                self._events.add_scalar(name, value, step)
 
     def size(self) -> int:
         """Bytes of metrics.jsonl, after they are on the disk."""

@@ -1,286 +1,21 @@
 """Pre-training: one loop, whose position is one number, the step."""
 
 import logging
-import math
-import signal
 import time
-from collections.abc import Callable
-from types import FrameType
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator
 
-import torch
-import torch.distributed as dist
-from torch import Tensor
-
-from moco.config import Config, check
-from moco.contrast import EndToEnd, InfoNCE, MemoryBank, MoCo, Queue
-from moco.contrast.ranks import average, rank, world_size
-from moco.data import Batch, Loader, Source
+from moco.config import Config
+from moco.contrast.ranks import rank
+from moco.data import Batch, Source
 from moco.device import Device
-from moco.encoders import build_encoder
-from moco.errors import UserError
-from moco.evaluation.knn import evaluate_knn
-from moco.run import Run, read_checkpoint
-from moco.training.graph import Graphed
+from moco.run import Run
+from moco.training.doctor import Finding, diagnose
 from moco.training.log import Bar, Metrics
-from moco.training.schedules import learning_rate
-from moco.views import CentreCrop, Pretext, Views, get_pretext
+from moco.training.monitor import Monitor
+from moco.training.pretraining import Pretraining, Reading
+from moco.training.signals import Signals, Stopped
 
 log = logging.getLogger("moco")
-
-
-class Stopped(Exception):  # noqa: N818  # not an error: the run was told to stop, and can be continued
-    """The run was told to stop by a signal; its checkpoint is written."""
-
-    def __init__(self, signal_number: int, step: int) -> None:
-        super().__init__(f"stopped after step {step}")
-        self.signal_number, self.step = signal_number, step
-
-
-def build_mechanism(config: Config, images: int, device: Device) -> MoCo | EndToEnd | MemoryBank:
-    """The mechanism that a configuration describes, with random weights that are a function of its seed.
-
-    Raises UserError for an encoder that does not fit, or a memory bank of so many images that does not.
-    """
-    torch.manual_seed(config.training.seed)
-    contrast = config.contrast
-    encoder = build_encoder(config.encoder.encoder, config.encoder.small_stem)
-    dim, temperature, head, bn_group = contrast.dim, contrast.temperature, contrast.head, contrast.bn_group
-    try:
-        if contrast.mechanism == "end-to-end":
-            return EndToEnd(
-                encoder,
-                dim,
-                temperature,
-                head=head,
-                symmetric=contrast.symmetric,
-                bn_group=bn_group,
-                shuffle=contrast.shuffle,
-            )
-        if contrast.mechanism == "memory-bank":
-            needed, free = images * dim * 4, device.free_bytes()
-            if needed > free:
-                raise UserError(
-                    f"--mechanism memory-bank: a vector for each of {images:,} images takes {needed / 1e9:,.3g} GB, "
-                    f"{device.device} has {free / 1e9:,.3g} GB free: a lower --dim, or --mechanism moco, whose "
-                    "dictionary does not grow with the data"
-                )
-            return MemoryBank(
-                encoder,
-                images,
-                dim,
-                contrast.queue_size,
-                contrast.bank_momentum,
-                temperature,
-                head=head,
-                bn_group=bn_group,
-            )
-        return MoCo(
-            encoder,
-            dim,
-            contrast.queue_size,
-            contrast.momentum,
-            temperature,
-            head=head,
-            symmetric=contrast.symmetric,
-            bn_group=bn_group,
-            shuffle=contrast.shuffle,
-        )
-    except ValueError as error:
-        raise UserError(str(error)) from error
-
-
-class Reading(NamedTuple):
-    """Numbers of the last steps on their way from the device: nothing waits for them until they are asked for."""
-
-    step: int
-    epoch: float
-    lr: float
-    values: Tensor
-    """Loss and look-up accuracy of each step, (steps, 2), on the CPU."""
-    arrived: torch.cuda.Event | None
-    """When they are there; None: now."""
-
-
-class Pretraining:
-    """A run in progress: all of its state, one step, and the checkpoint that makes it the same run later.
-
-    Args:
-        config: what the run is made of.
-        source: its data.
-        run: its folder.
-        device: what it computes on.
-    """
-
-    def __init__(self, config: Config, source: Source, run: Run, device: Device) -> None:
-        check(config, world_size())
-        training = config.training
-        self.config, self.source, self.run, self.device = config, source, run, device
-        n = len(source.train)
-        self.steps_per_epoch = n / training.batch_size
-        # The last batch of the last epoch is filled up with the first images of another.
-        self.steps = training.iterations or -(-training.epochs * n // training.batch_size)
-        self.step = 0
-        mechanism = build_mechanism(config, n, device)
-        self.mechanism = mechanism.to(device.device, memory_format=device.memory_format)  # type: ignore[call-overload]
-        self.parameters = [p for p in self.mechanism.parameters() if p.requires_grad]
-        encoders = [child for child in self.mechanism.children() if not isinstance(child, Queue)]
-        self.statistics = [b for encoder in encoders for b in encoder.buffers() if b.is_floating_point()]
-        on_gpu = device.device.type == "cuda"
-        self.optimizer = torch.optim.SGD(
-            self.parameters,
-            training.lr,
-            momentum=training.sgd_momentum,
-            weight_decay=training.weight_decay,
-            fused=True if on_gpu else None,
-        )
-        pretexts: tuple[Pretext, ...] = get_pretext(config.views.views)
-        if config.contrast.mechanism == "memory-bank":
-            pretexts = pretexts[:1]  # the other view of an image is the bank's
-        views = Views(pretexts, config.views.image_size, training.seed, device.channels_last, device.dtype)
-        compute = config.compute
-        self.loader = Loader(source.train, views, device.device, compute.workers, compute.decoder)
-        self.centre = CentreCrop(config.views.views, config.views.image_size, device.channels_last)
-        if compute.compile:
-            for encoder in encoders:
-                encoder.compile()
-        # A recorded step reads the learning rate where it lies.
-        self.last_lr = training.lr
-        self.lr_on_device = torch.tensor(training.lr, device=device.device) if compute.cuda_graph else None
-        self.advance: Callable[..., Tensor] = Graphed(self._advance) if compute.cuda_graph else self._advance
-        self.pending: list[Tensor] = []  # loss and accuracy of the steps since the last line of metrics
-        self.metrics_size = 0
-
-    @property
-    def lr(self) -> float:
-        """The learning rate of the step that comes."""
-        training = self.config.training
-        return learning_rate(training, self.step, 1 if training.iterations else self.steps_per_epoch)
-
-    def update(self, *inputs: Tensor) -> None:
-        """One step on what the mechanism takes."""
-        self.last_lr = self.lr
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.last_lr if self.lr_on_device is None else self.lr_on_device.fill_(self.last_lr)
-        self.pending.append(self.advance(*inputs))
-        self.step += 1
-
-    def _advance(self, *inputs: Tensor) -> Tensor:
-        """Every part's loss and gradient, the mean over the ranks, the optimiser: loss and look-up accuracy, (2,)."""
-        count = self.config.training.accumulate
-        results = []
-        # The forward passes of a part run inside autocast, its backward pass outside, as PyTorch asks.
-        parts = self.mechanism.parts(*inputs, count=count)
-        while result := self._next(parts):
-            (result.loss / count).backward()
-            results.append(torch.stack((result.loss.detach(), result.accuracy)))
-        average([p.grad for p in self.parameters if p.grad is not None])
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        # Each rank's BN saw its own images; the mean is what one rank with them all would have.
-        average(self.statistics)
-        return torch.stack(results).mean(dim=0)
-
-    def inputs(self, batch: Batch) -> list[Tensor]:
-        """What the mechanism takes of a batch."""
-        if isinstance(self.mechanism, MemoryBank):
-            return [*batch.views, batch.images.to(self.device.device, non_blocking=True)]
-        return batch.views
-
-    def _next(self, parts: Any) -> InfoNCE | None:
-        with self.device.autocast():
-            return next(parts, None)
-
-    @property
-    def epoch(self) -> float:
-        """How often every image was seen."""
-        return self.step / self.steps_per_epoch
-
-    def knn_due(self) -> bool:
-        """Whether the finished step is the first at or after a multiple of --knn-every, or the last."""
-        every, batch = self.config.log.knn_every, self.config.training.batch_size
-        if self.step == self.steps:
-            return True
-        if self.config.training.iterations:
-            return self.step % every == 0
-        images = every * len(self.source.train)
-        return self.step * batch // images > (self.step - 1) * batch // images
-
-    def knn(self) -> float:
-        """kNN accuracy of the query encoder's features, in 0..1."""
-        log_, workers = self.config.log, self.config.compute.workers
-        backbone = self.mechanism.query.backbone
-        batch = max(256, self.config.training.batch_size)
-        return evaluate_knn(
-            backbone, self.source, self.centre, self.device, log_.knn_k, log_.knn_temperature, batch, workers
-        )
-
-    def pending_values(self) -> Tensor:
-        """Loss and look-up accuracy of the pending steps, (steps, 2), means over the ranks."""
-        values = torch.stack(self.pending) if self.pending else torch.empty(0, 2)
-        average([values])
-        return values
-
-    def read_pending(self) -> "Reading":
-        """The same, on its way to the CPU; they are pending no more."""
-        values = self.pending_values()
-        self.pending.clear()
-        reading = Reading(self.step, self.epoch, self.last_lr, values.to("cpu", non_blocking=True), None)
-        if values.is_cuda:
-            reading = reading._replace(arrived=torch.cuda.Event())
-            reading.arrived.record()  # type: ignore[union-attr]
-        return reading
-
-    def mean(self, reading: "Reading") -> tuple[float, float]:
-        """Mean loss and look-up accuracy, waiting for them. Stops the run at a loss that is not finite."""
-        if reading.arrived is not None:
-            reading.arrived.synchronize()
-        self._check(reading.values, reading.step)
-        loss, accuracy = reading.values.mean(dim=0).tolist()
-        return loss, accuracy
-
-    def _check(self, values: Tensor, step: int) -> None:
-        finite = values[:, 0].isfinite()
-        if not finite.all():
-            self._diverged(f"the loss of step {step - len(finite) + int(finite.int().argmin()) + 1} is not finite")
-
-    def _diverged(self, what: str) -> None:
-        good = self.run.newest()
-        stands = f"the last good checkpoint is {good}" if good else "no checkpoint was written before"
-        raise UserError(f"{what}: a lower --lr or --precision fp32 may help; {stands}")
-
-    def save(self) -> None:
-        """Writes the checkpoint of the finished step, unless something in it is not finite."""
-        pending = self.pending_values()
-        self._check(pending, self.step)
-        if not torch.stack([p.isfinite().all() for p in self.parameters]).all():
-            self._diverged(f"the weights after step {self.step} are not finite")
-        if rank() != 0:
-            return
-        state = {
-            "step": self.step,
-            "mechanism": self.mechanism.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "pending": pending,
-            "metrics_size": self.metrics_size,
-        }
-        self.run.save(self.step, state, self.config.log.keep_checkpoints)
-
-    def load(self) -> None:
-        """Continues from the newest checkpoint that is whole, if one was written."""
-        path = self.run.newest()
-        if path is None:
-            return
-        state = read_checkpoint(path)
-        try:
-            self.mechanism.load_state_dict(state["mechanism"])
-        except RuntimeError as error:
-            lines = [line.strip() for line in str(error).splitlines()[1:]]
-            raise UserError(f"{path}: is of another architecture: {lines[0]}") from error
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.step, self.metrics_size = state["step"], state["metrics_size"]
-        self.pending = list(state["pending"].to(self.device.device))
-        log.info("continuing %s after step %d", self.run.path, self.step)
 
 
 def pretrain(
@@ -299,85 +34,111 @@ def pretrain(
     metrics = Metrics(run, training.metrics_size, training.step, main)
     bar = Bar(training.step, training.steps, config.training.batch_size, main)
     try:
-        with _Signals(deadline) as signals:
-            _loop(training, metrics, bar, signals)
+        with Signals(deadline) as signals:
+            _loop(training, _Telling(training, metrics, bar), signals)
     finally:
         bar.close()
         metrics.close()
 
 
-def _loop(training: Pretraining, metrics: Metrics, bar: Bar, signals: "_Signals") -> None:
+def _loop(training: Pretraining, telling: "_Telling", signals: Signals) -> None:
     config = training.config
-    monitored = config.log.knn_every > 0 and training.source.labelled
-    if monitored and training.step == 0:
-        _monitor(training, metrics, bar)
+    judged = config.log.knn_every > 0 and training.source.labelled
+    if judged and training.step == 0:
+        telling.judge()
     saved = time.monotonic()
     options, lanes = config.training, config.data.lanes
-    reading: Reading | None = None
-    for batch in training.loader.training(options.batch_size, options.seed, training.step, training.steps, lanes):
+    batches = training.loader.training(options.batch_size, options.seed, training.step, training.steps, lanes)
+    for batch in telling.waiting(batches):
         training.update(*training.inputs(batch))
         step, last = training.step, training.step == training.steps
-        knn_due = monitored and training.knn_due()
+        knn_due = judged and training.knn_due()
+        look_due = telling.look_due()
         told, due = signals.agree(time.monotonic() - saved >= 60 * config.log.checkpoint_minutes)
         save = bool(told or last or due)
         if step % config.log.log_every == 0 or last:
-            _tell(training, reading, metrics, bar)
-            reading = training.read_pending()
-        # On a GPU the numbers are told when the next come, so that the steps between go on.
-        if reading is not None and (reading.arrived is None or knn_due or save):
-            _tell(training, reading, metrics, bar)
-            reading = None
+            telling.read(wait=knn_due or look_due or save)
+        elif knn_due or look_due or save:
+            telling.tell()
         if knn_due:
-            _monitor(training, metrics, bar)
+            telling.judge()
+        if look_due:
+            telling.look()
         if save:
-            training.metrics_size = metrics.size()
+            training.metrics_size = telling.metrics.size()
             training.save()
             saved = time.monotonic()
         if told and not last:
             raise Stopped(told, step)
 
 
-def _tell(training: Pretraining, reading: Reading | None, metrics: Metrics, bar: Bar) -> None:
-    if reading is None:
-        return
-    loss, accuracy = training.mean(reading)
-    metrics.write(reading.step, {"epoch": reading.epoch, "loss": loss, "accuracy": accuracy, "lr": reading.lr})
-    rate = bar.update(training.step, epoch=int(reading.epoch), loss=loss, accuracy=accuracy)
-    metrics.write_timing(reading.step, {"images_per_second": rate})
+class _Telling:
+    """What is told of the run while it goes: metrics, the bar, kNN, the monitor, what the doctor finds."""
 
+    def __init__(self, training: Pretraining, metrics: Metrics, bar: Bar) -> None:
+        self.training, self.metrics, self.bar = training, metrics, bar
+        config, source = training.config, training.source
+        self.monitor = Monitor(config, training.mechanism, training.loader, len(source.train), training.device)
+        every = config.log.monitor_every
+        self.look_every = max(100, training.steps // 100) if every is None else every
+        self.reading: Reading | None = None
+        self.found = {finding.name for finding in self._findings()} if training.step else set()
+        self.start, self.waited = time.monotonic(), 0.0
 
-def _monitor(training: Pretraining, metrics: Metrics, bar: Bar) -> None:
-    accuracy = training.knn()
-    metrics.write(training.step, {"epoch": training.epoch, "knn": accuracy})
-    bar.update(training.step, knn=f"{accuracy:.1%}")
+    def waiting(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """The batches; how long each was waited for is added up."""
+        iterator = iter(batches)
+        while True:
+            start = time.monotonic()
+            batch = next(iterator, None)
+            self.waited += time.monotonic() - start
+            if batch is None:
+                return
+            yield batch
 
+    def read(self, wait: bool) -> None:
+        """Tells the last reading and takes the next, which on a GPU is told with the one after, if need not be now."""
+        self.tell()
+        self.reading = self.training.read_pending()
+        if wait or self.reading.arrived is None:
+            self.tell()
 
-class _Signals:
-    """SIGINT and SIGTERM end the run after the step in hand; a second one ends it at once. So does the deadline."""
+    def tell(self) -> None:
+        """Tells the reading that is under way."""
+        if self.reading is None:
+            return
+        reading, self.reading = self.reading, None
+        values = self.training.mean(reading)
+        self.metrics.write(reading.step, {"epoch": reading.epoch, **values, "lr": reading.lr})
+        rate = self.bar.update(
+            self.training.step, epoch=int(reading.epoch), loss=values["loss"], accuracy=values["accuracy"]
+        )
+        now = time.monotonic()
+        share = min(1.0, self.waited / max(now - self.start, 1e-9))
+        self.start, self.waited = now, 0.0
+        self.metrics.write_timing(reading.step, {"images_per_second": rate, "waiting": share})
 
-    def __init__(self, deadline: float | None) -> None:
-        self._deadline = math.inf if deadline is None else deadline
+    def judge(self) -> None:
+        accuracy = self.training.knn()
+        self.metrics.write(self.training.step, {"epoch": self.training.epoch, "knn": accuracy})
+        self.bar.update(self.training.step, knn=f"{accuracy:.1%}")
 
-    def __enter__(self) -> "_Signals":
-        self._number = 0
-        self._before = {number: signal.signal(number, self._receive) for number in (signal.SIGINT, signal.SIGTERM)}
-        return self
+    def look_due(self) -> bool:
+        step = self.training.step
+        return self.look_every > 0 and (step % self.look_every == 0 or step == self.training.steps)
 
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+    def look(self) -> None:
+        """Records what the monitor sees; what the doctor makes of it is said once."""
+        self.metrics.write(
+            self.training.step, {"epoch": self.training.epoch, **self.monitor.measure(self.training.step)}
+        )
+        for finding in self._findings():
+            if finding.name not in self.found and finding.severity != "good":
+                self.found.add(finding.name)
+                log.warning("%s: %s (%s)", finding.name, finding.advice, finding.evidence)
 
-    def _receive(self, number: int, frame: FrameType | None) -> None:
-        self._number = number
-        signal.signal(number, self._before[signal.Signals(number)])
-
-    def agree(self, due: bool) -> tuple[int, bool]:
-        """The signal that came to any rank, 0 if none, and whether a checkpoint is due on any: all act alike."""
-        if time.monotonic() > self._deadline:
-            self._number = signal.SIGTERM
-        if world_size() == 1:
-            return self._number, due
-        both = torch.tensor([self._number, int(due)])
-        dist.all_reduce(both, op=dist.ReduceOp.MAX)
-        number, any_due = both.tolist()
-        return number, bool(any_due)
+    def _findings(self) -> list[Finding]:
+        if rank() != 0:
+            return []
+        self.metrics.size()
+        return diagnose(self.training.run)

@@ -23,8 +23,7 @@ from moco.data.sources import Source
 from moco.device import choose_device
 from moco.errors import UserError
 from moco.run import Run, read_checkpoint
-from moco.training import Stopped, pretrain
-from moco.training.loop import Pretraining
+from moco.training import Pretraining, Stopped, pretrain
 
 STEPS = 11  # 2 epochs of 87 images, 16 at a time; 9 of 96 are held out
 

@@ -1,0 +1,360 @@
+"""The doctor: what a run's records say is going on, in plain words, and what to change."""
+
+import json
+import math
+import statistics
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from moco.config import Config
+from moco.errors import UserError
+from moco.run import Run
+
+Severity = Literal["good", "note", "warning", "problem"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that the records show."""
+
+    name: str
+    severity: Severity
+    text: str
+    """What is going on."""
+    evidence: str
+    """The numbers that show it."""
+    advice: str
+    """What to change, or not to."""
+    source: str
+    """Where the rule comes from."""
+
+
+@dataclass(frozen=True)
+class Records:
+    """What a run has recorded so far."""
+
+    config: Config
+    lines: list[dict[str, Any]]
+    """metrics.jsonl."""
+    timing: list[dict[str, Any]]
+
+    def series(self, name: str) -> list[tuple[int, float]]:
+        """Step and value, in the order of the steps."""
+        return [(line["step"], line[name]) for line in self.lines if name in line]
+
+    def last(self, name: str) -> float | None:
+        found = self.series(name)
+        return found[-1][1] if found else None
+
+    def smooth(self, name: str) -> list[tuple[int, float]]:
+        """The series in at most twenty means, so that a batch's luck is no finding."""
+        found = self.series(name)
+        size = max(1, len(found) // 20)
+        parts = [found[i : i + size] for i in range(0, len(found) - size + 1, size)]
+        return [(part[-1][0], statistics.fmean(value for _, value in part)) for part in parts]
+
+    @property
+    def step(self) -> int:
+        return int(self.lines[-1]["step"]) if self.lines else 0
+
+    @property
+    def steps(self) -> float:
+        """Of the whole run."""
+        training = self.config.training
+        if training.iterations:
+            return training.iterations
+        line = next((line for line in reversed(self.lines) if line.get("epoch")), None)
+        return math.inf if line is None else training.epochs * line["step"] / line["epoch"]
+
+    @property
+    def moco(self) -> bool:
+        return self.config.contrast.mechanism == "moco"
+
+    @property
+    def chance(self) -> float:
+        """The loss of guessing among the positive and the negatives."""
+        config = self.config
+        in_batch = config.contrast.mechanism not in ("moco", "memory-bank")
+        return math.log(config.training.batch_size if in_batch else config.contrast.queue_size + 1)
+
+    @property
+    def filled_at(self) -> int:
+        """The step from which the queue holds real keys alone."""
+        config = self.config
+        per_step = config.training.batch_size * (2 if config.contrast.symmetric else 1)
+        return math.ceil(config.contrast.queue_size / per_step) if self.moco else 0
+
+    @property
+    def warm(self) -> bool:
+        """Whether the loss can be judged: the queue is full, the warm-up over, and a while has passed since."""
+        warm_up = self.config.training.warmup / max(self.config.training.epochs, 1) * self.steps
+        if self.config.training.iterations:
+            warm_up = self.config.training.warmup
+        return self.step >= max(self.filled_at, warm_up) + 50 or self.step >= self.steps
+
+
+def read_records(run: Run) -> Records:
+    """Raises UserError for a damaged metrics.jsonl, or one of which nothing is written yet."""
+
+    def lines(path: Path) -> list[dict[str, Any]]:
+        try:
+            return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+        except ValueError as error:
+            raise UserError(f"{path}: is damaged: {error}") from error
+
+    return Records(run.config(), lines(run.metrics), lines(run.timing))
+
+
+def diagnose(run: Run) -> list[Finding]:
+    """What a run's records show, the worst first; of a run without a flaw, that it is healthy."""
+    records = read_records(run)
+    if not records.lines:
+        return []
+    findings = [finding for rule in RULES if (finding := rule(records)) is not None]
+    if not any(finding.severity in ("warning", "problem") for finding in findings):
+        findings.append(_healthy(records))
+    order = ("problem", "warning", "note", "good")
+    return sorted(findings, key=lambda finding: order.index(finding.severity))
+
+
+def write_findings(run: Run, findings: list[Finding]) -> Path:
+    """findings.json in the run's folder, which its report shows."""
+    return run.write_json("findings", {"findings": [asdict(finding) for finding in findings]})
+
+
+def _filling(records: Records) -> Finding | None:
+    real = records.last("queue_real")
+    if real is None or real >= 1:
+        return None
+    return Finding(
+        "queue still filling",
+        "note",
+        "The queue begins with random vectors, which are easy negatives: while real keys replace them the look-up "
+        "gets harder, and the loss rises.",
+        f"{real:.0%} of the queue are real keys after step {records.step:,}",
+        f"wait until step {records.filled_at:,} before you judge the loss",
+        "the queue of the released code, which begins at random too",
+    )
+
+
+def _at_chance(records: Records) -> Finding | None:
+    loss, accuracy = records.smooth("loss"), records.smooth("accuracy")
+    if not records.warm or not loss or loss[-1][1] < records.chance - 0.02 * records.chance:
+        return None
+    return Finding(
+        "at chance",
+        "problem",
+        "The query is told from the dictionary no better than by guessing.",
+        f"loss {loss[-1][1]:.2f}, guessing {records.chance:.2f}; look-up accuracy {accuracy[-1][1]:.1%}, step "
+        f"{records.step:,}",
+        "look at views.png: are the two views of one image? If they are, try another --lr (both ways), --temperature "
+        "0.1 or 0.2, and a --momentum not above 0.999",
+        "Eq. 1: log(K+1) is the loss of guessing",
+    )
+
+
+def _is_collapsed(records: Records) -> bool:
+    spread = records.last("spread")
+    return spread is not None and spread < 0.2
+
+
+def _collapsed(records: Records) -> Finding | None:
+    spread, uniformity = records.last("spread"), records.last("uniformity")
+    if not _is_collapsed(records) or spread is None or uniformity is None:
+        return None
+    return Finding(
+        "collapsed",
+        "problem",
+        "All images have nearly the same features.",
+        f"spread {spread:.2f} (1 is spread out, 0 collapsed), uniformity {uniformity:.2f} (0 is collapsed)",
+        "lower --lr and --weight-decay; see that the loss was not infinite",
+        "Wang and Isola 2020 (uniformity); Chen and He 2021 (spread of each dimension)",
+    )
+
+
+def _low_rank(records: Records) -> Finding | None:
+    rank, of = records.last("rank"), records.last("rank_of")
+    if rank is None or of is None or not records.warm or rank > 0.04 * of or _is_collapsed(records):
+        return None
+    return Finding(
+        "collapsed dimensions",
+        "warning",
+        "The features use few of their dimensions.",
+        f"effective rank {rank:.1f} of at most {of:.0f}",
+        "a lower --temperature spreads them more; --head mlp keeps the loss of rank in the head",
+        "RankMe (Garrido et al. 2023)",
+    )
+
+
+def _cheating(records: Records) -> Finding | None:
+    leak, accuracy = records.series("bn_leak"), records.smooth("accuracy")
+    if not leak or not accuracy:
+        return None
+    recent = statistics.fmean(value for _, value in leak[-3:])
+    if recent < 0.1 or records.config.contrast.shuffle:
+        return None
+    return Finding(
+        "cheating through BN",
+        "problem",
+        "BN statistics tell which sub-batch a key came from, and the model finds the positive by them: the look-up "
+        "accuracy rises and the features get worse.",
+        f"look-up accuracy {accuracy[-1][1]:.1%} in training; on the probe {recent:+.1%} without shuffled statistics",
+        "--shuffle",
+        "shuffling BN, section 3.3 and Fig. A.1",
+    )
+
+
+def _large_queue(records: Records) -> Finding | None:
+    share, same = records.last("queue_share"), records.last("same_image")
+    if share is None or share < 0.5:
+        return None
+    size = records.config.contrast.queue_size
+    told = "" if same is None else f"; {same:.2f} negatives of a query are views of its own image, in the mean"
+    return Finding(
+        "K too large for this data set",
+        "warning",
+        "The queue holds so much of the data set that a query's negatives are often views of its own image.",
+        f"K {size:,} is {share:.0%} of the data set's images{told}",
+        f"--queue-size {max(1, int(size / share / 8)):,}".replace(",", "") + " or fewer: an eighth of the images",
+        "false negatives; the paper's K is 5 % of ImageNet, lightly's 8 % of CIFAR-10",
+    )
+
+
+def _slow_keys(records: Records) -> Finding | None:
+    m, steps = records.config.contrast.momentum, records.steps
+    if not records.moco or m >= 1 or steps == math.inf or steps * (1 - m) >= 1.2:
+        return None
+    return Finding(
+        "momentum too high for this many steps",
+        "warning",
+        "The key encoder moves so slowly that it is still much as it began when the run ends.",
+        f"m = {m:g} follows in {1 / (1 - m):,.0f} steps, the run has {steps:,.0f}",
+        f"--momentum {max(0.9, 1 - 10 / steps):.4g}".rstrip("0").rstrip("."),
+        "Eq. 2; the paper's m = 0.999 follows in 1,000 of its 1,000,000 steps",
+    )
+
+
+def _fast_keys(records: Records) -> Finding | None:
+    m, drift = records.config.contrast.momentum, records.last("key_drift")
+    if not records.moco or m > 0.95 or drift is None or not records.warm:
+        return None
+    if drift > 0.8 and not _is_collapsed(records):  # collapsed keys are all alike
+        return None
+    return Finding(
+        "momentum too low",
+        "problem" if m < 0.5 else "warning",
+        "The key encoder moves so fast that the dictionary is not consistent: its keys are of many encoders.",
+        f"m = {m:g}; the oldest keys have a cosine of {drift:.2f} with what the same views give now; spread "
+        f"{records.last('spread'):.2f} (0 is collapsed)",
+        "--momentum 0.99 or 0.999",
+        "section 4.1: m = 0 fails, 0.9 loses 4 points against 0.999",
+    )
+
+
+_HIGHEST_LR = 0.3 / 256
+"""Per image of the batch: the highest of the published settings (solo-learn's on CIFAR)."""
+
+
+def _high_rate(records: Records) -> Finding | None:
+    training = records.config.training
+    loss, norm = records.smooth("loss"), records.last("gradient_norm")
+    # Once the queue is full its keys are still of an encoder that changes fast: the loss rises before it falls.
+    after = [value for step, value in loss if step > max(3 * records.filled_at, 0.4 * records.step)]
+    if len(after) < 4 or _filling(records) or _large_queue(records):
+        return None
+    best, now = min(after), statistics.fmean(after[-2:])
+    rising = now > best + max(0.2, 0.15 * (records.chance - best))
+    high = training.lr > 4 * _HIGHEST_LR * training.batch_size and (_is_collapsed(records) or now > records.chance)
+    if not (rising or high):
+        return None
+    return Finding(
+        "learning rate too high",
+        "problem" if high else "warning",
+        "The loss is above what it was, with the queue full." if rising else "The steps are too long to learn by.",
+        f"loss {now:.2f}, at its best {best:.2f}, guessing {records.chance:.2f}; --lr {training.lr:g} for a batch of "
+        f"{training.batch_size}; gradient norm {norm if norm is not None else math.nan:.2g}",
+        f"--lr {min(training.lr / 4, _HIGHEST_LR * training.batch_size):.2g}, or a --warmup",
+        "the published settings: from 0.03 to 0.3 for a batch of 256",
+    )
+
+
+def _starving(records: Records) -> Finding | None:
+    waits = [line["waiting"] for line in records.timing if "waiting" in line]
+    if len(waits) < 2:
+        return None
+    waiting = statistics.median(waits[1:])  # the workers start in the first
+    if waiting < 0.3:
+        return None
+    rate = records.timing[-1]["images_per_second"]
+    return Finding(
+        "starving for data",
+        "warning",
+        "The device waits for images.",
+        f"{waiting:.0%} of the time is spent waiting, at {rate:,.0f} images/s",
+        "more --workers; moco pack SOURCE shards --size 256, which are read and decoded faster; --decoder gpu on a GPU",
+        "the share of time in which the loop had no batch",
+    )
+
+
+def _converged(records: Records) -> Finding | None:
+    values = [value for _, value in records.series("knn")]
+    if len(values) < 9:
+        return None
+    third = len(values) // 3
+    before, recent = values[-2 * third : -third], values[-third:]
+    if statistics.fmean(recent) > statistics.fmean(before) + 0.003 or max(recent) > max(before) + 0.003:
+        return None
+    lr = [value for _, value in records.series("lr")]
+    high = bool(lr) and lr[-1] > 0.05 * max(lr)
+    return Finding(
+        "converged",
+        "note",
+        "kNN accuracy no longer gains.",
+        f"kNN {statistics.fmean(recent):.1%} in the last {third} evaluations, {statistics.fmean(before):.1%} in the "
+        f"{third} before",
+        "a lower learning rate, which the schedule has yet to come to, gains more" if high else "stop here",
+        "the kNN monitor (Wu et al. 2018)",
+    )
+
+
+def _improving(records: Records) -> Finding | None:
+    values = [value for _, value in records.series("knn")]
+    if len(values) < 3 or values[-1] <= max(values[:-1]) + 0.003:
+        return None
+    return Finding(
+        "still improving",
+        "good",
+        "kNN accuracy gained to the last.",
+        f"kNN {values[-1]:.1%}, {max(values[:-1]):.1%} before, {values[0]:.1%} at the start",
+        "more --epochs would gain more" if records.step >= records.steps else "go on",
+        "the kNN monitor (Wu et al. 2018)",
+    )
+
+
+def _healthy(records: Records) -> Finding:
+    told = [f"loss {records.last('loss'):.2f} (guessing {records.chance:.2f})"] if records.last("loss") else []
+    if (accuracy := records.last("accuracy")) is not None:
+        told.append(f"look-up accuracy {accuracy:.1%}")
+    if (rank := records.last("rank")) is not None:
+        told.append(f"effective rank {rank:.0f} of {records.last('rank_of'):.0f}")
+    return Finding(
+        "healthy", "good", "Nothing is wrong that the records could show.", ", ".join(told), "go on", "all rules above"
+    )
+
+
+RULES: list[Callable[[Records], Finding | None]] = [
+    _filling,
+    _at_chance,
+    _collapsed,
+    _low_rank,
+    _cheating,
+    _large_queue,
+    _slow_keys,
+    _fast_keys,
+    _high_rate,
+    _starving,
+    _converged,
+    _improving,
+]
