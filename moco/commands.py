@@ -67,7 +67,8 @@ def pretrain(config: Config, folder: Path, resume: bool) -> Run:
     get_pretext(config.views.views)
     with computing(config.compute) as device:
         check(config, world_size())
-        build_encoder(config.encoder.encoder, config.encoder.small_stem)  # what is wrong with its name is said first
+        # What is wrong with its name is said first.
+        build_encoder(config.encoder.encoder, config.encoder.small_stem, config.encoder.freeze_patches)
         source = _source(config)
         if len(source.train) < config.training.batch_size:
             have = len(source.train)
@@ -168,7 +169,8 @@ def _on_device(trained: Trained, device: Device) -> tuple[torch.nn.Module, Centr
 
 def _untrained(trained: Trained) -> Trained:
     torch.manual_seed(trained.config.training.seed)
-    return replace(trained, encoder=build_encoder(trained.config.encoder.encoder, trained.config.encoder.small_stem))
+    options = trained.config.encoder
+    return replace(trained, encoder=build_encoder(options.encoder, options.small_stem, options.freeze_patches))
 
 
 def linear(judged: Judge, options: Linear) -> None:

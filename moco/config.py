@@ -1,5 +1,6 @@
 """What a run is made of. A default that is published names its source; a recipe fills in the rest."""
 
+import math
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from types import UnionType
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
@@ -30,7 +31,8 @@ class Views:
     """The pretext task: what a random view of an image is."""
 
     views: str = "v2"
-    """v1 (He et al. 2020), v2 (Chen et al. 2020), cifar (v2 without blur) or shapes (cifar, larger crops)."""
+    """v1 (He et al. 2020), v2 (Chen et al. 2020), v3 (two kinds, as BYOL's), v3-vit (v3, crops from 8 %), simclr, cifar
+    (v2 without blur) or shapes (cifar, larger crops)."""
     image_size: int = 224
     """Height and width of a view in pixels."""
 
@@ -40,9 +42,11 @@ class Encoder:
     """What maps an image to features."""
 
     encoder: str = "resnet50"
-    """resnet18/34/50, resnet50w2, resnet50w4, resnext50_32x8d, tiny, or any torchvision or timm name."""
+    """resnet18/34/50, resnet50w2, resnet50w4, resnext50_32x8d, tiny, vit_s_16, or any torchvision or timm name."""
     small_stem: bool = False
     """A ResNet's stem for small images: 3x3 without stride, no max-pooling."""
+    freeze_patches: bool = False
+    """A ViT's patch projection stays as it was drawn, and its positions are fixed sines and cosines (MoCo v3)."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ class Contrast:
     queue_size: int = 65536
     """K, the keys in the dictionary."""
     momentum: float = 0.999
-    """m of the momentum update (Eq. 2)."""
+    """m of the momentum update (Eq. 2); in moco-v3 that of the first step."""
     temperature: float = 0.07
     """tau of InfoNCE (Eq. 1)."""
     head: Literal["linear", "mlp"] = "linear"
@@ -62,13 +66,17 @@ class Contrast:
     symmetric: bool = False
     """Each view is also the other's query."""
     bn_group: int | None = 32
-    """BN statistics are taken over groups of so many images (32 in the paper, a GPU each); None: over a rank's."""
+    """BN statistics are taken over groups of so many images (32 in the paper, a GPU each); None: over a rank's. In
+    moco-v3 they are always taken over the whole batch of all ranks, and nothing is shuffled."""
     shuffle: bool = True
     """Keys are encoded in other BN groups than queries (shuffling BN)."""
-    mechanism: Literal["moco", "end-to-end", "memory-bank"] = "moco"
-    """Fig. 2: moco; end-to-end: the mini-batch is the dictionary; memory-bank: K vectors drawn from one per image."""
+    mechanism: Literal["moco", "end-to-end", "memory-bank", "moco-v3"] = "moco"
+    """Fig. 2: moco; end-to-end: the mini-batch is the dictionary; memory-bank: K vectors drawn from one per image.
+    moco-v3: MoCo v3, whose keys are those of the mini-batch, symmetric, with heads of its own and m rising to 1."""
     bank_momentum: float = 0.5
     """Of an image's vector in the memory bank."""
+    hidden: int = 4096
+    """Width of the hidden layers of moco-v3's projector and predictor."""
 
 
 @dataclass(frozen=True)
@@ -96,11 +104,13 @@ class Training:
     warmup: float = 0.0
     """Epochs (or steps) in which the learning rate rises linearly from 0."""
     sgd_momentum: float = 0.9
-    """Momentum of SGD."""
+    """Momentum of SGD and LARS."""
     weight_decay: float = 1e-4
-    """Weight decay of SGD, on every parameter."""
+    """Weight decay, on every parameter; in LARS not on biases and normalisation."""
     seed: int = 0
     """All that is random in the run is a function of it."""
+    optimizer: Literal["sgd", "lars", "adamw"] = "sgd"
+    """sgd (the paper); lars, for large batches on ResNets, or adamw, for ViTs (MoCo v3)."""
 
 
 @dataclass(frozen=True)
@@ -188,6 +198,16 @@ def with_options(config: Config, **options: Any) -> Config:
     return config
 
 
+def guessing(config: Config) -> float:
+    """The loss (Eq. 1) of a model that knows nothing, and guesses among the positive and the negatives, in nats."""
+    contrast = config.contrast
+    if contrast.mechanism in ("moco", "memory-bank"):
+        return math.log(contrast.queue_size + 1)
+    in_batch = math.log(config.training.batch_size)
+    # Its loss is of both views, each scaled by 2 tau.
+    return 4 * contrast.temperature * in_batch if contrast.mechanism == "moco-v3" else in_batch
+
+
 def require_all(rules: list[tuple[bool, str]]) -> None:
     """Raises UserError with the message of the first rule that does not hold."""
     for holds, message in rules:
@@ -205,9 +225,11 @@ def check(config: Config, ranks: int = 1) -> None:
         (contrast.temperature > 0, f"--temperature {contrast.temperature}: above 0"),
         (contrast.bn_group is None or contrast.bn_group >= 2, f"--bn-group {contrast.bn_group}: at least 2, or None"),
         (0 <= contrast.bank_momentum <= 1, f"--bank-momentum {contrast.bank_momentum}: in 0..1"),
+        (contrast.hidden >= 1, f"--hidden {contrast.hidden}: at least 1"),
         (
-            contrast.mechanism != "end-to-end" or training.accumulate == 1,
-            f"--accumulate {training.accumulate}: --mechanism end-to-end takes the mini-batch as the dictionary, whole",
+            contrast.mechanism not in ("end-to-end", "moco-v3") or training.accumulate == 1,
+            f"--accumulate {training.accumulate}: --mechanism {contrast.mechanism} takes the mini-batch as the "
+            "dictionary, whole",
         ),
         (
             contrast.mechanism != "memory-bank" or not contrast.symmetric,
@@ -248,7 +270,7 @@ def check(config: Config, ranks: int = 1) -> None:
         raise UserError(
             f"--batch-size {training.batch_size} does not divide into {ranks} rank(s) x {training.accumulate} part(s)"
         )
-    if contrast.bn_group and part % contrast.bn_group:
+    if contrast.mechanism != "moco-v3" and contrast.bn_group and part % contrast.bn_group:
         raise UserError(
             f"--batch-size {training.batch_size}: {part} images go through the encoder at once, which does not divide "
             f"into BN groups of {contrast.bn_group}: change --batch-size or --bn-group"

@@ -46,6 +46,7 @@ OUT_OF_RANGE = [
     ("contrast", "temperature", [0, -0.07, float("nan")]),
     ("contrast", "momentum", [-0.1, 1.01, float("nan")]),
     ("contrast", "bn_group", [0, 1, -8]),
+    ("contrast", "hidden", [0]),
     ("views", "image_size", [0]),
     ("training", "epochs", [0]),
     ("training", "batch_size", [1, 0, -256]),
@@ -87,6 +88,8 @@ def test_a_number_out_of_range_names_its_option_and_the_value(room, name, value)
         changed("contrast", queue_size=65537),
         changed("log", knn_every=0, checkpoint_minutes=0),
         changed("training", accumulate=8),
+        changed("training", optimizer="lars"),
+        Config(contrast=Contrast(mechanism="moco-v3"), training=Training(batch_size=250)),
     ],
 )
 def test_the_ends_of_the_ranges_are_allowed(config):
@@ -112,9 +115,20 @@ def test_a_batch_that_does_not_divide(batch_size, accumulate, ranks, bn_group, s
         check(config, ranks)
 
 
+@pytest.mark.parametrize("mechanism", ["end-to-end", "moco-v3"])
+def test_a_dictionary_that_is_the_batch_has_no_parts(mechanism):
+    config = Config(contrast=Contrast(mechanism=mechanism), training=Training(accumulate=2))
+    with pytest.raises(UserError, match=f"^--accumulate 2: --mechanism {mechanism} takes the mini-batch"):
+        check(config)
+
+
 @pytest.mark.parametrize(
     ("values", "said"),
     [
+        (
+            {"training": {"optimizer": "adam"}},
+            "x.yaml: training: optimizer: 'adam' is not of type Literal['sgd', 'lars', 'adamw']",
+        ),
         ({"training": {"learning_rate": 1, "lr": 1}}, "x.yaml: no such option in training: learning_rate"),
         ({"optimiser": {}}, "x.yaml: no such part of a configuration: optimiser"),
         ({"training": 3}, "x.yaml: training holds no options"),

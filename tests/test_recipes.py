@@ -77,6 +77,51 @@ def test_cifar10_is_the_benchmark_of_200_epochs():
     assert PUBLISHED["cifar10-r18", "knn"].value == 83.8
 
 
+V3 = {"mechanism": "moco-v3", "momentum": 0.99, "dim": 256, "hidden": 4096}
+
+
+def test_imagenet_v3_is_the_released_codes_command_of_100_epochs():
+    """lr 0.6, weight decay 1e-6, crops from 20 %; the learning rate times batch / 256."""
+    assert_published(
+        get_recipe("imagenet-r50-v3").config,
+        encoder={"encoder": "resnet50", "small_stem": False},
+        views={"views": "v3", "image_size": 224},
+        contrast={**V3, "temperature": 1.0},
+        training={
+            "optimizer": "lars",
+            "lr": pytest.approx(9.6),
+            "epochs": 100,
+            "batch_size": 4096,
+            "weight_decay": 1e-6,
+            "sgd_momentum": 0.9,
+            "schedule": "cosine",
+            "warmup": 10,
+        },
+    )
+    assert get_pretext("v3")[0].area == (0.2, 1.0)
+    assert PUBLISHED["imagenet-r50-v3", "linear"].value == 68.9
+
+
+def test_imagenet_v3_with_a_vit_is_the_released_codes_command():
+    assert_published(
+        get_recipe("imagenet-vits-v3").config,
+        encoder={"encoder": "vit_s_16", "freeze_patches": True},
+        views={"views": "v3-vit", "image_size": 224},
+        contrast={**V3, "temperature": 0.2},
+        training={
+            "optimizer": "adamw",
+            "lr": pytest.approx(2.4e-3),
+            "epochs": 300,
+            "batch_size": 4096,
+            "weight_decay": 0.1,
+            "schedule": "cosine",
+            "warmup": 40,
+        },
+    )
+    assert [pretext.area for pretext in get_pretext("v3-vit")] == [(0.08, 1.0)] * 2
+    assert PUBLISHED["imagenet-vits-v3", "linear"].value == 73.2
+
+
 def test_every_published_figure_belongs_to_a_recipe_and_names_its_source():
     for (recipe, protocol), published in PUBLISHED.items():
         assert recipe in RECIPES

@@ -64,10 +64,7 @@ class EndToEnd(nn.Module):
 
     def _look_up(self, query_view: Tensor, key_view: Tensor, stream: int) -> InfoNCE:
         query = F.normalize(self.query(query_view).float(), dim=1)
-        keys = self._encode_keys(key_view, stream)
-        own = torch.arange(len(query), device=query.device) + rank() * len(query)
-        others = torch.arange(len(keys), device=query.device) == own[:, None]
-        return info_nce(query, keys[own], keys, self.temperature, excluded=others)
+        return look_up_in_batch(query, self._encode_keys(key_view, stream), self.temperature)
 
     def _encode_keys(self, view: Tensor, stream: int) -> Tensor:
         """Keys of every rank's view, in the order of the ranks, with gradient; encoded in another (shuffling BN)."""
@@ -77,3 +74,13 @@ class EndToEnd(nn.Module):
         order = permutation(len(view), self.steps * 2 + stream)
         keys = gather_with_gradient(F.normalize(self.key(view[local(order)]).float(), dim=1))
         return keys[order.argsort()]
+
+
+def look_up_in_batch(query: Tensor, keys: Tensor, temperature: float) -> InfoNCE:
+    """This rank's queries (n, dim) among the keys of all ranks (world_size * n, dim), both normalised.
+
+    The positive of a query is the key of its image, the negatives are those of all others.
+    """
+    own = torch.arange(len(query), device=query.device) + rank() * len(query)
+    is_own = torch.arange(len(keys), device=query.device) == own[:, None]
+    return info_nce(query, keys[own], keys, temperature, excluded=is_own)

@@ -136,7 +136,7 @@ def with_head(
     """The encoder as `backbone` and a projection head as `head`, with BN groups; arguments as of `MoCo`."""
     if bn_group is not None and bn_group < 2:
         raise ValueError(f"a BN group has at least 2 samples, not {bn_group}")
-    features = _num_features(encoder) if num_features is None else num_features
+    features = count_features(encoder) if num_features is None else num_features
     whole = nn.Sequential(OrderedDict(backbone=encoder, head=projection_head(head, features, dim, hidden)))
     if bn_group is not None:
         group_batch_norm(whole, bn_group)
@@ -153,7 +153,7 @@ def projection_head(kind: Literal["linear", "mlp"], num_features: int, dim: int,
     raise ValueError(f'a head is "linear" or "mlp", not "{kind}"')
 
 
-def _num_features(encoder: nn.Module) -> int:
+def count_features(encoder: nn.Module) -> int:
     """What the encoder says of itself (timm's attribute), or the width of its last layer."""
     if isinstance(declared := getattr(encoder, "num_features", None), int):
         return declared

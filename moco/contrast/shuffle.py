@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-_PLAIN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+PLAIN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 class GroupBatchNorm(_BatchNorm):
@@ -49,7 +49,7 @@ class GroupBatchNorm(_BatchNorm):
             ]
         )
         if self.track_running_stats:
-            self._track(means.mean(dim=0), variances.mean(dim=0))
+            track(self, means.mean(dim=0), variances.mean(dim=0))
         return output
 
     def _by_formula(self, input: Tensor) -> Tensor:
@@ -60,26 +60,28 @@ class GroupBatchNorm(_BatchNorm):
         normalised = ((grouped - mean) * (variance + self.eps).rsqrt()).flatten(0, 1)
         if self.track_running_stats:
             count = grouped[0, :, 0].numel()
-            self._track(mean.flatten(1).mean(dim=0), variance.flatten(1).mean(dim=0) * (count / (count - 1)))
+            track(self, mean.flatten(1).mean(dim=0), variance.flatten(1).mean(dim=0) * (count / (count - 1)))
         if self.weight is not None:
             shape = (1, -1, *[1] * (input.ndim - 2))
             normalised = normalised * self.weight.view(shape) + self.bias.view(shape)
         output: Tensor = normalised.to(input.dtype)
         return output
 
-    @torch.no_grad()
-    def _track(self, mean: Tensor, variance: Tensor) -> None:
-        assert self.running_mean is not None
-        assert self.running_var is not None
-        assert self.num_batches_tracked is not None
-        self.num_batches_tracked += 1
-        # A plain number: a tensor made here would make a GPU wait for it.
-        weight = 1 / self.num_batches_tracked.to(mean) if self.momentum is None else self.momentum
-        self.running_mean.lerp_(mean, weight)
-        self.running_var.lerp_(variance, weight)
-
     def extra_repr(self) -> str:
         return f"{self.num_features}, group_size={self.group_size}"
+
+
+@torch.no_grad()
+def track(layer: _BatchNorm, mean: Tensor, variance: Tensor) -> None:
+    """Moves a layer's running statistics, float32 (channels,), towards those of a batch, as PyTorch's own does."""
+    assert layer.running_mean is not None
+    assert layer.running_var is not None
+    assert layer.num_batches_tracked is not None
+    layer.num_batches_tracked += 1
+    # A plain number: a tensor made here would make a GPU wait for it.
+    weight = 1 / layer.num_batches_tracked.to(mean) if layer.momentum is None else layer.momentum
+    layer.running_mean.lerp_(mean, weight)
+    layer.running_var.lerp_(variance, weight)
 
 
 def group_batch_norm(module: nn.Module, group_size: int) -> nn.Module:
@@ -88,7 +90,7 @@ def group_batch_norm(module: nn.Module, group_size: int) -> nn.Module:
     The names in the state dict stay. Raises ValueError at a layer derived from BatchNorm (synchronised, or fused with
     an activation): what it would mean in groups is not known here.
     """
-    if isinstance(module, GroupBatchNorm) or type(module) in _PLAIN:
+    if isinstance(module, GroupBatchNorm) or type(module) in PLAIN:
         assert isinstance(module, _BatchNorm)
         return GroupBatchNorm(module, group_size)
     if isinstance(module, _BatchNorm):

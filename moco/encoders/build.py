@@ -10,6 +10,8 @@ from torchvision.models.resnet import ResNet
 
 from moco.encoders.resnet import resnext50_32x8d, use_small_stem, wide_resnet50
 from moco.encoders.tiny import TinyResNet
+from moco.encoders.vit import freeze_patches as freeze
+from moco.encoders.vit import vit_s_16
 from moco.errors import UserError
 
 OURS: dict[str, Callable[[], nn.Module]] = {
@@ -17,13 +19,14 @@ OURS: dict[str, Callable[[], nn.Module]] = {
     "resnet50w4": lambda: wide_resnet50(4),
     "resnext50_32x8d": resnext50_32x8d,
     "tiny": TinyResNet,
+    "vit_s_16": vit_s_16,
 }
 TORCHVISION = models.list_models(module=models)  # classification alone: the rest lies in modules below this one
 # In training these two would give the logits of their auxiliary classifiers as well.
 WITHOUT_AUXILIARY = {name: {"aux_logits": False, "init_weights": True} for name in ("googlenet", "inception_v3")}
 
 
-def build_encoder(name: str, small_stem: bool = False) -> nn.Module:
+def build_encoder(name: str, small_stem: bool = False, freeze_patches: bool = False) -> nn.Module:
     """An encoder with random weights: float images (n, 3, h, w) to features (n, num_features).
 
     Its int attribute `num_features` (timm's convention) is the length of a feature: that which its classifier would
@@ -32,14 +35,16 @@ def build_encoder(name: str, small_stem: bool = False) -> nn.Module:
 
     Args:
         name: `resnet50w2` and `resnet50w4` (R50w2x and R50w4x of Table 1), `resnext50_32x8d` (its RX50), `tiny` (for
-            32-pixel images on a CPU), any classification model of torchvision (`resnet18`, `resnet50`, `vit_b_16`,
-            ...), any model of timm (`timm:NAME`, or NAME alone where torchvision has none of this name).
+            32-pixel images on a CPU), `vit_s_16` (MoCo v3's), any classification model of torchvision (`resnet18`,
+            `resnet50`, `vit_b_16`, ...), any model of timm (`timm:NAME`, or NAME alone where torchvision has none of
+            this name).
         small_stem: for 32-pixel images: a 3x3 convolution of stride 1 and no max-pooling. ResNets alone have a stem
             to exchange; `tiny` has this one already.
+        freeze_patches: for ViTs: the patch projection stays random, positions are sines and cosines (MoCo v3).
 
     Raises:
-        UserError: an unknown name; timm's name without timm; a small stem for another family; no classifier to take
-            off (torchvision's SqueezeNets).
+        UserError: an unknown name; timm's name without timm; a small stem or frozen patches for another family; no
+            classifier to take off (torchvision's SqueezeNets).
     """
     if name in OURS:
         encoder = OURS[name]()
@@ -53,6 +58,8 @@ def build_encoder(name: str, small_stem: bool = False) -> nn.Module:
         use_small_stem(encoder)
     elif small_stem and name != "tiny":
         raise UserError(f"a small stem is for ResNets alone, and {name} is none: leave it out, or take resnet18")
+    if freeze_patches:
+        freeze(encoder, name)
     return encoder
 
 

@@ -13,6 +13,7 @@ import torch
 from PIL import Image, ImageDraw, ImageOps
 from torch import Tensor
 
+from moco.config import guessing
 from moco.data import Asked, ImageSet, InMemory, Loader
 from moco.files import write_whole
 from moco.run import Run
@@ -101,8 +102,7 @@ def draw_curves(run: Run) -> Path:
     judged = [line for line in lines if "knn" in line]
     figure, axes = plt.subplots(1, 3, figsize=(12, 3.4))
     config = run.config()
-    end_to_end = config.contrast.mechanism == "end-to-end"
-    chance = math.log(config.training.batch_size if end_to_end else config.contrast.queue_size + 1)
+    chance = guessing(config)
     panels = [
         (axes[0], trained, "loss", "InfoNCE loss (nats)", 1),
         (axes[1], trained, "accuracy", "look-up accuracy (%)", 100),
@@ -117,7 +117,7 @@ def draw_curves(run: Run) -> Path:
         axis.grid(alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].axhline(chance, color="grey", linestyle="--", linewidth=1)
-    axes[0].annotate("guessing, log(K+1)", (0, chance), fontsize=8, color="grey", va="bottom")
+    axes[0].annotate("guessing", (0, chance), fontsize=8, color="grey", va="bottom")
     figure.suptitle(f"{run.config().recipe}  ({run.path.name})", x=0.01, ha="left", fontsize=10)
     figure.tight_layout()
     path = run.path / "curves.png"

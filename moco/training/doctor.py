@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from moco.config import Config
+from moco.config import Config, guessing
 from moco.errors import UserError
 from moco.run import Run
 
@@ -74,10 +74,7 @@ class Records:
 
     @property
     def chance(self) -> float:
-        """The loss of guessing among the positive and the negatives."""
-        config = self.config
-        in_batch = config.contrast.mechanism not in ("moco", "memory-bank")
-        return math.log(config.training.batch_size if in_batch else config.contrast.queue_size + 1)
+        return guessing(self.config)
 
     @property
     def filled_at(self) -> int:

@@ -17,6 +17,7 @@ from moco.evaluation.knn import evaluate_knn
 from moco.run import Run, read_checkpoint
 from moco.training.build import build_mechanism
 from moco.training.graph import Graphed
+from moco.training.optimizers import build_optimizer
 from moco.training.schedules import learning_rate
 from moco.views import CentreCrop, Pretext, Views, get_pretext
 
@@ -54,19 +55,12 @@ class Pretraining:
         # The last batch of the last epoch is filled up with the first images of another.
         self.steps = training.iterations or -(-training.epochs * n // training.batch_size)
         self.step = 0
-        mechanism = build_mechanism(config, n, device)
+        mechanism = build_mechanism(config, n, self.steps, device)
         self.mechanism = mechanism.to(device.device, memory_format=device.memory_format)  # type: ignore[call-overload]
         self.parameters = [p for p in self.mechanism.parameters() if p.requires_grad]
         encoders = [child for child in self.mechanism.children() if not isinstance(child, Queue)]
         self.statistics = [b for encoder in encoders for b in encoder.buffers() if b.is_floating_point()]
-        on_gpu = device.device.type == "cuda"
-        self.optimizer = torch.optim.SGD(
-            self.parameters,
-            training.lr,
-            momentum=training.sgd_momentum,
-            weight_decay=training.weight_decay,
-            fused=True if on_gpu else None,
-        )
+        self.optimizer = build_optimizer(training, self.parameters, recorded=config.compute.cuda_graph)
         pretexts: tuple[Pretext, ...] = get_pretext(config.views.views)
         if config.contrast.mechanism == "memory-bank":
             pretexts = pretexts[:1]  # the other view of an image is the bank's

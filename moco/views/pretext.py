@@ -40,13 +40,16 @@ _V1 = Pretext(grey_first=True, jitter=(0.4, 0.4, 0.4, 0.4), jitter_probability=1
 _V2 = Pretext(blur_probability=0.5)
 # Chen, Xie and He 2021 (arXiv 2104.02057): BYOL's two views, which differ.
 _V3 = Pretext(jitter=(0.4, 0.4, 0.2, 0.1), blur_probability=1.0)
+_V3_OTHER = replace(_V3, blur_probability=0.1, solarise_probability=0.2)
 # SimCLR (arXiv 2002.05709, appendix A) at strength 1.
 _SIMCLR = Pretext(area=(0.08, 1.0), jitter=(0.8, 0.8, 0.8, 0.2), blur_probability=0.5)
 
 PRETEXTS: dict[str, tuple[Pretext, Pretext]] = {
     "v1": (_V1, _V1),
     "v2": (_V2, _V2),
-    "v3": (_V3, replace(_V3, blur_probability=0.1, solarise_probability=0.2)),
+    "v3": (_V3, _V3_OTHER),
+    # The released code's for ViTs: smaller crops.
+    "v3-vit": (replace(_V3, area=(0.08, 1.0)), replace(_V3_OTHER, area=(0.08, 1.0))),
     "simclr": (_SIMCLR, _SIMCLR),
     # v2 without blur, which destroys an image of 32 pixels.
     "cifar": (Pretext(normalisation=CIFAR),) * 2,

@@ -39,10 +39,23 @@ def test_a_compiled_run_has_the_same_losses(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="a CUDA graph needs a GPU")
-@pytest.mark.parametrize("mechanism", ["moco", "end-to-end", "memory-bank"])
+@pytest.mark.parametrize("mechanism", ["moco", "end-to-end", "memory-bank", "moco-v3"])
 def test_a_recorded_run_has_the_same_losses(tmp_path, mechanism):
-    contrast = replace(CONFIG.contrast, mechanism=mechanism, symmetric=mechanism != "memory-bank")
+    contrast = replace(CONFIG.contrast, mechanism=mechanism, symmetric=mechanism != "memory-bank", hidden=32)
     config = replace(CONFIG, contrast=contrast, compute=replace(CONFIG.compute, device="cuda"))
+    assert_recorded_is_the_same(tmp_path, config)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="a CUDA graph needs a GPU")
+@pytest.mark.parametrize("optimizer", ["lars", "adamw"])
+def test_a_recorded_run_of_another_optimizer_has_the_same_losses(tmp_path, optimizer):
+    training = replace(CONFIG.training, optimizer=optimizer, lr=0.001)
+    assert_recorded_is_the_same(
+        tmp_path, replace(CONFIG, training=training, compute=replace(CONFIG.compute, device="cuda"))
+    )
+
+
+def assert_recorded_is_the_same(tmp_path, config: Config) -> None:
     recorded = replace(config, compute=replace(config.compute, cuda_graph=True))
     torch.testing.assert_close(losses(tmp_path, recorded, 12), losses(tmp_path, config, 12), atol=1e-3, rtol=1e-3)
 

@@ -67,9 +67,13 @@ def stop_after(monkeypatch, *steps: int, number: int = signal.SIGTERM) -> None:
     monkeypatch.setattr(Pretraining, "update", watched)
 
 
-@pytest.mark.parametrize("mechanism", ["end-to-end", "memory-bank"])
-def test_the_other_mechanisms_continue_too(tmp_path, monkeypatch, config, mechanism):
-    config = replace(config, contrast=replace(config.contrast, mechanism=mechanism, symmetric=False))
+@pytest.mark.parametrize(
+    ("mechanism", "optimizer"),
+    [("end-to-end", "sgd"), ("memory-bank", "sgd"), ("moco-v3", "lars"), ("moco-v3", "adamw")],
+)
+def test_the_other_mechanisms_continue_too(tmp_path, monkeypatch, config, mechanism, optimizer):
+    contrast = replace(config.contrast, mechanism=mechanism, symmetric=False, hidden=32)
+    config = replace(config, contrast=contrast, training=replace(config.training, optimizer=optimizer))
     whole, stopped = (Run.create(tmp_path / name, config) for name in ("whole", "stopped"))
     train(config, whole)
     stop_after(monkeypatch, 4)

@@ -106,6 +106,7 @@ def by_hand(recipe, image, own, size):
         "v1": (crop, grey, jitter, flip, normal),
         "v2": (crop, jitter, grey, blur, flip, normal),
         "v3": (crop, jitter, grey, blur, invert, flip, normal),
+        "v3-vit": (crop, jitter, grey, blur, invert, flip, normal),
         "simclr": (crop, jitter, grey, blur, flip, normal),
         "cifar": (crop, jitter, grey, flip, normal),
         "shapes": (crop, jitter, grey, flip, normal),
@@ -124,7 +125,10 @@ def test_recipes_are_torchvisions_operations(recipe, channels_last, size):
     for view, ours in enumerate(views(IMAGES, NUMBERS, 2)):
         own = draw(recipe, 40, 20, 26, seed=5, epoch=2, view=view)
         theirs = torch.stack([by_hand(recipe, IMAGES[i], own.take(slice(i, i + 1)), size) for i in range(40)])
-        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4)
+        # Solarisation jumps: a value within rounding of where it begins may fall on either side, 1/255 apart.
+        jumped = own.solarise[:, None, None, None] & ((ours - theirs).abs() < 0.02)
+        assert ((ours - theirs).abs() > 1e-4).float().mean() <= 1e-5
+        torch.testing.assert_close(ours.where(~jumped, theirs), theirs, rtol=0, atol=1e-4)
         assert ours.dtype == torch.float32
         assert ours.is_contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
 
@@ -153,6 +157,7 @@ EXPECTED = {
     "v1": [((0.4, 0.4, 0.4, 0.4), 1.0, 0.2, 0.0, 0.0)] * 2,
     "v2": [((0.4, 0.4, 0.4, 0.1), 0.8, 0.2, 0.5, 0.0)] * 2,
     "v3": [((0.4, 0.4, 0.2, 0.1), 0.8, 0.2, 1.0, 0.0), ((0.4, 0.4, 0.2, 0.1), 0.8, 0.2, 0.1, 0.2)],
+    "v3-vit": [((0.4, 0.4, 0.2, 0.1), 0.8, 0.2, 1.0, 0.0), ((0.4, 0.4, 0.2, 0.1), 0.8, 0.2, 0.1, 0.2)],
     "simclr": [((0.8, 0.8, 0.8, 0.2), 0.8, 0.2, 0.5, 0.0)] * 2,
     "cifar": [((0.4, 0.4, 0.4, 0.1), 0.8, 0.2, 0.0, 0.0)] * 2,
 }
@@ -244,7 +249,7 @@ def test_centre_crop_takes_the_central_224_of_256_parts(height, width):
 
 
 def test_unknown_recipe():
-    with pytest.raises(UserError, match=r"no views named 'v4'.*v1, v2, v3, simclr, cifar"):
+    with pytest.raises(UserError, match=r"no views named 'v4'.*v1, v2, v3, v3-vit, simclr, cifar"):
         Views("v4", size=16, seed=0)
 
 
