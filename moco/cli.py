@@ -139,6 +139,21 @@ class Reproduce:
     compute: Annotated[Compute, Flat] = field(default_factory=Compute)
 
 
+@dataclass(frozen=True)
+class Report:
+    """Write one page about one run, or several beside each other: curves, pictures, figures. It needs no network."""
+
+    runs: tyro.conf.Positional[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="RUN [RUN ...]")]]
+    """The runs' folders."""
+    out: Path | None = None
+    """The page; report.html in the run's folder, of several runs in this folder, if not given."""
+    points: int = 2000
+    """Images on the maps, in all: several runs share them. Neighbours are sought among five times as many."""
+    data: str | None = None
+    """Another data set than the run's to take images from (moco data --help lists them)."""
+    compute: Annotated[Compute, Flat] = field(default_factory=Compute)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs a command line and leaves by SystemExit: 0, or 2 after one line that says what to mend."""
     words = list(sys.argv[1:] if arguments is None else arguments)
@@ -280,6 +295,13 @@ def _reproduce(words: list[str]) -> None:
     reproduce(options)
 
 
+def _report(words: list[str]) -> None:
+    options = _parse(Report, words, "moco report")
+    from moco.commands import report
+
+    report(options)
+
+
 @dataclass(frozen=True)
 class Demo:
     """Pre-train on the embedded data set and show that the features are good; about 3 minutes on 2 cores."""
@@ -303,5 +325,6 @@ COMMANDS: dict[str, tuple[str, Callable[[list[str]], None]]] = {
     "knn": ("judge a run's features by their nearest neighbours", _knn),
     "linear": ("judge a run's features by a linear classifier, the paper's protocol", _linear),
     "reproduce": ("run an experiment of the paper, and see which of its findings show", _reproduce),
+    "report": ("write a page about one run, or several: curves, neighbours, a map of the features", _report),
     "recipes": ("list the recipes, or show one", _recipes),
 }

@@ -6,7 +6,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import date
@@ -21,7 +21,7 @@ from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
-from moco.cli import Judge, Look, Pack, Reproduce
+from moco.cli import Judge, Look, Pack, Report, Reproduce
 from moco.config import Compute, Config, Linear, check, require_all, to_dict
 from moco.contrast.ranks import rank, world_size
 from moco.data import ImageSet, InMemory, Source, open_source, shuffled
@@ -32,7 +32,16 @@ from moco.encoders import build_encoder
 from moco.errors import UserError
 from moco.evaluation import Features, Trained, evaluate_knn, evaluate_linear, knn_predict, open_trained
 from moco.recipes import PUBLISHED, RECIPES, get_recipe
-from moco.report import accuracy_table, draw_contacts, draw_curves, draw_views, survey_table
+from moco.report import (
+    Gallery,
+    GalleryMaker,
+    accuracy_table,
+    draw_contacts,
+    draw_curves,
+    draw_views,
+    survey_table,
+    write_page,
+)
 from moco.run import Run
 from moco.training import Stopped, start_logging
 from moco.training import pretrain as train
@@ -187,6 +196,51 @@ def linear(judged: Judge, options: Linear) -> None:
         if source.num_classes > 5:
             accuracies["top-5"] = accuracy.top5
         _report(trained, "linear", {"data": trained.config.data.source, **asdict(options)}, accuracies)
+
+
+def report(options: Report) -> None:
+    """Writes the page about some runs."""
+    require_all([(len(options.runs) > 0, "moco report RUN [RUN ...]: the folder of a run is missing")])
+    runs = [Run.open(path) for path in options.runs]
+    for run in runs:
+        run.config()
+    out = options.out or (runs[0].path if len(runs) == 1 else Path()) / "report.html"
+    rules = [
+        (len(set(map(Path.resolve, options.runs))) == len(runs), "RUN: the same run is given twice"),
+        (1 <= options.points <= 10_000, f"--points {options.points}: in 1..10000"),
+        (out.absolute().parent.is_dir(), f"--out {out}: no such folder: {out.parent}"),
+        (not out.is_dir(), f"--out {out}: is a folder: give the page's file"),
+    ]
+    require_all(rules)
+    with computing(options.compute) as device:
+        start_logging(None, rank() == 0)
+        galleries = [_gallery(run, options, device, max(1, options.points // len(runs))) for run in runs]
+        if rank() == 0:
+            write_page(runs, galleries, out)
+            console.print(f"written to {out} ({out.stat().st_size / 1e6:.1f} MB): open it in a browser", markup=False)
+
+
+def _gallery(run: Run, options: Report, device: Device, points: int) -> Gallery | str:
+    """The pictures of a run; or why there are none, as its images may be elsewhere by now."""
+    quiet = rank() != 0 or not sys.stderr.isatty()
+
+    def progress(what: str) -> Callable[[Any], Any]:
+        return lambda pieces: track(pieces, f"{run.path.name}: {what}", console=Console(stderr=True), disable=quiet)
+
+    try:
+        trained = open_trained(run.path)
+        data = replace(trained.config.data, source=options.data or trained.config.data.source)
+        config = trained.config = replace(trained.config, data=data, compute=options.compute)
+        source = _source(config)
+        encoder, centre = _on_device(trained, device)
+        views = Views(config.views.views, config.views.image_size, config.training.seed, device.channels_last)
+        workers = config.compute.workers
+        return GalleryMaker(encoder, source, centre, views, device, points, workers, progress).make()
+    except UserError as error:
+        if options.data is not None:
+            raise
+        log.warning("%s: the page has no pictures of it: %s", run.path, error)
+        return str(error)
 
 
 def demo(out: Path | None) -> None:

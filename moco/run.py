@@ -7,6 +7,7 @@ timing.jsonl     images/s beside them, which no two runs share
 tensorboard/     both, as events
 views.png        pairs of views as the encoder sees them
 curves.png       the metrics, drawn
+report.html      all of it, as a page
 knn.json ...     what the protocols measured
 log.txt          what was said
 """

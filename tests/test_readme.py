@@ -32,7 +32,8 @@ def test_the_ten_lines_run():
 def test_each_command_is_one_that_is_understood(words, monkeypatch):
     called = []
     commands = pytest.importorskip("moco.commands")
-    for name in ("pretrain", "knn", "linear", "demo", "list_recipes", "show_recipe", "data", "pack", "reproduce"):
+    names = ("pretrain", "knn", "linear", "demo", "list_recipes", "show_recipe", "data", "pack", "report", "reproduce")
+    for name in names:
         monkeypatch.setattr(commands, name, lambda *arguments: called.append(arguments))
     if "--resume" in words:
         monkeypatch.setattr("moco.run.Run.open", lambda path: FakeRun())

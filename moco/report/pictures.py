@@ -32,7 +32,7 @@ def draw_views(images: ImageSet, views: Views, path: Path) -> None:
     columns = min(12, len(first))
     rows = math.ceil(len(first) / columns)
     originals = [first.images] if isinstance(first, InMemory) else []
-    stacks = [_shown(view, pretext) for view, pretext in zip(batch.views, views.pretexts, strict=True)]
+    stacks = [shown(view, pretext) for view, pretext in zip(batch.views, views.pretexts, strict=True)]
     names = ["view 1", "view 2"]
     if originals and originals[0].shape[2:] == stacks[0].shape[1:3]:
         stacks, names = [originals[0].permute(0, 2, 3, 1).numpy(), *stacks], ["image", *names]
@@ -67,7 +67,7 @@ def draw_contacts(images: ImageSet, positions: Tensor, views: Views, path: Path,
     for k, position in enumerate(positions.tolist()):
         image = images.images[position] if isinstance(images, InMemory) else images.decode(position)
         made = views(image[None], torch.tensor([position]), 0)
-        shown = [_shown(view, pretext)[0] for view, pretext in zip(made, views.pretexts, strict=True)]
+        shown = [shown(view, pretext)[0] for view, pretext in zip(made, views.pretexts, strict=True)]
         left, top = k % _ACROSS * wide + 2 * _GAP, k // _ACROSS * high + _GAP
         draw.text((left, top), _caption(images, position, classes)[-wide // 7 :], fill="black")
         pictures = [image.permute(1, 2, 0).numpy(), *((255 * view).round().astype(np.uint8) for view in shown)]
@@ -89,7 +89,7 @@ def _cell(pixels: np.ndarray) -> Image.Image:
     return ImageOps.pad(Image.fromarray(pixels), (_CELL, _CELL), method, color="gainsboro")
 
 
-def _shown(view: Tensor, pretext: Pretext) -> np.ndarray:
+def shown(view: Tensor, pretext: Pretext) -> np.ndarray:
     """Normalised (n, 3, h, w) to values in 0..1 that can be shown, (n, h, w, 3)."""
     mean, std = (torch.tensor(numbers)[:, None, None] for numbers in pretext.normalisation)
     return (view.float() * std + mean).clamp(0, 1).permute(0, 2, 3, 1).numpy()

@@ -1,0 +1,82 @@
+"""A map of features in two dimensions, on which near neighbours lie together.
+
+It is found as the features were, by contrast: a query is a point, its positive one of its nearest neighbours, its
+negatives are points drawn at random, and the similarity is t-SNE's. This is InfoNC-t-SNE (Damrich, Böhm, Hamprecht and
+Kobak, *From t-SNE to UMAP with contrastive learning*, ICLR 2023): its time grows with the points, not with their pairs.
+"""
+
+from collections.abc import Callable, Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+NEIGHBOURS = 15
+"""Of each point, as in the publication."""
+_CHUNK, _RATE = 1024, 0.3
+"""Queries compared at once; Adam's learning rate at the start, in units of the start's standard deviation."""
+
+
+def nearest(bank: Tensor, queries: Tensor, k: int, own: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The k bank features most similar to each query by cosine, the most similar first.
+
+    Args:
+        bank: float32 (n, d).
+        queries: float32 (m, d).
+        own: int64 (m,), a place in the bank that is the query itself and does not count as its neighbour.
+
+    Returns cosines (m, k') and places in the bank (m, k'), with k' = k or all that there are.
+    """
+    bank, found = F.normalize(bank, dim=1), []
+    k = min(k, len(bank) - (own is not None))
+    for start in range(0, len(queries), _CHUNK):
+        cosines = F.normalize(queries[start : start + _CHUNK], dim=1) @ bank.T
+        if own is not None:
+            cosines.scatter_(1, own[start : start + _CHUNK, None], -torch.inf)
+        found.append(cosines.topk(k, dim=1))
+    return torch.cat([values for values, _ in found]), torch.cat([index for _, index in found])
+
+
+def draw_map(
+    features: Tensor,
+    neighbours: Tensor,
+    steps: int = 600,
+    negatives: int = 16,
+    progress: Callable[[Iterable[int]], Iterable[int]] = iter,
+) -> Tensor:
+    """Places of the points on the map: float32 (n, 2), a pure function of its input.
+
+    Args:
+        features: float32 (n, d), for the start: their two principal components.
+        neighbours: int64 (n, k), of each point.
+        progress: wraps the iteration over the steps.
+    """
+    n, k = neighbours.shape
+    if k == 0:
+        return torch.zeros(n, 2)
+    generator = torch.Generator().manual_seed(0)
+    points = _principal(F.normalize(features, dim=1)).requires_grad_()
+    optimizer = torch.optim.Adam([points], lr=_RATE)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1, 0.01, steps)
+    first = torch.zeros(n, dtype=torch.int64)
+    for _ in progress(range(steps)):
+        positive = neighbours.gather(1, torch.randint(k, (n, 1), generator=generator))
+        others = torch.cat((positive, torch.randint(n, (n, negatives), generator=generator)), dim=1)
+        # InfoNCE (Eq. 1), with the logarithm of Cauchy's kernel in the place of cosine / temperature.
+        logits = -(points[:, None] - F.embedding(others, points)).square().sum(dim=2).log1p()
+        optimizer.zero_grad()
+        F.cross_entropy(logits, first, reduction="sum").backward()
+        optimizer.step()
+        schedule.step()
+    return points.detach()
+
+
+def _principal(features: Tensor) -> Tensor:
+    """The first two principal components, of standard deviation 1, with signs of our choice."""
+    centred = features - features.mean(dim=0)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        *_, directions = torch.pca_lowrank(centred, q=min(2, *centred.shape), center=False)
+    directions = directions * directions.sum(dim=0).sign()
+    components = F.pad(centred @ directions, (0, 2 - directions.shape[1]))
+    return components / components.std(dim=0).clamp(min=1e-6)

@@ -1,0 +1,79 @@
+"""metrics.jsonl is read whatever keys it has, and whatever state a killed run left it in."""
+
+import json
+import math
+
+import pytest
+
+from moco.config import Config, Contrast, Training
+from moco.report.metrics import KNOWN, chance, read_curves, read_findings
+from moco.report.page import as_json
+from moco.run import Run
+
+
+@pytest.fixture
+def run(tmp_path) -> Run:
+    return Run(tmp_path)
+
+
+def write(path, *lines) -> None:
+    path.write_text("".join(line if isinstance(line, str) else json.dumps(line) + "\n" for line in lines))
+
+
+def test_keys_known_and_unknown_each_on_lines_of_their_own(run):
+    write(
+        run.metrics,
+        {"step": 10, "epoch": 0.5, "loss": 3.0},
+        {"step": 20, "epoch": 1.0, "loss": 2.0, "mine": 7},
+        {"step": 20, "epoch": 1.0, "spread": 0.9, "positive_histogram": [1] * 40, "note": "text", "flag": True},
+    )
+    curves = read_curves(run)
+    assert curves == {
+        "loss": {"step": [10, 20], "epoch": [0.5, 1.0], "value": [3.0, 2.0]},
+        "positive_histogram": {"step": [20], "epoch": [1.0], "value": [[1] * 40]},
+        "spread": {"step": [20], "epoch": [1.0], "value": [0.9]},
+        "mine": {"step": [20], "epoch": [1.0], "value": [7]},
+    }
+    assert list(curves) == ["loss", "positive_histogram", "spread", "mine"]
+
+
+def test_timing_has_the_metrics_epochs_and_of_a_step_the_last_line(run):
+    write(run.metrics, {"step": 10, "epoch": 0.5, "loss": 1.0}, {"step": 20, "epoch": 1.0, "loss": 1.0})
+    write(run.timing, {"step": 10, "waiting": 0.5}, {"step": 15, "waiting": 0.1}, {"step": 10, "waiting": 0.2})
+    assert read_curves(run)["waiting"] == {"step": [10, 15], "epoch": [0.5, 0.75], "value": [0.2, 0.1]}
+
+
+def test_what_is_not_finite_is_none_and_a_line_cut_off_is_left_out(run):
+    write(run.metrics, '{"step": 1, "epoch": 0, "loss": NaN}\n', "[1]\n", "\n", '{"step": 2, "lo')
+    curves = read_curves(run)
+    assert curves == {"loss": {"step": [1], "epoch": [0], "value": [None]}}
+    assert json.loads(as_json(curves)) == curves
+
+
+def test_no_metrics_are_no_curves(run):
+    assert read_curves(run) == {}
+
+
+def test_every_known_figure_is_explained():
+    assert all(known.title and known.about.endswith(".") for known in KNOWN.values())
+
+
+def test_chance_is_log_of_the_dictionary():
+    assert chance(Config(contrast=Contrast(queue_size=99)))[0] == pytest.approx(math.log(100))
+    config = Config(contrast=Contrast(mechanism="end-to-end"), training=Training(batch_size=64))
+    assert chance(config)[0] == pytest.approx(math.log(64))
+
+
+@pytest.mark.parametrize("text", ["", "{", "{}", "7"])
+def test_damaged_findings_are_none(run, text):
+    (run.path / "findings.json").write_text(text)
+    assert read_findings(run) is None
+
+
+def test_a_finding_of_an_unknown_severity_is_a_note(run):
+    (run.path / "findings.json").write_text('[{"severity": "dire", "name": 7}, 8]')
+    assert [(finding["severity"], finding["name"]) for finding in read_findings(run)] == [("note", "7")]
+
+
+def test_json_cannot_end_its_script_element():
+    assert "<" not in as_json({"</script>": "<!--"})

@@ -1,0 +1,242 @@
+"""The page holds what the run's folder holds, escaped, and needs nothing else."""
+
+import base64
+import io
+import json
+import re
+import shlex
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny_runs import HOSTILE, copied, save_images
+
+from moco.cli import main
+from moco.run import Run
+
+SECTIONS = ["runs", "results", "curves", "map", "neighbours", "pairs", "views"]
+
+
+class Page(HTMLParser):
+    """The page's elements, its text and the data in it."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict]] = []
+        self.text, self.json, self._open = "", "", ""
+        self.feed(path.read_text())
+        self.data = json.loads(self.json)
+
+    def handle_starttag(self, name, attributes):
+        self.elements.append((name, dict(attributes)))
+        self._open = dict(attributes).get("id", name) if name == "script" else name
+
+    def handle_endtag(self, name):
+        self._open = ""
+
+    def handle_data(self, data):
+        if self._open == "data":
+            self.json += data
+        elif self._open not in ("style", "script"):
+            self.text += data
+
+    def ids(self, name: str) -> list[str]:
+        return [found["id"] for element, found in self.elements if element == name and "id" in found]
+
+
+def report(*words: object) -> None:
+    main(["report", *map(str, words), "--device", "cpu", "--precision", "fp32"])
+
+
+def lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def page(run) -> Page:
+    (run / "findings.json").write_text(
+        json.dumps(
+            [
+                {
+                    "name": "queue",
+                    "severity": "good",
+                    "text": "It is full.",
+                    "evidence": "",
+                    "advice": "",
+                    "source": "",
+                },
+                {"name": HOSTILE, "severity": "problem", "text": "Collapsed.", "advice": "--lr 0.01"},
+            ]
+        )
+    )
+    (run / "knn.json").write_text(json.dumps({"protocol": "knn", "accuracy": {"top-1": 0.4321}}))
+    report(run, "--points", 40)
+    (run / "findings.json").unlink()
+    (run / "knn.json").unlink()
+    return Page(run / "report.html")
+
+
+def test_every_section_is_there(page):
+    assert page.ids("section") == ["runs", "findings", *SECTIONS[1:]]
+    assert [name for name, _ in page.elements].count("h1") == 1
+    links = [found["href"] for name, found in page.elements if name == "a"]
+    assert links == [f"#{key}" for key in page.ids("section")]
+
+
+def test_the_data_are_the_metrics(page, run):
+    curves = page.data["runs"][0]["curves"]
+    for name in ("loss", "accuracy", "lr", "knn"):
+        of = [line for line in lines(run / "metrics.jsonl") if name in line]
+        assert curves[name] == {key: [line[key if key != "value" else name] for line in of] for key in curves[name]}
+    assert curves["images_per_second"]["value"] == [line["images_per_second"] for line in lines(run / "timing.jsonl")]
+    assert set(curves) <= set(page.data["known"])
+
+
+def test_nothing_is_fetched_and_only_its_own_script_runs(page, run):
+    sources = [found.get("src") for name, found in page.elements if name not in ("a",) and "src" in found]
+    assert sources
+    assert all(source.startswith("data:image/webp;base64,") for source in sources)
+    assert not [name for name, _ in page.elements if name in ("link", "iframe", "object", "base")]
+    assert [found for name, found in page.elements if name == "script"] == [
+        {"type": "application/json", "id": "data"},
+        {},
+    ]
+    (policy,) = [found["content"] for _, found in page.elements if "http-equiv" in found]
+    assert "default-src 'none'" in policy
+    assert not re.search(r"""(src|href|url\()\s*=?\s*["']?https?:""", (run / "report.html").read_text())
+
+
+def test_the_command_runs_the_same_run(page, run, monkeypatch):
+    (command,) = re.findall(r"<code>(.*?)</code>", (run / "report.html").read_text())
+    called = []
+    monkeypatch.setattr("moco.commands.pretrain", lambda *arguments: called.append(arguments))
+    main(shlex.split(re.sub("<.*?>", "", command))[1:])
+    assert called[0][0] == Run.open(run).config()
+
+
+def test_the_doctors_findings_are_shown_the_gravest_first(page):
+    assert page.text.index("problem: ") < page.text.index("good: queue")
+    assert "--lr 0.01" in page.text
+    assert HOSTILE in page.text
+
+
+def test_a_measured_figure_stands_beside_the_published_one(run, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "run")
+    config = (copy / "config.yaml").read_text().replace("recipe: cifar10-cpu", "recipe: cifar10-r18")
+    (copy / "config.yaml").write_text(config)
+    (copy / "knn.json").write_text(json.dumps({"protocol": "knn", "accuracy": {"top-1": 0.4321}}))
+    (copy / "broken.json").write_text("{")
+    report(copy, "--points", 10)
+    row = re.search(r"<tr><th[^>]*>run</th><td>knn, top-1</td>(.*?)</tr>", (copy / "report.html").read_text())
+    assert re.findall(r"<td>(.*?)</td>", row[1]) == [
+        "43.2",
+        "83.8",
+        "lightly&#x27;s benchmark page: 200 epochs, batch 128",
+    ]
+
+
+def test_the_map_has_each_image_with_its_thumbnail_and_its_nearest(page, tmp_path):
+    (found,) = page.data["maps"]
+    assert len(found["x"]) == len(found["y"]) == len(found["labels"]) == 40
+    assert min(found["x"]) == min(found["y"]) == 0
+    assert max(found["x"]) == max(found["y"]) == 1
+    assert found["classes"] == ["class 0", "class 1", "class 2"]
+    assert all(i not in near and len(near) == 5 for i, near in enumerate(found["links"]))
+    sheet = Image.open(io.BytesIO(base64.b64decode(found["sheet"].split(",")[1])))
+    assert sheet.size == (7 * 16, 6 * 16)
+
+
+def test_hostile_names_are_text(run, tmp_path):
+    """Of the run, and of the classes."""
+    images = tmp_path / "images"
+    generator = np.random.default_rng(0)
+    for name in ("<img src=x onerror=alert(1)>", "b"):
+        for i in range(20):
+            path = images / name / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(generator.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(path)
+    out = copied(run, tmp_path / HOSTILE.replace("/", "|"), f"folder:{images}")
+    report(out, "--points", 10)
+    page = Page(out / "report.html")
+    assert len([name for name, _ in page.elements if name == "script"]) == 2
+    assert not [found for _, found in page.elements if "onerror" in found]
+    assert "<img src=x onerror=alert(1)>" in page.text
+    assert HOSTILE.replace("/", "|") in page.text
+    assert "<img src=x onerror=alert(1)>" in page.data["maps"][0]["classes"]
+
+
+def test_several_runs_share_the_points_and_tell_their_differences(run, second, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    report(run, second, "--points", 40)
+    page = Page(tmp_path / "report.html")
+    assert [run["name"] for run in page.data["runs"]] == ["tiny", "other"]
+    assert [len(found["x"]) for found in page.data["maps"]] == [20, 20]
+    assert page.ids("section") == SECTIONS
+    assert "momentum 0.99 -> 0.5" in page.text
+
+
+def test_runs_of_the_same_name_are_told_by_their_paths(run, tmp_path):
+    copy = shutil.copytree(run, tmp_path / run.name)
+    report(run, copy, "--points", 10, "--out", tmp_path / "page.html")
+    names = [run["name"] for run in Page(tmp_path / "page.html").data["runs"]]
+    assert names == [str(run), str(copy)]
+
+
+def test_an_unlabelled_set_has_pictures_without_classes(run, tmp_path):
+    out = copied(run, tmp_path / "run", save_images(tmp_path / "images.npz", classes=False))
+    report(out, "--points", 30)
+    page = Page(out / "report.html")
+    assert page.ids("section") == SECTIONS
+    assert page.data["maps"][0]["labels"] is None
+    assert "12 training images, themselves left out, and their nearest of 120 training images." in page.text
+    assert "≠" not in page.text
+
+
+def test_without_its_images_the_page_says_so(run, tmp_path, capsys):
+    moved = save_images(tmp_path / "moved.npz", classes=True)
+    out = copied(run, tmp_path / "run", f"npz:{tmp_path / 'images.npz'}")
+    report(out)
+    page = Page(out / "report.html")
+    assert page.ids("section") == ["runs", "results", "curves", "pictures"]
+    assert "no pictures: --data npz:" in page.text
+    assert page.data["maps"] == [None]
+    said = capsys.readouterr()
+    assert "no such path" in " ".join((said.out + said.err).split())
+    report(out, "--data", moved, "--points", 10)
+    assert Page(out / "report.html").ids("section") == SECTIONS
+
+
+def test_a_run_without_metrics_or_checkpoint_has_a_page(run, tmp_path):
+    (tmp_path / "run").mkdir()
+    shutil.copy(run / "config.yaml", tmp_path / "run")
+    report(tmp_path / "run")
+    text = Page(tmp_path / "run" / "report.html").text
+    assert "no metrics yet" in text
+    assert "the run has no checkpoint yet" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("NOWHERE", "no such path"),
+        ("RUN --points 0", "--points 0: in 1..10000"),
+        ("RUN --points 10001", "--points 10001: in 1..10000"),
+        ("RUN RUN", "the same run is given twice"),
+        ("RUN --out NOWHERE/page.html", "no such folder"),
+        ("RUN --out RUN", "is a folder"),
+        ("RUN --data npz:NOWHERE", "no such path"),
+        ("RUN --pionts 5", "no option --pionts: did you mean --points?"),
+        ("", "RUN"),
+    ],
+)
+def test_bad_input_is_told_in_a_line(run, tmp_path, capsys, words, said):
+    spelled = [word.replace("NOWHERE", str(tmp_path / "nowhere")).replace("RUN", str(run)) for word in words.split()]
+    before = (run / "report.html").read_bytes() if (run / "report.html").exists() else None
+    with pytest.raises(SystemExit) as left:
+        main(["report", *spelled])
+    assert left.value.code == 2
+    assert said in " ".join(capsys.readouterr().err.split())
+    assert before == ((run / "report.html").read_bytes() if (run / "report.html").exists() else None)

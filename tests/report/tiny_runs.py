@@ -1,0 +1,39 @@
+"""Runs that take a second."""
+
+import shlex
+import shutil
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from moco.cli import main
+
+HOSTILE = "<script>alert('&')</script>"
+
+
+def save_images(path: Path, classes: bool, number: int = 120) -> str:
+    """Random images as a source; labels 0..2, or none."""
+    generator = np.random.default_rng(0)
+    arrays = {"images": generator.integers(0, 256, (number, 16, 16, 3), dtype=np.uint8)}
+    np.savez(path, **arrays, **({"labels": np.arange(number) % 3} if classes else {}))
+    return f"npz:{path}"
+
+
+def train(source: str, out: Path, more: str = "") -> Path:
+    """A run that takes a second."""
+    small = (
+        "--encoder tiny --image-size 16 --dim 16 --queue-size 48 --batch-size 16 --bn-group 8 --epochs 2 --warmup 0 "
+        "--knn-k 5 --knn-every 1 --log-every 2 --device cpu --precision fp32"
+    )
+    main(["pretrain", "cifar10-cpu", "--data", source, *shlex.split(f"{small} {more}"), "--out", str(out)])
+    return out
+
+
+def copied(run: Path, out: Path, source: str) -> Path:
+    """The run as if it had been trained on other images."""
+    shutil.copytree(run, out)
+    config = yaml.safe_load((out / "config.yaml").read_text())
+    config["data"]["source"] = source
+    (out / "config.yaml").write_text(yaml.safe_dump(config))
+    return out
