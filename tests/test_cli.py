@@ -94,7 +94,7 @@ def test_a_recipe_is_shown_whole(capsys):
     ("line", "said"),
     [
         ("pretran shapes-cpu", "no command 'pretran': did you mean pretrain?"),
-        ("xyz", "no command 'xyz': there are demo, data, pack, pretrain, knn, linear, reproduce, recipes"),
+        ("xyz", f"no command 'xyz': there are {', '.join(COMMANDS)}"),
         ("pretrain shapes-gpu", "no recipe named 'shapes-gpu': did you mean shapes-cpu?"),
         ("recipes cifar10-r81", "no recipe named 'cifar10-r81': did you mean cifar10-r18?"),
         ("pretrain --epochs 3", "the recipe comes first"),

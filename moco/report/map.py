@@ -13,7 +13,7 @@ from torch import Tensor
 
 NEIGHBOURS = 15
 """Of each point, as in the publication."""
-_CHUNK, _RATE = 1024, 0.3
+_CHUNK, _RATE = 1024, 1.0
 """Queries compared at once; Adam's learning rate at the start, in units of the start's standard deviation."""
 
 
@@ -41,7 +41,7 @@ def draw_map(
     features: Tensor,
     neighbours: Tensor,
     steps: int = 600,
-    negatives: int = 16,
+    negatives: int = 128,
     progress: Callable[[Iterable[int]], Iterable[int]] = iter,
 ) -> Tensor:
     """Places of the points on the map: float32 (n, 2), a pure function of its input.
@@ -60,10 +60,13 @@ def draw_map(
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1, 0.01, steps)
     first = torch.zeros(n, dtype=torch.int64)
     for _ in progress(range(steps)):
-        positive = neighbours.gather(1, torch.randint(k, (n, 1), generator=generator))
-        others = torch.cat((positive, torch.randint(n, (n, negatives), generator=generator)), dim=1)
+        positive = F.embedding(neighbours.gather(1, torch.randint(k, (n, 1), generator=generator)), points)[:, 0]
+        # All queries of a step share the negatives, as they share a queue.
+        negative = F.embedding(torch.randint(n, (negatives,), generator=generator), points)
+        near = (points - positive).square().sum(dim=1, keepdim=True)
+        far = (points[:, :1] - negative[:, 0]).square() + (points[:, 1:] - negative[:, 1]).square()
         # InfoNCE (Eq. 1), with the logarithm of Cauchy's kernel in the place of cosine / temperature.
-        logits = -(points[:, None] - F.embedding(others, points)).square().sum(dim=2).log1p()
+        logits = -torch.cat((near, far), dim=1).log1p()
         optimizer.zero_grad()
         F.cross_entropy(logits, first, reduction="sum").backward()
         optimizer.step()

@@ -16,6 +16,7 @@ from moco.report.sections import findings, numbers, results, what_was_run
 from moco.run import Run
 
 _WEB = Path(__file__).parent / "web"
+_SCRIPTS = ("page", "histogram", "curves", "canvas", "map")
 
 
 def write_page(runs: list[Run], galleries: list[Gallery | str], path: Path) -> None:
@@ -53,7 +54,7 @@ def build_page(runs: list[Run], galleries: list[Gallery | str]) -> str:
         "histograms": HISTOGRAMS,
         "maps": [gallery.map if isinstance(gallery, Gallery) else None for gallery in galleries],
     }
-    script = "\n".join((_WEB / name).read_text() for name in ("page.js", "curves.js", "map.js"))
+    script = "\n".join((_WEB / f"{name}.js").read_text() for name in _SCRIPTS)
     return Template((_WEB / "page.html").read_text()).substitute(
         title=tag("title", f"{', '.join(names)} - moco report"),
         # Nothing else may run or be fetched, whatever a run's folder holds.

@@ -67,10 +67,10 @@ def draw_contacts(images: ImageSet, positions: Tensor, views: Views, path: Path,
     for k, position in enumerate(positions.tolist()):
         image = images.images[position] if isinstance(images, InMemory) else images.decode(position)
         made = views(image[None], torch.tensor([position]), 0)
-        shown = [shown(view, pretext)[0] for view, pretext in zip(made, views.pretexts, strict=True)]
+        sides = [shown(view, pretext)[0] for view, pretext in zip(made, views.pretexts, strict=True)]
         left, top = k % _ACROSS * wide + 2 * _GAP, k // _ACROSS * high + _GAP
         draw.text((left, top), _caption(images, position, classes)[-wide // 7 :], fill="black")
-        pictures = [image.permute(1, 2, 0).numpy(), *((255 * view).round().astype(np.uint8) for view in shown)]
+        pictures = [image.permute(1, 2, 0).numpy(), *((255 * view).round().astype(np.uint8) for view in sides)]
         for j, picture in enumerate(pictures):
             sheet.paste(_cell(picture), (left + j * (_CELL + _GAP), top + _CAPTION))
     write_whole(path, lambda file: sheet.save(file, "PNG"))

@@ -98,6 +98,7 @@ class Browser:
 
     def resize(self, width: int, height: int, dark: bool = False) -> None:
         phone = width < 600
+        self.call("Emulation.setTouchEmulationEnabled", enabled=phone)
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=phone)
         scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
         self.call("Emulation.setEmulatedMedia", features=scheme)
@@ -112,10 +113,15 @@ class Browser:
         """Waits until what was asked for is painted."""
         self.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
-    def point(self, x: float, y: float, press: bool = False) -> None:
-        """Moves the mouse to a place in the window, and clicks there if told to."""
-        for kind in ("mouseMoved", *(("mousePressed", "mouseReleased") if press else ())):
-            self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left" if press else "none", clickCount=1)
+    def point(self, x: float, y: float) -> None:
+        """Moves the mouse to a place in the window."""
+        self.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+        self.frame()
+
+    def tap(self, x: float, y: float) -> None:
+        """Touches a place in the window with a finger, and lifts it."""
+        self.call("Input.dispatchTouchEvent", type="touchStart", touchPoints=[{"x": x, "y": y}])
+        self.call("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
         self.frame()
 
     def key(self, key: str) -> None:

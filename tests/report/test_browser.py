@@ -115,14 +115,30 @@ def test_hovering_over_a_curve_tells_the_values_of_the_nearest_step(browser, pag
     assert browser.errors == []
 
 
-def test_hovering_over_the_map_shows_the_image_and_its_nearest(browser, page):
-    browser.open(page)
+def place(browser: Browser, image: int) -> list[float]:
+    """Where in the window an image of the first map is."""
     browser.evaluate("MAPS[0].canvas.scrollIntoView({block: 'center'})")
-    x, y = browser.evaluate(
-        "(() => { const b = MAPS[0].canvas.getBoundingClientRect(), [x, y] = MAPS[0].place(7);"
+    return browser.evaluate(
+        f"(() => {{ const b = MAPS[0].canvas.getBoundingClientRect(), [x, y] = MAPS[0].place({image});"
         "return [b.left + x, b.top + y]; })()"
     )
-    browser.point(x, y)
+
+
+def test_a_tap_shows_the_image_and_leaves_it_there(browser, page):
+    browser.open(page, 390, 844)
+    browser.tap(*place(browser, 7))
+    assert browser.evaluate("MAPS[0].tip.hidden") is False
+    left, right = browser.evaluate(
+        "(() => { const b = MAPS[0].tip.getBoundingClientRect(); return [b.left, b.right]; })()"
+    )
+    assert left >= 0
+    assert right <= 390
+    assert browser.errors == []
+
+
+def test_hovering_over_the_map_shows_the_image_and_its_nearest(browser, page):
+    browser.open(page)
+    browser.point(*place(browser, 7))
     assert browser.evaluate("MAPS[0].tip.hidden") is False
     at = browser.evaluate("MAPS[0].at")
     label = browser.evaluate(f"DATA.maps[0].labels[{at}]")
@@ -152,6 +168,8 @@ def test_a_chosen_class_is_set_off_and_pictures_take_the_place_of_marks(browser,
     browser.evaluate("document.querySelector('#map-0 .tools button').click()")
     browser.frame()
     assert inked(browser) > 2 * marks
+    browser.point(*place(browser, 0))
+    assert browser.evaluate("MAPS[0].at") == 0  # its picture is the first to be placed
     browser.evaluate("MAPS[0].zoomBy(3)")
     browser.frame()
     assert browser.errors == []

@@ -240,3 +240,17 @@ def test_bad_input_is_told_in_a_line(run, tmp_path, capsys, words, said):
     assert left.value.code == 2
     assert said in " ".join(capsys.readouterr().err.split())
     assert before == ((run / "report.html").read_bytes() if (run / "report.html").exists() else None)
+
+
+def test_files_of_many_sizes_are_decoded_and_named_and_a_broken_one_is_left_out(run, tmp_path):
+    generator = np.random.default_rng(0)
+    (tmp_path / "images" / "a").mkdir(parents=True)
+    for i in range(30):
+        pixels = generator.integers(0, 256, (16 + i % 3, 20, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "images" / "a" / f"{i}.png")
+    (tmp_path / "images" / "a" / "4.png").write_bytes(b"no image")
+    out = copied(run, tmp_path / "run", f"folder:{tmp_path / 'images'}", max_bad=0.5)
+    report(out, "--points", 40, "--workers", 0)
+    found = Page(out / "report.html").data["maps"][0]
+    assert len(found["names"]) == len(set(found["names"])) == 29
+    assert "4.png" not in found["names"]

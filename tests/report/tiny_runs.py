@@ -30,10 +30,10 @@ def train(source: str, out: Path, more: str = "") -> Path:
     return out
 
 
-def copied(run: Path, out: Path, source: str) -> Path:
+def copied(run: Path, out: Path, source: str, **data: object) -> Path:
     """The run as if it had been trained on other images."""
     shutil.copytree(run, out)
     config = yaml.safe_load((out / "config.yaml").read_text())
-    config["data"]["source"] = source
+    config["data"] |= {"source": source, **data}
     (out / "config.yaml").write_text(yaml.safe_dump(config))
     return out

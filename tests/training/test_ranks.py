@@ -65,7 +65,8 @@ def test_two_ranks_of_moco_v3_are_one(data):
     """BN is synchronised, so that each rank's 16 images are normalised as one rank's 32 are."""
     more = "--mechanism moco-v3 --hidden 32 --lr 0.01 --knn-every 0"
     (one, state1), (two, state2) = pretrain(1, data, "one", more), pretrain(2, data, "two", more)
-    for mine, theirs in zip(one, two, strict=True):
+    losses = ([line for line in lines if "loss" in line] for lines in (one, two))
+    for mine, theirs in zip(*losses, strict=True):
         # As above: what rounding in another order does grows from step to step.
         assert mine["loss"] == pytest.approx(theirs["loss"], abs=1e-5 if mine["step"] <= 3 else 1e-2)
     for name, value in state1["mechanism"].items():

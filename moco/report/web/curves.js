@@ -1,6 +1,9 @@
 // Curves over the steps, those of all runs in one panel for each figure.
 let axis = "epoch";
-const HEIGHT = 210, TOP = 10, BOTTOM = 24, LEFT = 46;
+const HEIGHT = 210,
+  TOP = 10,
+  BOTTOM = 24,
+  LEFT = 46;
 
 const known = (key) => DATA.known[key] || [key, "", ""];
 
@@ -12,16 +15,23 @@ function spell(value, unit) {
 }
 
 function ticks(low, high, count) {
-  const rough = (high - low) / count || 1, power = 10 ** Math.floor(Math.log10(rough));
+  const rough = (high - low) / count || 1,
+    power = 10 ** Math.floor(Math.log10(rough));
   const step = [1, 2, 5, 10].map((m) => m * power).find((s) => s >= rough * 0.99);
-  const first = Math.ceil(low / step - 1e-9), found = [];
+  const first = Math.ceil(low / step - 1e-9),
+    found = [];
   for (let i = first; i * step <= high + step * 1e-9; i++) found.push(Number((i * step).toPrecision(10)));
   return found;
 }
 
 function extent(values) {
-  let low = Infinity, high = -Infinity;
-  for (const value of values) if (value !== null) { low = Math.min(low, value); high = Math.max(high, value); }
+  let low = Infinity,
+    high = -Infinity;
+  for (const value of values)
+    if (value !== null) {
+      low = Math.min(low, value);
+      high = Math.max(high, value);
+    }
   if (low > high) return [0, 1];
   const room = (high - low) * 0.05 || Math.abs(high) * 0.05 || 0.5;
   return [low - room, high + room];
@@ -31,9 +41,12 @@ function extent(values) {
 function thinned(xs, ys, room) {
   const finite = ys.flatMap((y, i) => (y === null ? [] : [i]));
   if (finite.length <= room) return { mean: finite.map((i) => [xs[i], ys[i]]), raw: null };
-  const size = Math.ceil(finite.length / (room / 2)), mean = [], raw = [];
+  const size = Math.ceil(finite.length / (room / 2)),
+    mean = [],
+    raw = [];
   for (let start = 0; start < finite.length; start += size) {
-    const part = finite.slice(start, start + size), of = part.map((i) => ys[i]);
+    const part = finite.slice(start, start + size),
+      of = part.map((i) => ys[i]);
     const x = part.reduce((sum, i) => sum + xs[i], 0) / part.length;
     mean.push([x, of.reduce((a, b) => a + b) / of.length]);
     raw.push([x, Math.min(...of)], [x, Math.max(...of)]);
@@ -44,7 +57,8 @@ function thinned(xs, ys, room) {
   return { mean, raw };
 }
 
-const path = (points, sx, sy) => points.map(([x, y], i) => `${i ? "L" : "M"}${sx(x).toFixed(1)} ${sy(y).toFixed(1)}`).join("");
+const path = (points, sx, sy) =>
+  points.map(([x, y], i) => `${i ? "L" : "M"}${sx(x).toFixed(1)} ${sy(y).toFixed(1)}`).join("");
 
 function frame(svg, width, right, [x0, x1], [y0, y1], unit, name) {
   const sx = (x) => LEFT + ((x - x0) / (x1 - x0 || 1)) * (width - LEFT - right);
@@ -52,11 +66,19 @@ function frame(svg, width, right, [x0, x1], [y0, y1], unit, name) {
   const scale = unit === "%" ? 100 : 1;
   for (const y of ticks(y0 * scale, y1 * scale, 4)) {
     svg.append(draw("line", { class: "grid", x1: LEFT, x2: width - right, y1: sy(y / scale), y2: sy(y / scale) }));
-    svg.append(draw("text", { class: "tick", x: LEFT - 6, y: sy(y / scale) + 4, "text-anchor": "end" }, y.toLocaleString("en", { maximumSignificantDigits: 6, notation: Math.abs(y) >= 1e5 ? "compact" : "standard" })));
+    svg.append(
+      draw(
+        "text",
+        { class: "tick", x: LEFT - 6, y: sy(y / scale) + 4, "text-anchor": "end" },
+        y.toLocaleString("en", { maximumSignificantDigits: 6, notation: Math.abs(y) >= 1e5 ? "compact" : "standard" }),
+      ),
+    );
   }
   for (const x of ticks(x0, x1, Math.max(2, Math.floor((width - LEFT - right) / 60)))) {
-    if (sx(x) > width - right - 45) continue;  // the axis' name stands there
-    svg.append(draw("text", { class: "tick", x: sx(x), y: HEIGHT - 7, "text-anchor": "middle" }, x.toLocaleString("en")));
+    if (sx(x) > width - right - 45) continue; // the axis' name stands there
+    svg.append(
+      draw("text", { class: "tick", x: sx(x), y: HEIGHT - 7, "text-anchor": "middle" }, x.toLocaleString("en")),
+    );
   }
   svg.append(draw("text", { class: "tick", x: width - right, y: HEIGHT - 7, "text-anchor": "end" }, name));
   return [sx, sy];
@@ -65,11 +87,20 @@ function frame(svg, width, right, [x0, x1], [y0, y1], unit, name) {
 // Names beside the ends of the lines, moved apart where they would lie on each other.
 function nameLines(svg, ends, x) {
   ends.sort((a, b) => a.y - b.y);
-  ends.forEach((end, i) => { if (i) end.y = Math.max(end.y, ends[i - 1].y + 13); });
+  ends.forEach((end, i) => {
+    if (i) end.y = Math.max(end.y, ends[i - 1].y + 13);
+  });
   let lowest = HEIGHT - BOTTOM;
-  for (const end of [...ends].reverse()) { end.y = Math.min(end.y, lowest); lowest = end.y - 13; }
+  for (const end of [...ends].reverse()) {
+    end.y = Math.min(end.y, lowest);
+    lowest = end.y - 13;
+  }
   for (const end of ends) {
-    const label = draw("text", { class: "label", x, y: end.y + 4 }, end.name.length > 14 ? `${end.name.slice(0, 13)}…` : end.name);
+    const label = draw(
+      "text",
+      { class: "label", x, y: end.y + 4 },
+      end.name.length > 14 ? `${end.name.slice(0, 13)}…` : end.name,
+    );
     label.style.fill = end.colour;
     svg.append(label);
   }
@@ -82,20 +113,35 @@ class Panel {
     this.curves = DATA.runs.flatMap((run, i) => (run.curves[key] ? [{ run, i, ...run.curves[key] }] : []));
     this.svg = draw("svg", { tabindex: 0, role: "img", "aria-label": this.described() });
     this.told = make("output", { "aria-live": "polite" });
-    const heading = make("h3", {}, this.title, make("span", {}, this.unit && this.unit !== "%" ? ` ${this.unit}` : this.unit && " %"));
+    const heading = make(
+      "h3",
+      {},
+      this.title,
+      make("span", {}, this.unit && this.unit !== "%" ? ` ${this.unit}` : this.unit && " %"),
+    );
     const save = button("CSV", () => download(`${key}.csv`, this.rows()));
     save.setAttribute("aria-label", `Download ${this.title} as CSV`);
-    this.element = make("figure", { class: "panel", id: `panel-${key}` }, heading, make("p", {}, this.about), this.svg, this.told, save);
+    this.element = make(
+      "figure",
+      { class: "panel", id: `panel-${key}` },
+      heading,
+      make("p", {}, this.about),
+      this.svg,
+      this.told,
+      save,
+    );
     this.svg.addEventListener("pointermove", (event) => this.point(event.clientX));
     this.svg.addEventListener("pointerdown", (event) => this.point(event.clientX));
-    this.svg.addEventListener("pointerleave", () => this.leave());
+    this.svg.addEventListener("pointerleave", (event) => event.pointerType === "touch" || this.leave());
     this.svg.addEventListener("blur", () => this.leave());
     this.svg.addEventListener("keydown", (event) => this.step(event));
     new ResizeObserver(() => this.draw()).observe(this.svg);
   }
 
   described() {
-    const ends = this.curves.map((c) => `${c.run.name} from ${spell(c.value[0], this.unit)} to ${spell(c.value[c.value.length - 1], this.unit)}`);
+    const ends = this.curves.map(
+      (c) => `${c.run.name} from ${spell(c.value[0], this.unit)} to ${spell(c.value[c.value.length - 1], this.unit)}`,
+    );
     return `${this.title}: ${ends.join("; ")}. Arrow keys read the values.`;
   }
 
@@ -111,14 +157,21 @@ class Panel {
     this.svg.replaceChildren();
     const longest = Math.max(...this.curves.map((c) => Math.min(14, c.run.name.length)));
     const right = DATA.runs.length > 1 ? 12 + 6.2 * longest : 12;
-    const chances = this.key === "loss" ? [...new Map(this.curves.map((c) => [c.run.chance.join(), c.run.chance])).values()] : [];
+    const chances =
+      this.key === "loss" ? [...new Map(this.curves.map((c) => [c.run.chance.join(), c.run.chance])).values()] : [];
     const xs = this.curves.map((c) => c[axis].map((x) => x ?? 0));
     const [low, high] = extent(this.curves.flatMap((c) => c.value).concat(chances.map(([y]) => y)));
     const ends = [Math.min(...xs.map((x) => x[0])), Math.max(...xs.map((x) => x[x.length - 1]))];
     [this.sx, this.sy] = frame(this.svg, width, right, ends, [low, high], this.unit, axis);
     for (const [y, name] of chances) {
       this.svg.append(draw("line", { class: "chance", x1: LEFT, x2: width - right, y1: this.sy(y), y2: this.sy(y) }));
-      this.svg.append(draw("text", { class: "label", x: width - right - 4, y: this.sy(y) + 13, "text-anchor": "end" }, `${name} = ${y.toFixed(2)}`));
+      this.svg.append(
+        draw(
+          "text",
+          { class: "label", x: width - right - 4, y: this.sy(y) + 13, "text-anchor": "end" },
+          `${name} = ${y.toFixed(2)}`,
+        ),
+      );
     }
     const names = [];
     this.curves.forEach((c, k) => {
@@ -127,7 +180,15 @@ class Panel {
       const style = { stroke: colourOf(c.i), "stroke-dasharray": DASHES[c.i % DASHES.length] };
       if (raw) this.svg.append(draw("path", { class: "raw", d: path(raw, this.sx, this.sy), stroke: colourOf(c.i) }));
       this.svg.append(draw("path", { class: "line", d: path(mean, this.sx, this.sy), ...style }));
-      if (mean.length <= 25) for (const [x, y] of mean) this.svg.append(draw("path", { d: shapeOf(c.i), fill: colourOf(c.i), transform: `translate(${this.sx(x)} ${this.sy(y)}) scale(3.5)` }));
+      if (mean.length <= 25)
+        for (const [x, y] of mean)
+          this.svg.append(
+            draw("path", {
+              d: shapeOf(c.i),
+              fill: colourOf(c.i),
+              transform: `translate(${this.sx(x)} ${this.sy(y)}) scale(3.5)`,
+            }),
+          );
       names.push({ name: c.run.name, colour: colourOf(c.i), y: this.sy(mean[mean.length - 1][1]) });
     });
     if (DATA.runs.length > 1) nameLines(this.svg, names, width - right + 5);
@@ -140,18 +201,24 @@ class Panel {
   point(clientX) {
     const x = clientX - this.svg.getBoundingClientRect().left;
     const c = this.xs.findIndex((values) => values.length);
-    const near = (values) => values.reduce((best, v, i) => (Math.abs(this.sx(v) - x) < Math.abs(this.sx(values[best]) - x) ? i : best), 0);
+    const near = (values) =>
+      values.reduce((best, v, i) => (Math.abs(this.sx(v) - x) < Math.abs(this.sx(values[best]) - x) ? i : best), 0);
     if (c >= 0) this.tell(this.xs.map(near));
   }
 
   tell(places) {
     this.places = places;
     this.marks.replaceChildren();
-    const first = this.curves[0], at = places[0], x = this.sx(this.xs[0][at]);
+    const first = this.curves[0],
+      at = places[0],
+      x = this.sx(this.xs[0][at]);
     this.marks.append(draw("line", { class: "cursor", x1: x, x2: x, y1: TOP, y2: HEIGHT - BOTTOM }));
     const told = this.curves.map((c, k) => {
       const value = c.value[places[k]];
-      if (value !== null) this.marks.append(draw("circle", { cx: this.sx(this.xs[k][places[k]]), cy: this.sy(value), r: 4, fill: colourOf(c.i) }));
+      if (value !== null)
+        this.marks.append(
+          draw("circle", { cx: this.sx(this.xs[k][places[k]]), cy: this.sy(value), r: 4, fill: colourOf(c.i) }),
+        );
       const step = k && c.step[places[k]] !== first.step[at] ? ` (step ${c.step[places[k]].toLocaleString("en")})` : "";
       return (DATA.runs.length > 1 ? `${c.run.name} ` : "") + spell(value, this.unit) + step;
     });
@@ -169,58 +236,24 @@ class Panel {
     const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
     if (!by || !this.xs) return;
     event.preventDefault();
-    const values = this.xs[0], at = this.places ? this.places[0] + by : 0;
+    const values = this.xs[0],
+      at = this.places ? this.places[0] + by : 0;
     const x = values[Math.max(0, Math.min(values.length - 1, at))];
     this.point(this.svg.getBoundingClientRect().left + this.sx(x));
   }
 }
 
-// Counts of cosines at one step, positives and negatives of a run; a slider goes through the steps.
-class Histogram {
-  constructor(run, index) {
-    this.parts = DATA.histograms.flatMap((key, k) => (run.curves[key] ? [{ key, k, name: key.split("_")[0] + "s", ...run.curves[key] }] : []));
-    const [title, unit, about] = known(DATA.histograms[0]);
-    const last = this.parts[0].value.length - 1;
-    this.svg = draw("svg", { role: "img", "aria-label": `${title} of ${run.name}` });
-    this.slider = make("input", { type: "range", min: 0, max: last, value: last, "aria-label": `Step of ${title} of ${run.name}` });
-    this.told = make("output", { "aria-live": "polite" });
-    this.slider.addEventListener("input", () => this.draw());
-    const name = DATA.runs.length > 1 ? ` ${unit}, ${run.name}` : ` ${unit}`;
-    this.element = make("figure", { class: "panel", id: `histogram-${index}` }, make("h3", {}, title, make("span", {}, name)), make("p", {}, about), this.svg, this.told, this.slider);
-    new ResizeObserver(() => this.draw()).observe(this.svg);
-  }
-
-  draw() {
-    const width = this.svg.clientWidth, at = Number(this.slider.value);
-    if (!width) return;
-    this.svg.replaceChildren();
-    const shares = this.parts.map((part) => {
-      const counts = part.value[Math.min(at, part.value.length - 1)], sum = counts.reduce((a, b) => a + b, 0) || 1;
-      return counts.map((count) => count / sum);
-    });
-    const high = Math.max(...shares.flat()) * 1.15 || 1;
-    const [sx, sy] = frame(this.svg, width, 12, [-1, 1], [0, high], "%", "cosine");
-    this.parts.forEach((part, k) => {
-      const share = shares[k], w = 2 / share.length;
-      const outline = [[-1, 0], ...share.flatMap((y, i) => [[-1 + i * w, y], [-1 + (i + 1) * w, y]]), [1, 0]];
-      this.svg.append(draw("path", { d: path(outline, sx, sy), fill: colourOf(part.k), "fill-opacity": part.k ? 0 : 0.25, stroke: colourOf(part.k), "stroke-width": 2, "stroke-dasharray": DASHES[part.k] }));
-      const peak = share.indexOf(Math.max(...share));
-      const label = draw("text", { class: "label", x: Math.min(sx(-1 + (peak + 0.5) * w), width - 40), y: sy(share[peak]) - 4, "text-anchor": "middle" }, part.name);
-      label.style.fill = colourOf(part.k);
-      this.svg.append(label);
-    });
-    this.told.textContent = `step ${this.parts[0].step[at].toLocaleString("en")}`;
-  }
-}
-
 function setUpCurves() {
   const box = document.getElementById("panels");
-  const order = Object.keys(DATA.known), place = (key) => (order.includes(key) ? order.indexOf(key) : order.length);
+  const order = Object.keys(DATA.known),
+    place = (key) => (order.includes(key) ? order.indexOf(key) : order.length);
   const keys = [...new Set(DATA.runs.flatMap((run) => Object.keys(run.curves)))].sort((a, b) => place(a) - place(b));
   const panels = [];
   for (const key of keys) {
     if (key === keys.find((k) => DATA.histograms.includes(k))) {
-      DATA.runs.forEach((run, i) => { if (DATA.histograms.some((k) => run.curves[k])) box.append(new Histogram(run, i).element); });
+      DATA.runs.forEach((run, i) => {
+        if (DATA.histograms.some((k) => run.curves[k])) box.append(new Histogram(run, i).element);
+      });
     }
     if (DATA.histograms.includes(key)) continue;
     panels.push(new Panel(key));
@@ -229,8 +262,16 @@ function setUpCurves() {
   const timed = DATA.runs.every((run) => Object.values(run.curves).every((c) => c.epoch.every((e) => e !== null)));
   axis = timed ? "epoch" : "step";
   if (!timed || !panels.length) return;
-  const choose = make("select", { id: "axis" }, make("option", { value: "epoch" }, "epochs"), make("option", { value: "step" }, "steps"));
-  choose.addEventListener("change", () => { axis = choose.value; panels.forEach((panel) => panel.draw()); });
+  const choose = make(
+    "select",
+    { id: "axis" },
+    make("option", { value: "epoch" }, "epochs"),
+    make("option", { value: "step" }, "steps"),
+  );
+  choose.addEventListener("change", () => {
+    axis = choose.value;
+    panels.forEach((panel) => panel.draw());
+  });
   box.before(make("p", { class: "tools" }, make("label", { for: "axis" }, "Over"), choose));
 }
 

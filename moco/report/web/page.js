@@ -5,11 +5,16 @@ const SVG = "http://www.w3.org/2000/svg";
 // Lines and marks differ in these as well as in colour.
 const DASHES = ["", "7 4", "2 3", "10 3 2 3", "4 2", "12 5", "2 6", "8 3 2 3 2 3"];
 const SHAPES = [
-  "M-1 0A1 1 0 1 0 1 0A1 1 0 1 0 -1 0Z", "M-.9 -.9H.9V.9H-.9Z", "M0 -1.15L1.1 .85H-1.1Z", "M0 -1.25L1.1 0L0 1.25L-1.1 0Z",
-  "M-.38 -1.1H.38V-.38H1.1V.38H.38V1.1H-.38V.38H-1.1V-.38H-.38Z", "M0 1.15L1.1 -.85H-1.1Z",
+  "M-1 0A1 1 0 1 0 1 0A1 1 0 1 0 -1 0Z",
+  "M-.9 -.9H.9V.9H-.9Z",
+  "M0 -1.15L1.1 .85H-1.1Z",
+  "M0 -1.25L1.1 0L0 1.25L-1.1 0Z",
+  "M-.38 -1.1H.38V-.38H1.1V.38H.38V1.1H-.38V.38H-1.1V-.38H-.38Z",
+  "M0 1.15L1.1 -.85H-1.1Z",
   "M-1 -.5L-.5 -1L0 -.5L.5 -1L1 -.5L.5 0L1 .5L.5 1L0 .5L-.5 1L-1 .5L-.5 0Z",
   "M0 -1.3L.38 -.45L1.25 -.4L.6 .2L.8 1.1L0 .62L-.8 1.1L-.6 .2L-1.25 -.4L-.38 -.45Z",
-  "M-1 0A1 1 0 1 0 1 0A1 1 0 1 0 -1 0ZM-.45 0A.45 .45 0 1 1 .45 0A.45 .45 0 1 1 -.45 0Z", "M-1.2 -.45H1.2V.45H-1.2Z",
+  "M-1 0A1 1 0 1 0 1 0A1 1 0 1 0 -1 0ZM-.45 0A.45 .45 0 1 1 .45 0A.45 .45 0 1 1 -.45 0Z",
+  "M-1.2 -.45H1.2V.45H-1.2Z",
 ];
 const COLOURS = 10;
 const colourOf = (i) => `var(--c${i % COLOURS})`;
@@ -72,7 +77,9 @@ function setUpTheme() {
   const toggle = document.getElementById("theme");
   const root = document.documentElement;
   let dark = matchMedia("(prefers-color-scheme: dark)").matches;
-  const tell = () => { toggle.textContent = dark ? "Light" : "Dark"; };
+  const tell = () => {
+    toggle.textContent = dark ? "Light" : "Dark";
+  };
   toggle.addEventListener("click", () => {
     dark = !dark;
     root.style.colorScheme = dark ? "dark" : "light";
@@ -95,7 +102,8 @@ function setUpButtons() {
       try {
         await navigator.clipboard.writeText(code.textContent);
         copy.textContent = "Copied";
-      } catch {  // a page from a file may not be allowed to: the text is selected, for Ctrl-C
+      } catch {
+        // a page from a file may not be allowed to: the text is selected, for Ctrl-C
         getSelection().selectAllChildren(code);
         copy.textContent = "Selected";
       }
@@ -103,7 +111,12 @@ function setUpButtons() {
   }
   for (const save of document.querySelectorAll("button.csv-of-table")) {
     const rows = [...save.parentElement.querySelectorAll("table tr")];
-    save.addEventListener("click", () => download("results.csv", rows.map((row) => [...row.cells].map((c) => c.textContent))));
+    save.addEventListener("click", () =>
+      download(
+        "results.csv",
+        rows.map((row) => [...row.cells].map((c) => c.textContent)),
+      ),
+    );
   }
   document.getElementById("csv-metrics")?.addEventListener("click", () => download("metrics.csv", metricsRows()));
 }
