@@ -295,6 +295,21 @@ def _reproduce(words: list[str]) -> None:
     reproduce(options)
 
 
+@dataclass(frozen=True)
+class Doctor:
+    """What is going on in a run, in plain words, and what to change. Exit code 1 if something is wrong."""
+
+    run: tyro.conf.Positional[Path]
+    """The run's folder; it may still be training."""
+
+
+def _doctor(words: list[str]) -> None:
+    options = _parse(Doctor, words, "moco doctor")
+    from moco.commands import doctor
+
+    doctor(options.run)
+
+
 def _report(words: list[str]) -> None:
     options = _parse(Report, words, "moco report")
     from moco.commands import report
@@ -325,6 +340,7 @@ COMMANDS: dict[str, tuple[str, Callable[[list[str]], None]]] = {
     "knn": ("judge a run's features by their nearest neighbours", _knn),
     "linear": ("judge a run's features by a linear classifier, the paper's protocol", _linear),
     "reproduce": ("run an experiment of the paper, and see which of its findings show", _reproduce),
+    "doctor": ("say what is going on in a run, in plain words, and what to change", _doctor),
     "report": ("write a page about one run, or several: curves, neighbours, a map of the features", _report),
     "recipes": ("list the recipes, or show one", _recipes),
 }

@@ -43,7 +43,7 @@ from moco.report import (
     write_page,
 )
 from moco.run import Run
-from moco.training import Stopped, start_logging
+from moco.training import Finding, Stopped, diagnose, start_logging, write_findings
 from moco.training import pretrain as train
 from moco.views import CentreCrop, Views, get_pretext
 
@@ -203,7 +203,7 @@ def report(options: Report) -> None:
     require_all([(len(options.runs) > 0, "moco report RUN [RUN ...]: the folder of a run is missing")])
     runs = [Run.open(path) for path in options.runs]
     for run in runs:
-        run.config()
+        _examine(run)
     out = options.out or (runs[0].path if len(runs) == 1 else Path()) / "report.html"
     rules = [
         (len(set(map(Path.resolve, options.runs))) == len(runs), "RUN: the same run is given twice"),
@@ -218,6 +218,31 @@ def report(options: Report) -> None:
         if rank() == 0:
             write_page(runs, galleries, out)
             console.print(f"written to {out} ({out.stat().st_size / 1e6:.1f} MB): open it in a browser", markup=False)
+
+
+def doctor(folder: Path) -> None:
+    """Says what a run's records show, in plain words; leaves with 1 if something is wrong."""
+    findings = _examine(Run.open(folder))
+    if not findings:
+        raise UserError(f"{folder}: nothing is recorded yet: wait for the first line of metrics.jsonl")
+    for finding in findings:
+        sign, colour = SIGNS[finding.severity]
+        console.print(f"[{colour}]{sign} {finding.name}[/]: {escape(finding.text)}")
+        console.print(f"    seen in   {finding.evidence}\n    to do     {finding.advice}", markup=False)
+        console.print(f"    rule from {finding.source}\n", markup=False, style="dim")
+    if any(finding.severity == "problem" for finding in findings):
+        raise SystemExit(1)
+
+
+SIGNS = {"problem": ("✖", "red"), "warning": ("▲", "yellow"), "note": ("●", "cyan"), "good": ("✔", "green")}
+
+
+def _examine(run: Run) -> list[Finding]:
+    """The doctor's findings, which also go into the run's folder, for its report."""
+    findings = diagnose(run)
+    if findings and rank() == 0:
+        write_findings(run, findings)
+    return findings
 
 
 def _gallery(run: Run, options: Report, device: Device, points: int) -> Gallery | str:

@@ -8,7 +8,7 @@ tensorboard/     both, as events
 views.png        pairs of views as the encoder sees them
 curves.png       the metrics, drawn
 report.html      all of it, as a page
-knn.json ...     what the protocols measured
+knn.json ...     what the protocols measured; findings.json what the doctor found
 log.txt          what was said
 """
 
@@ -130,8 +130,8 @@ class Run:
             raise UserError(f"{self.checkpoints}: all {len(saved)} checkpoints are damaged")
         return None
 
-    def write_json(self, name: str, values: dict[str, Any]) -> Path:
-        """Writes what a protocol measured into NAME.json."""
+    def write_json(self, name: str, values: dict[str, Any] | list[Any]) -> Path:
+        """Writes what a protocol measured, or the doctor found, into NAME.json."""
         path = self.path / f"{name}.json"
         text = json.dumps(values, indent=2) + "\n"
         write_whole(path, lambda file: file.write(text.encode()))

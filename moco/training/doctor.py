@@ -118,7 +118,7 @@ def diagnose(run: Run) -> list[Finding]:
 
 def write_findings(run: Run, findings: list[Finding]) -> Path:
     """findings.json in the run's folder, which its report shows."""
-    return run.write_json("findings", {"findings": [asdict(finding) for finding in findings]})
+    return run.write_json("findings", [asdict(finding) for finding in findings])
 
 
 def _filling(records: Records) -> Finding | None:
@@ -138,7 +138,7 @@ def _filling(records: Records) -> Finding | None:
 
 def _at_chance(records: Records) -> Finding | None:
     loss, accuracy = records.smooth("loss"), records.smooth("accuracy")
-    if not records.warm or not loss or loss[-1][1] < records.chance - 0.02 * records.chance:
+    if not records.warm or not loss or loss[-1][1] < 0.98 * records.chance or _is_collapsed(records):
         return None
     return Finding(
         "at chance",
@@ -301,7 +301,8 @@ def _converged(records: Records) -> Finding | None:
         return None
     third = len(values) // 3
     before, recent = values[-2 * third : -third], values[-third:]
-    if statistics.fmean(recent) > statistics.fmean(before) + 0.003 or max(recent) > max(before) + 0.003:
+    chance = 2 * statistics.stdev(before + recent) * math.sqrt(2 / third)
+    if statistics.fmean(recent) > statistics.fmean(before) + 0.003 + chance:
         return None
     lr = [value for _, value in records.series("lr")]
     high = bool(lr) and lr[-1] > 0.05 * max(lr)
@@ -318,7 +319,7 @@ def _converged(records: Records) -> Finding | None:
 
 def _improving(records: Records) -> Finding | None:
     values = [value for _, value in records.series("knn")]
-    if len(values) < 3 or values[-1] <= max(values[:-1]) + 0.003:
+    if len(values) < 3 or values[-1] <= max(values[:-1]) + 0.003 or _converged(records):
         return None
     return Finding(
         "still improving",
@@ -343,14 +344,15 @@ def _healthy(records: Records) -> Finding:
 
 RULES: list[Callable[[Records], Finding | None]] = [
     _filling,
-    _at_chance,
-    _collapsed,
-    _low_rank,
+    # Causes come before what they lead to.
     _cheating,
     _large_queue,
     _slow_keys,
     _fast_keys,
     _high_rate,
+    _at_chance,
+    _collapsed,
+    _low_rank,
     _starving,
     _converged,
     _improving,

@@ -1,0 +1,153 @@
+"""Every illness is made to happen in a tiny real run, and is named; a healthy run is called healthy."""
+
+import io
+import json
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torchvision.transforms.functional import to_pil_image
+
+from moco.cli import main
+from moco.config import Compute, Config, Contrast, Encoder, Log, Training, Views, with_options
+from moco.data import Encoded, InMemory, Source
+from moco.data.shapes import draw
+from moco.device import choose_device
+from moco.run import Run
+from moco.training import diagnose, pretrain
+from moco.training.doctor import RULES, Records
+
+CONFIG = Config(
+    recipe="shapes-cpu",
+    views=Views("shapes", 16),
+    encoder=Encoder("tiny"),
+    contrast=Contrast(32, 128, 0.99, 0.1, head="mlp", bn_group=8),
+    training=Training(epochs=12, batch_size=32, lr=0.01, schedule="cosine", weight_decay=5e-4),
+    compute=Compute(device="cpu", precision="fp32", workers=0),
+    log=Log(knn_every=0, knn_k=20, log_every=4, monitor_every=24),
+)
+
+
+@pytest.fixture(scope="module")
+def source() -> Source:
+    train, test = (draw(torch.arange(start, start + count), size=16) for start, count in ((0, 512), (512, 256)))
+    return Source(InMemory(train.images, train.labels), InMemory(test.images, test.labels), None)
+
+
+def findings(folder: Path, source: Source, **options: object) -> dict:
+    """The doctor's findings of a run of the healthy settings but for some options, by name."""
+    config = with_options(CONFIG, **options)
+    run = Run.create(folder / "run", config)
+    pretrain(config, source, run, choose_device(config.compute))
+    return {finding.name: finding for finding in diagnose(run)}
+
+
+def test_a_healthy_run_is_called_healthy(tmp_path, source):
+    found = findings(tmp_path, source)
+    assert set(found) == {"healthy"}
+    assert found["healthy"].severity == "good"
+
+
+@pytest.mark.parametrize(
+    ("illness", "options"),
+    [
+        ("queue still filling", {"queue_size": 8192, "epochs": 2}),
+        ("at chance", {"lr": 1e-7}),
+        ("collapsed", {"lr": 0.3, "weight_decay": 1.0}),
+        ("cheating through BN", {"shuffle": False, "bn_group": 4, "epochs": 16, "lr": 0.03, "head": "linear"}),
+        ("K too large for this data set", {"queue_size": 512, "epochs": 4}),
+        ("momentum too high for this many steps", {"momentum": 0.9999, "epochs": 2}),
+        ("momentum too low", {"momentum": 0.0}),
+        ("learning rate too high", {"lr": 3.0}),
+        ("converged", {"schedule": "step", "milestones": (2.0,), "gamma": 1e-9, "knn_every": 1}),
+    ],
+)
+def test_an_illness_is_named(tmp_path, source, illness, options):
+    found = findings(tmp_path, source, **options)
+    assert illness in found
+    assert "healthy" not in found or found[illness].severity == "note"
+    for said in (found[illness].text, found[illness].evidence, found[illness].advice, found[illness].source):
+        assert said
+
+
+def test_shuffling_cures_the_cheat(tmp_path, source):
+    options = {"bn_group": 4, "epochs": 16, "lr": 0.03, "head": "linear"}
+    assert "cheating through BN" not in findings(tmp_path, source, **options)
+
+
+class Slow:
+    """Images that take their time to come."""
+
+    remote = False
+
+    def __init__(self, images: torch.Tensor) -> None:
+        self.files = []
+        for image in images:
+            file = io.BytesIO()
+            to_pil_image(image).save(file, "PNG")
+            self.files.append(file.getvalue())
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def read(self, position: int) -> bytes:
+        time.sleep(0.005)
+        return self.files[position]
+
+    def name(self, position: int) -> str:
+        return f"{position}.png"
+
+
+def test_starving_for_data_is_named(tmp_path, source):
+    slow = Source(Encoded(Slow(source.train.images[:96])), None, None)
+    assert "starving for data" in findings(tmp_path, slow, epochs=4, queue_size=16)
+
+
+def test_what_is_found_is_said_once_while_training(tmp_path, source, caplog, monkeypatch):
+    with caplog.at_level("WARNING", logger="moco"):
+        findings(tmp_path, source, momentum=0.9999, epochs=4)
+    assert sum("momentum too high" in record.message for record in caplog.records) == 1
+
+
+def test_the_command_tells_and_its_exit_code_too(tmp_path, source, capsys):
+    findings(tmp_path, source, epochs=2, momentum=0.9, lr=0.001, queue_size=32)
+    main(["doctor", str(tmp_path / "run")])
+    assert "healthy" in capsys.readouterr().out
+    (told,) = json.loads((tmp_path / "run/findings.json").read_text())
+    assert told["severity"] == "good"
+    with pytest.raises(SystemExit) as left:
+        main(["doctor", str(tmp_path)])
+    assert left.value.code == 2
+
+
+def records(lines: list[dict], **options: object) -> Records:
+    return Records(with_options(CONFIG, **options), lines, [])
+
+
+def named(lines: list[dict], **options: object) -> set[str]:
+    made = records(lines, **options)
+    return {finding.name for rule in RULES if (finding := rule(made))}
+
+
+def test_gains_to_the_last_are_still_improving():
+    gains = [{"step": 10 * i, "epoch": i, "knn": 0.3 + 0.01 * i} for i in range(12)]
+    assert named(gains) == {"still improving"}
+    flat = [{"step": 10 * i, "epoch": i, "knn": 0.3 + min(0.01 * i, 0.03)} for i in range(12)]
+    assert named(flat) == {"converged"}
+
+
+def test_a_loss_that_rises_while_the_queue_fills_is_no_illness():
+    lines = [
+        {"step": step, "epoch": step / 16, "loss": 3 + step / 64, "accuracy": 0.1, "queue_real": step / 128}
+        for step in range(4, 64, 4)
+    ]
+    assert named(lines, queue_size=4096) == {"queue still filling"}
+
+
+def test_a_loss_that_rises_with_the_queue_full_is():
+    lines = [
+        {"step": step, "epoch": step / 16, "loss": 2 + step / 200, "accuracy": 0.1, "queue_real": 1.0}
+        for step in range(4, 400, 4)
+    ]
+    assert "learning rate too high" in named(lines)

@@ -1,0 +1,117 @@
+"""What the monitor measures, each figure against its definition; and it changes nothing."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from moco.config import Compute, Config, Contrast, Encoder, Log, Training, Views
+from moco.data import InMemory, Source
+from moco.device import choose_device
+from moco.run import Run
+from moco.training import Pretraining
+from moco.training.monitor import BINS, Monitor, alignment, effective_rank, histogram, spread, uniformity
+
+CONFIG = Config(
+    views=Views("cifar", 16),
+    encoder=Encoder("tiny"),
+    contrast=Contrast(16, 96, 0.9, 0.1, bn_group=8),
+    training=Training(epochs=20, batch_size=16, lr=0.03),
+    compute=Compute(device="cpu", precision="fp32"),
+    log=Log(),
+)
+
+
+def started(tmp_path, config: Config = CONFIG, images: int = 64, steps: int = 0) -> tuple[Pretraining, Monitor]:
+    pixels = torch.randint(0, 256, (images, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    run = Pretraining(config, Source(InMemory(pixels), None, None), Run(tmp_path), choose_device(config.compute))
+    for batch in run.loader.training(config.training.batch_size, 0, 0, steps):
+        run.update(*run.inputs(batch))
+    return run, Monitor(config, run.mechanism, run.loader, images, run.device)
+
+
+def unit(n: int, dim: int = 8) -> torch.Tensor:
+    return F.normalize(torch.randn(n, dim), dim=1)
+
+
+def test_alignment_and_uniformity_are_wang_and_isola_s():
+    x, y = unit(20), unit(20)
+    assert alignment(x, y) == pytest.approx(float(np.mean([float(((a - b) ** 2).sum()) for a, b in zip(x, y)])))  # noqa: B905
+    pairs = [math.exp(-2 * float(((x[i] - x[j]) ** 2).sum())) for i in range(20) for j in range(i)]
+    assert uniformity(x) == pytest.approx(math.log(np.mean(pairs)), rel=1e-4)
+    assert uniformity(x[:1].repeat(5, 1)) == pytest.approx(0, abs=1e-5)
+
+
+def test_effective_rank_is_the_number_of_equal_directions():
+    basis = torch.linalg.qr(torch.randn(32, 32)).Q
+    assert effective_rank(basis[:, :5] @ basis[:5]) == pytest.approx(5, rel=1e-3)
+    assert effective_rank(torch.ones(32, 8)) == pytest.approx(1, rel=1e-3)
+    values = torch.linalg.svdvals(features := torch.randn(40, 12))
+    shares = values / values.sum()
+    assert effective_rank(features) == pytest.approx(float((-(shares * shares.log()).sum()).exp()), rel=1e-3)
+
+
+def test_spread_is_1_on_the_sphere_and_0_at_a_point():
+    assert spread(unit(4096, 32)) == pytest.approx(1, abs=0.03)
+    assert spread(unit(1).repeat(10, 1)) == pytest.approx(0, abs=1e-6)
+
+
+def test_a_histogram_counts_all():
+    counts = histogram(torch.tensor([-1.0, -0.999, 0.0, 1.0, 1.0]))
+    assert len(counts) == BINS
+    assert (counts[0], counts[BINS // 2], counts[-1], sum(counts)) == (2, 1, 2, 5)
+
+
+@pytest.mark.parametrize("steps", [0, 3, 6, 9])
+def test_the_queue_s_figures(tmp_path, steps):
+    _, monitor = started(tmp_path, steps=steps)
+    measured = monitor.measure(steps)
+    real = min(16 * steps, 96)
+    assert measured["queue_real"] == pytest.approx(real / 96)
+    ages = [i // 16 for i in range(real)]
+    assert measured["key_age"] == pytest.approx(np.mean(ages) if ages else 0)
+    assert measured["queue_share"] == pytest.approx(min(1, real / 64))
+    assert sum(measured["positive_histogram"]) == 16
+
+
+def test_same_image_counts_the_keys_of_a_query_s_own_image(tmp_path):
+    run, monitor = started(tmp_path, steps=9)
+    batches = list(run.loader.training(16, 0, 0, 10))
+    queued = torch.cat([batch.images for batch in batches[3:9]])  # 96 keys
+    expected = (queued[None] == batches[9].images[:, None]).sum(dim=1).float().mean()
+    assert monitor.measure(9)["same_image"] == pytest.approx(float(expected))
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_keys_have_not_drifted_while_the_key_encoder_stands(tmp_path, symmetric):
+    config = replace(CONFIG, contrast=replace(CONFIG.contrast, momentum=1.0, symmetric=symmetric))
+    _, monitor = started(tmp_path, config, steps=5)
+    assert monitor.measure(5)["key_drift"] == pytest.approx(1, abs=1e-4)
+    moved = replace(CONFIG, contrast=replace(CONFIG.contrast, momentum=0.0, symmetric=symmetric))
+    _, monitor = started(tmp_path, moved, steps=5)
+    assert monitor.measure(5)["key_drift"] < 0.999
+
+
+def test_without_groups_bn_has_nothing_to_tell(tmp_path):
+    config = replace(CONFIG, contrast=replace(CONFIG.contrast, bn_group=None))
+    _, monitor = started(tmp_path, config, steps=2)
+    assert "bn_leak" not in monitor.measure(2)
+    _, monitor = started(tmp_path, steps=2)
+    assert -1 <= monitor.measure(2)["bn_leak"] <= 1
+
+
+@pytest.mark.parametrize("mechanism", ["moco", "end-to-end", "memory-bank", "moco-v3"])
+def test_it_changes_nothing(tmp_path, mechanism):
+    config = replace(CONFIG, contrast=replace(CONFIG.contrast, mechanism=mechanism, hidden=32))
+    run, monitor = started(tmp_path, config, steps=3)
+    before = {name: value.clone() for name, value in run.mechanism.state_dict().items()}
+    generator = torch.get_rng_state()
+    measured = monitor.measure(3)
+    assert {"uniformity", "rank", "spread"} <= set(measured)
+    assert all(math.isfinite(value) for value in measured.values() if isinstance(value, float))
+    assert torch.equal(torch.get_rng_state(), generator)
+    for name, value in run.mechanism.state_dict().items():
+        assert torch.equal(value, before[name]), name
