@@ -1,0 +1,61 @@
+"""What a look of the monitor costs, in steps, of a recipe on this machine.
+
+    python -m bench.monitor [RECIPE ...] [--data SOURCE] [--steps 8]
+
+It looks at most every 100 steps, so that a look of one step is 1 % of a run. CPU seconds on a CPU, so that other
+programs' share is left out.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from moco.config import with_options
+from moco.data import open_source
+from moco.device import choose_device
+from moco.recipes import get_recipe
+from moco.run import Run
+from moco.training import Pretraining
+from moco.training.monitor import Monitor
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        "python -m bench.monitor", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("recipes", nargs="*", default=["shapes-cpu"])
+    parser.add_argument("--data", default="shapes")
+    parser.add_argument("--steps", type=int, default=8)
+    options = parser.parse_args()
+    source = open_source(options.data)
+    for name in options.recipes:
+        config = with_options(get_recipe(name).config, source=options.data)
+        device = choose_device(config.compute)
+
+        def now(on_gpu: bool = device.device.type == "cuda") -> float:
+            if on_gpu:
+                torch.cuda.synchronize()
+                return time.perf_counter()
+            return time.process_time()
+
+        run = Pretraining(config, source, Run(Path(tempfile.gettempdir()) / "bench"), device)
+        monitor = Monitor(config, run.mechanism, run.loader, len(source.train), device)
+        steps, looks = [], []
+        for batch in run.loader.training(config.training.batch_size, 0, 0, options.steps):
+            start = now()
+            run.update(*run.inputs(batch))
+            steps.append(now() - start)
+        for _ in range(4):
+            start = now()
+            monitor.measure(options.steps)
+            looks.append(now() - start)
+        step, look = statistics.median(steps[1:]), statistics.median(looks[1:])
+        print(f"{name}: a step {1e3 * step:,.0f} ms, a look {1e3 * look:,.0f} ms: {look / step:.2f} steps")
+
+
+if __name__ == "__main__":
+    main()
