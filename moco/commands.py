@@ -1,6 +1,5 @@
 """What each sub-command does, in terms of the rooms."""
 
-import json
 import logging
 import os
 import shlex
@@ -33,6 +32,7 @@ from moco.errors import UserError
 from moco.evaluation import Features, Trained, evaluate_knn, evaluate_linear, knn_predict, open_trained
 from moco.recipes import PUBLISHED, RECIPES, get_recipe
 from moco.report import (
+    SEVERITIES,
     Gallery,
     GalleryMaker,
     accuracy_table,
@@ -42,8 +42,8 @@ from moco.report import (
     survey_table,
     write_page,
 )
-from moco.run import Run
-from moco.training import Finding, Stopped, diagnose, start_logging, write_findings
+from moco.run import Run, read_lines
+from moco.training import Stopped, diagnose, start_logging, write_findings
 from moco.training import pretrain as train
 from moco.views import CentreCrop, Views, get_pretext
 
@@ -203,7 +203,7 @@ def report(options: Report) -> None:
     require_all([(len(options.runs) > 0, "moco report RUN [RUN ...]: the folder of a run is missing")])
     runs = [Run.open(path) for path in options.runs]
     for run in runs:
-        _examine(run)
+        run.config()
     out = options.out or (runs[0].path if len(runs) == 1 else Path()) / "report.html"
     rules = [
         (len(set(map(Path.resolve, options.runs))) == len(runs), "RUN: the same run is given twice"),
@@ -222,11 +222,13 @@ def report(options: Report) -> None:
 
 def doctor(folder: Path) -> None:
     """Says what a run's records show, in plain words; leaves with 1 if something is wrong."""
-    findings = _examine(Run.open(folder))
+    run = Run.open(folder)
+    findings = diagnose(run)
     if not findings:
         raise UserError(f"{folder}: nothing is recorded yet: wait for the first line of metrics.jsonl")
+    write_findings(run, findings)
     for finding in findings:
-        sign, colour = SIGNS[finding.severity]
+        sign, colour = SEVERITIES[finding.severity], COLOURS[finding.severity]
         console.print(f"[{colour}]{sign} {finding.name}[/]: {escape(finding.text)}")
         console.print(f"    seen in   {finding.evidence}\n    to do     {finding.advice}", markup=False)
         console.print(f"    rule from {finding.source}\n", markup=False, style="dim")
@@ -234,15 +236,7 @@ def doctor(folder: Path) -> None:
         raise SystemExit(1)
 
 
-SIGNS = {"problem": ("✖", "red"), "warning": ("▲", "yellow"), "note": ("●", "cyan"), "good": ("✔", "green")}
-
-
-def _examine(run: Run) -> list[Finding]:
-    """The doctor's findings, which also go into the run's folder, for its report."""
-    findings = diagnose(run)
-    if findings and rank() == 0:
-        write_findings(run, findings)
-    return findings
+COLOURS = {"problem": "red", "warning": "yellow", "note": "cyan", "good": "green"}
 
 
 def _gallery(run: Run, options: Report, device: Device, points: int) -> Gallery | str:
@@ -302,7 +296,7 @@ def _raw_pixels(source: Source, config: Config, device: Device) -> float:
 
 
 def _measured(run: Run) -> list[float]:
-    lines = [json.loads(line) for line in run.metrics.read_text().splitlines()]
+    lines = read_lines(run.metrics)
     return [line["knn"] for line in lines if "knn" in line]
 
 

@@ -138,6 +138,34 @@ class Run:
         return path
 
 
+Lines = list[dict[str, Any]]
+
+
+def read_lines(path: Path) -> Lines:
+    """The whole lines of metrics.jsonl or timing.jsonl; a run that was killed may leave a last one that is not.
+
+    Of a file that is not there, none.
+    """
+    lines: Lines = []
+    bad = 0
+    try:
+        text = path.read_text(errors="replace")
+    except OSError:
+        return []
+    for line in text.splitlines():
+        try:
+            values = json.loads(line)
+        except ValueError:
+            values = None
+        if isinstance(values, dict) and isinstance(values.get("step"), int):
+            lines.append(values)
+        else:
+            bad += 1
+    if bad:
+        log.warning("%s: %d line(s) cannot be read and are left out", path, bad)
+    return lines
+
+
 def _write_checkpoint(state: dict[str, Any], file: IO[bytes]) -> None:
     """torch.save, whose failed write ends in an error of its own at closing: what made it fail is raised."""
     try:

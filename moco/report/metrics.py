@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from moco.config import Config
-from moco.run import Run
+from moco.config import Config, guessing
+from moco.run import Run, read_lines
 
 log = logging.getLogger("moco")
 
@@ -51,7 +51,7 @@ KNOWN = {
     ),
     "queue_share": Known("The queue's share of the data set", "%", "Near 100 % negatives repeat; small is safe."),
     "same_image": Known(
-        "Negatives of the query's own image", "%", "Such negatives push two views of one image apart: near 0 is good."
+        "Keys of the query's own image", "in the queue", "Negatives that push two views of one image apart: near 0."
     ),
     "bn_leak": Known(
         "Leak through batch statistics", "%", "Look-up accuracy without shuffled statistics less that with: near 0."
@@ -63,31 +63,11 @@ KNOWN = {
 }
 """In the order in which they are shown; a number of another name is shown after them."""
 
+UNSHOWN = ("rank_of",)
+"""What only the doctor reads."""
+
 HISTOGRAMS = ("positive_histogram", "negative_histogram")
 """Counts over equal parts of the cosines -1..1."""
-
-Lines = list[dict[str, Any]]
-
-
-def read_lines(path: Path) -> Lines:
-    """The lines of a .jsonl that are whole; a run that was killed may leave a last one that is not."""
-    lines, bad = [], 0
-    try:
-        text = path.read_text(errors="replace")
-    except OSError:
-        return []
-    for line in text.splitlines():
-        try:
-            values = json.loads(line)
-        except ValueError:
-            values = None
-        if isinstance(values, dict) and _is_number(values.get("step")):
-            lines.append(values)
-        else:
-            bad += 1
-    if bad:
-        log.warning("%s: %d line(s) cannot be read and are left out", path, bad)
-    return lines
 
 
 def read_curves(run: Run) -> dict[str, dict[str, list[Any]]]:
@@ -116,7 +96,7 @@ def _figures(line: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     for name, value in line.items():
         if name in HISTOGRAMS and isinstance(value, list) and value and all(map(_is_number, value)):
             yield name, value
-        elif name not in ("step", "epoch", *HISTOGRAMS) and _is_number(value, finite=False):
+        elif name not in ("step", "epoch", *HISTOGRAMS, *UNSHOWN) and _is_number(value, finite=False):
             yield name, value if math.isfinite(value) else None
 
 
@@ -126,9 +106,8 @@ def _is_number(value: Any, finite: bool = True) -> bool:
 
 def chance(config: Config) -> tuple[float, str]:
     """The loss of guessing, and how it is spelled."""
-    if config.contrast.mechanism == "end-to-end":
-        return math.log(config.training.batch_size), "guessing, log(batch)"
-    return math.log(config.contrast.queue_size + 1), "guessing, log(K+1)"
+    spelled = {"end-to-end": "log(batch)", "moco-v3": "4 tau log(batch)"}.get(config.contrast.mechanism, "log(K+1)")
+    return guessing(config), f"guessing, {spelled}"
 
 
 def read_json(path: Path) -> Any:
@@ -153,21 +132,5 @@ def read_accuracies(run: Run) -> list[dict[str, Any]]:
     ]
 
 
-def read_findings(run: Run) -> list[dict[str, str]] | None:
-    """The doctor's findings, the gravest first; None if the doctor was not asked."""
-    path = run.path / "findings.json"
-    found = read_json(path) if path.is_file() else None
-    if not isinstance(found, list):
-        return None
-    findings = [
-        {name: str(finding.get(name) or "") for name in FINDING} for finding in found if isinstance(finding, dict)
-    ]
-    for finding in findings:
-        if finding["severity"] not in SEVERITIES:
-            finding["severity"] = "note"
-    return sorted(findings, key=lambda finding: list(SEVERITIES).index(finding["severity"]))
-
-
-FINDING = ("name", "severity", "text", "evidence", "advice", "source")
 SEVERITIES = {"problem": "✖", "warning": "▲", "note": "●", "good": "✔"}
-"""The gravest first, each with a sign, so that it is told without colour."""
+"""Of the doctor's findings, the gravest first, each with a sign, so that it is told without colour."""

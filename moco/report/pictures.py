@@ -1,6 +1,5 @@
 """Pictures of a run: its views and its curves."""
 
-import json
 import math
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from torch import Tensor
 from moco.config import guessing
 from moco.data import Asked, ImageSet, InMemory, Loader
 from moco.files import write_whole
-from moco.run import Run
+from moco.run import Run, read_lines
 from moco.views import Pretext, Views
 
 PAIRS = 24
@@ -97,7 +96,7 @@ def shown(view: Tensor, pretext: Pretext) -> np.ndarray:
 
 def draw_curves(run: Run) -> Path:
     """The run's loss, look-up accuracy and kNN accuracy over the epochs, as curves.png in its folder."""
-    lines = [json.loads(line) for line in run.metrics.read_text().splitlines()]
+    lines = read_lines(run.metrics)
     trained = [line for line in lines if "loss" in line]
     judged = [line for line in lines if "knn" in line]
     figure, axes = plt.subplots(1, 3, figsize=(12, 3.4))

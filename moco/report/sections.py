@@ -5,9 +5,10 @@ from typing import Any
 from moco.config import Config, differences, to_dict
 from moco.recipes import PUBLISHED, RECIPES
 from moco.report.html import Html, joined, table, tag
-from moco.report.metrics import KNOWN, SEVERITIES, read_accuracies, read_findings
+from moco.report.metrics import KNOWN, SEVERITIES, read_accuracies
 from moco.report.rerun import rerun
 from moco.run import Run
+from moco.training import Finding, diagnose
 
 Curves = dict[str, dict[str, list[Any]]]
 
@@ -84,24 +85,23 @@ def _options(config: Config) -> list[tuple[str, str, Any]]:
 
 
 def findings(runs: list[Run], names: list[str]) -> Html:
-    """What the doctor found, the gravest first; empty if it was not asked."""
-    asked = [(name, found) for name, run in zip(names, runs, strict=True) if (found := read_findings(run)) is not None]
+    """What the doctor finds, the gravest first; empty where nothing is recorded yet."""
+    asked = [(name, found) for name, run in zip(names, runs, strict=True) if (found := diagnose(run))]
     parts: list[Html] = []
     for name, found in asked:
         parts += [tag("h3", name)] if len(runs) > 1 else []
-        told = [_finding(finding) for finding in found] or [tag("p", "The doctor found nothing to say.")]
-        parts.append(tag("div", *told, class_="cards"))
+        parts.append(tag("div", *map(_finding, found), class_="cards"))
     return joined(*parts)
 
 
-def _finding(finding: dict[str, str]) -> Html:
-    severity = finding["severity"]
-    more = [(key, finding[key]) for key in ("evidence", "advice", "source") if finding[key]]
+def _finding(finding: Finding) -> Html:
+    severity = finding.severity
+    more = [("evidence", finding.evidence), ("advice", finding.advice), ("source", finding.source)]
     return tag(
         "article",
-        tag("h4", tag("span", SEVERITIES[severity], aria_hidden="true"), f" {severity}: {finding['name']}"),
-        tag("p", finding["text"]),
-        _facts(more) if more else Html(),
+        tag("h4", tag("span", SEVERITIES[severity], aria_hidden="true"), f" {severity}: {finding.name}"),
+        tag("p", finding.text),
+        _facts(more),
         class_=f"finding {severity}",
     )
 

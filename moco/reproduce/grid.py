@@ -21,7 +21,7 @@ from moco.errors import UserError
 from moco.evaluation import evaluate_linear, open_trained
 from moco.evaluation.features import extract
 from moco.reproduce.experiments import Cell, Experiment
-from moco.run import Run
+from moco.run import Run, read_lines
 from moco.training import Pretraining, pretrain
 from moco.views import CentreCrop
 
@@ -150,7 +150,7 @@ def run_missing(jobs: list[Job], open_one: OpenSource, device: Device, linear: L
 
 def judge(run: Run, source: Source, device: Device, linear: Linear) -> dict[str, Any]:
     """A finished run's accuracies in 0..1: kNN and look-up as it recorded them last, and linear."""
-    lines = [json.loads(line) for line in run.metrics.read_text().splitlines()]
+    lines = read_lines(run.metrics)
     measured: dict[str, Any] = {
         "knn": [line["knn"] for line in lines if "knn" in line][-1],
         "lookup": [line["accuracy"] for line in lines if "accuracy" in line][-1],

@@ -17,7 +17,7 @@ from moco.files import write_whole
 from moco.reproduce.experiments import MEASURES, Cell, Claim, Experiment, Measure
 from moco.reproduce.findings import Finding, Measured, Results, examine, measured
 from moco.reproduce.grid import Job
-from moco.run import Run
+from moco.run import Run, read_lines
 
 _STYLES = [("o", "-"), ("s", "--"), ("^", ":"), ("D", "-."), ("v", "-")]
 """Marker and line of each series: they differ without colour too."""
@@ -208,7 +208,7 @@ def _draw_curves(jobs: list[Job], path: Path) -> None:
 def _curve(run: Run, key: str) -> list[tuple[float, float]]:
     if not run.metrics.is_file():
         return []
-    lines = [json.loads(line) for line in run.metrics.read_text().splitlines()]
+    lines = read_lines(run.metrics)
     return [(line["epoch"], 100 * line[key]) for line in lines if key in line]
 
 

@@ -1,6 +1,5 @@
 """The doctor: what a run's records say is going on, in plain words, and what to change."""
 
-import json
 import math
 import statistics
 from collections.abc import Callable
@@ -9,8 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from moco.config import Config, guessing
-from moco.errors import UserError
-from moco.run import Run
+from moco.run import Run, read_lines
 
 Severity = Literal["good", "note", "warning", "problem"]
 
@@ -92,21 +90,9 @@ class Records:
         return self.step >= max(self.filled_at, warm_up) + 50 or self.step >= self.steps
 
 
-def read_records(run: Run) -> Records:
-    """Raises UserError for a damaged metrics.jsonl, or one of which nothing is written yet."""
-
-    def lines(path: Path) -> list[dict[str, Any]]:
-        try:
-            return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
-        except ValueError as error:
-            raise UserError(f"{path}: is damaged: {error}") from error
-
-    return Records(run.config(), lines(run.metrics), lines(run.timing))
-
-
 def diagnose(run: Run) -> list[Finding]:
     """What a run's records show, the worst first; of a run without a flaw, that it is healthy."""
-    records = read_records(run)
+    records = Records(run.config(), read_lines(run.metrics), read_lines(run.timing))
     if not records.lines:
         return []
     findings = [finding for rule in RULES if (finding := rule(records)) is not None]

@@ -6,7 +6,7 @@ import math
 import pytest
 
 from moco.config import Config, Contrast, Training
-from moco.report.metrics import KNOWN, chance, read_curves, read_findings
+from moco.report.metrics import KNOWN, chance, read_curves
 from moco.report.page import as_json
 from moco.run import Run
 
@@ -62,17 +62,6 @@ def test_chance_is_log_of_the_dictionary():
     assert chance(Config(contrast=Contrast(queue_size=99)))[0] == pytest.approx(math.log(100))
     config = Config(contrast=Contrast(mechanism="end-to-end"), training=Training(batch_size=64))
     assert chance(config)[0] == pytest.approx(math.log(64))
-
-
-@pytest.mark.parametrize("text", ["", "{", "{}", "7"])
-def test_damaged_findings_are_none(run, text):
-    (run.path / "findings.json").write_text(text)
-    assert read_findings(run) is None
-
-
-def test_a_finding_of_an_unknown_severity_is_a_note(run):
-    (run.path / "findings.json").write_text('[{"severity": "dire", "name": 7}, 8]')
-    assert [(finding["severity"], finding["name"]) for finding in read_findings(run)] == [("note", "7")]
 
 
 def test_json_cannot_end_its_script_element():

@@ -16,8 +16,9 @@ from tiny_runs import HOSTILE, copied, save_images
 
 from moco.cli import main
 from moco.run import Run
+from moco.training import Finding
 
-SECTIONS = ["runs", "results", "curves", "map", "neighbours", "pairs", "views"]
+SECTIONS = ["runs", "findings", "results", "curves", "map", "neighbours", "pairs", "views"]
 
 
 class Page(HTMLParser):
@@ -57,30 +58,24 @@ def lines(path: Path) -> list[dict]:
 
 @pytest.fixture(scope="module")
 def page(run) -> Page:
-    (run / "findings.json").write_text(
-        json.dumps(
-            [
-                {
-                    "name": "queue",
-                    "severity": "good",
-                    "text": "It is full.",
-                    "evidence": "",
-                    "advice": "",
-                    "source": "",
-                },
-                {"name": HOSTILE, "severity": "problem", "text": "Collapsed.", "advice": "--lr 0.01"},
-            ]
-        )
+    found = [
+        Finding("queue", "good", "It is full.", "none is random", "go on", "a test"),
+        Finding(HOSTILE, "problem", "Collapsed.", "spread 0", "--lr 0.01", "a test"),
+    ]
+    order = ("problem", "good")
+    monkeypatch = pytest.MonkeyPatch()
+    monkeypatch.setattr(
+        "moco.report.sections.diagnose", lambda run: sorted(found, key=lambda finding: order.index(finding.severity))
     )
     (run / "knn.json").write_text(json.dumps({"protocol": "knn", "accuracy": {"top-1": 0.4321}}))
     report(run, "--points", 40)
-    (run / "findings.json").unlink()
+    monkeypatch.undo()
     (run / "knn.json").unlink()
     return Page(run / "report.html")
 
 
 def test_every_section_is_there(page):
-    assert page.ids("section") == ["runs", "findings", *SECTIONS[1:]]
+    assert page.ids("section") == SECTIONS
     assert [name for name, _ in page.elements].count("h1") == 1
     links = [found["href"] for name, found in page.elements if name == "a"]
     assert links == [f"#{key}" for key in page.ids("section")]
@@ -92,7 +87,7 @@ def test_the_data_are_the_metrics(page, run):
         of = [line for line in lines(run / "metrics.jsonl") if name in line]
         assert curves[name] == {key: [line[key if key != "value" else name] for line in of] for key in curves[name]}
     assert curves["images_per_second"]["value"] == [line["images_per_second"] for line in lines(run / "timing.jsonl")]
-    assert set(curves) <= set(page.data["known"])
+    assert set(curves) <= {*page.data["known"], "negative_histogram"}
 
 
 def test_nothing_is_fetched_and_only_its_own_script_runs(page, run):
@@ -200,7 +195,7 @@ def test_without_its_images_the_page_says_so(run, tmp_path, capsys):
     out = copied(run, tmp_path / "run", f"npz:{tmp_path / 'images.npz'}")
     report(out)
     page = Page(out / "report.html")
-    assert page.ids("section") == ["runs", "results", "curves", "pictures"]
+    assert page.ids("section") == ["runs", "findings", "results", "curves", "pictures"]
     assert "no pictures: --data npz:" in page.text
     assert page.data["maps"] == [None]
     said = capsys.readouterr()
