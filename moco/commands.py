@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import date
 from itertools import count
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -437,7 +438,6 @@ def _reproduced(options: Reproduce, jobs: list[Any], device: Device) -> dict[str
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     on_gpu = device.device.type == "cuda"
     machine = torch.cuda.get_device_name(device.device) if on_gpu else f"{cores} CPU cores"
-    training = config.training
     few = f", {config.data.per_class:,} images a class" if config.data.per_class else ""
     return {
         "experiment": options.experiment,
@@ -447,11 +447,24 @@ def _reproduced(options: Reproduce, jobs: list[Any], device: Device) -> dict[str
         "torch": str(torch.__version__),
         "date": str(date.today()),
         "runs": len(jobs),
-        "setting": f"{config.encoder.encoder}, {config.data.source.split(':')[0]}{few}, {training.epochs} epochs, "
-        f"where not said otherwise batch {training.batch_size}, learning rate {training.lr:g}, "
-        f"m {config.contrast.momentum:g}, temperature {config.contrast.temperature:g}; "
+        "setting": f"{config.encoder.encoder}, {config.data.source.split(':')[0]}{few}, {_shared(jobs)}; "
         f"linear: {'features of centre crops' if options.scale == 'cpu' else 'section 4.1'}.",
     }
+
+
+def _shared(jobs: list[Any]) -> str:
+    """The options that all runs have alike, of those that a reader asks for."""
+    asked = {
+        "epochs": "training.epochs",
+        "batch": "training.batch_size",
+        "learning rate": "training.lr",
+        "K": "contrast.queue_size",
+        "m": "contrast.momentum",
+        "temperature": "contrast.temperature",
+        "BN groups of": "contrast.bn_group",
+    }
+    values = {name: {attrgetter(path)(job.config) for job in jobs} for name, path in asked.items()}
+    return ", ".join(f"{name} {next(iter(found))}" for name, found in values.items() if len(found) == 1)
 
 
 def _tell_costs(jobs: list[Any], device: Device) -> None:

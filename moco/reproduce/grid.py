@@ -149,11 +149,14 @@ def run_missing(jobs: list[Job], open_one: OpenSource, device: Device, linear: L
 
 
 def judge(run: Run, source: Source, device: Device, linear: Linear) -> dict[str, Any]:
-    """A finished run's accuracies in 0..1: kNN and look-up as it recorded them last, and linear."""
+    """A finished run's accuracies in 0..1: kNN and look-up as it recorded them, and linear."""
     lines = read_lines(run.metrics)
+    look_ups = [line["accuracy"] for line in lines if "accuracy" in line]
+    judged = [line["knn"] for line in lines if "knn" in line]
     measured: dict[str, Any] = {
-        "knn": [line["knn"] for line in lines if "knn" in line][-1],
-        "lookup": [line["accuracy"] for line in lines if "accuracy" in line][-1],
+        "untrained_knn": judged[0],
+        "knn": judged[-1],
+        "lookup": statistics.fmean(look_ups[len(look_ups) // 2 :]),  # over the second half: a batch's is its luck
     }
     trained = open_trained(run.path)
     encoder = trained.encoder.to(device.device, memory_format=device.memory_format)  # type: ignore[call-overload]

@@ -67,6 +67,7 @@ def _page(
         "",
         *table(experiment, cells, results),
         "",
+        *_untrained(results),
         "Means over the seeds, with their standard deviation; the published figures are of other data, encoders and "
         "lengths, and are to be compared in their order alone."
         if context["scale"] != "imagenet"
@@ -83,6 +84,14 @@ def _page(
         "",
     ]
     return "\n".join(lines)
+
+
+def _untrained(results: Results) -> list[str]:
+    """What the encoder with random weights has, to see what was learned at all."""
+    values = [100 * run["untrained_knn"] for runs in results.values() for run in runs if "untrained_knn" in run]
+    return [f"With random weights, before the first step, the kNN accuracy is {statistics.fmean(values):.1f}.", ""] * (
+        len(values) > 0
+    )
 
 
 def _difference(finding: Finding) -> str:
@@ -199,7 +208,7 @@ def _draw_curves(jobs: list[Job], path: Path) -> None:
                 style = _STYLES[number % len(_STYLES)][1]
                 label = f"{setting[0]} {_spelled(setting[1])}".strip()
                 axis.plot(epochs, means, style, color=f"C{number}", linewidth=2, label=label)
-        axis.set_title(MEASURES[measure], loc="left", fontsize=10)
+        axis.set_title(MEASURES[measure].removesuffix(", second half"), loc="left", fontsize=10)
         axis.set_xlabel("epoch")
         _finish(axis, legend=True)
     _save(figure, path)
