@@ -69,6 +69,9 @@ class Bench:
         """
         row: Row = {"work": work, "goal": goal, "images_per_second": {}, "memory_mb": {}, "failed": {}}
         for name, make in sides.items():
+            if time.monotonic() > self.deadline:
+                row["failed"][name] = "not reached in time"
+                continue
             try:
                 rates, row["memory_mb"][name] = self._turns(make, seconds)
                 row["images_per_second"][name] = statistics.median(rates)

@@ -210,5 +210,6 @@ class Pretraining:
             raise UserError(f"{path}: is of another architecture: {lines[0]}") from error
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.metrics_size = state["step"], state["metrics_size"]
-        self.pending = list(state["pending"].to(self.device.device))
+        if state["pending"].shape[1:] == self.pending_values().shape[1:]:  # 0.1.0 had fewer numbers
+            self.pending = list(state["pending"].to(self.device.device))
         log.info("continuing %s after step %d", self.run.path, self.step)
