@@ -5,14 +5,17 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from moco.contrast import InfoNCE, MoCo, Queue, info_nce, momentum_update
+    from moco.contrast import EndToEnd, InfoNCE, MemoryBank, MoCo, MoCoV3, Queue, info_nce, momentum_update
     from moco.encoders import build_encoder, load_encoder, save_encoder
     from moco.errors import UserError
     from moco.views import Views
 
 _HOMES = {
+    "EndToEnd": "contrast",
     "InfoNCE": "contrast",
+    "MemoryBank": "contrast",
     "MoCo": "contrast",
+    "MoCoV3": "contrast",
     "Queue": "contrast",
     "UserError": "errors",
     "Views": "views",
@@ -23,8 +26,11 @@ _HOMES = {
     "save_encoder": "encoders",
 }
 __all__ = [
+    "EndToEnd",
     "InfoNCE",
+    "MemoryBank",
     "MoCo",
+    "MoCoV3",
     "Queue",
     "UserError",
     "Views",
