@@ -141,7 +141,7 @@ def fastest(options: argparse.Namespace) -> Compute:
         compute = Compute(**flags)
         (job, *_) = jobs_of(PUBLISHED_ROWS, options, compute)
         try:
-            times[name] = estimate(job, _source(job.config), choose_device(compute)).seconds
+            times[name] = estimate(job.config, _source(job.config), choose_device(compute)).seconds
             console.print(f"{name}: a run would take {times[name]:,.0f} s")
         except (RuntimeError, ImportError) as error:
             console.print(f"{name}: cannot be had here: {str(error).splitlines()[0]}", markup=False)

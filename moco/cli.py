@@ -154,6 +154,23 @@ class Report:
     compute: Annotated[Compute, Flat] = field(default_factory=Compute)
 
 
+@dataclass(frozen=True)
+class Suggest:
+    """Look at a data set and this machine, and write a recipe: each choice with its reason, and what it would cost."""
+
+    source: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="SOURCE")]]
+    """The data set, as --data spells it."""
+    hours: float | None = None
+    """How long a run may take here; if not given, as long as is usual for such a set."""
+    out: Path = Path("suggested.yaml")
+    """The recipe; `moco pretrain suggested.yaml` runs it."""
+    overwrite: bool = False
+    """Replace a recipe that is there."""
+    download: Annotated[bool, tyro.conf.arg(name="data.download")] = False
+    """Fetch the data set if PATH does not hold it (cifar10, cifar100, stl10, imagenette)."""
+    compute: Annotated[Compute, Flat] = field(default_factory=Compute)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs a command line and leaves by SystemExit: 0, or 2 after one line that says what to mend."""
     words = list(sys.argv[1:] if arguments is None else arguments)
@@ -229,7 +246,7 @@ def _pretrain(words: list[str]) -> None:
         raise UserError("moco pretrain RECIPE [--options]: the recipe comes first (moco recipes lists them)")
     recipe = get_recipe(words[0])
     options = _parse(Pretrain, words[1:], f"moco pretrain {recipe.name}", Pretrain(recipe.config))
-    folder = options.out or Path("runs") / recipe.name
+    folder = options.out or Path("runs") / Path(recipe.name).stem
     if options.resume:
         from moco.run import Run
 
@@ -279,6 +296,13 @@ def _data(words: list[str]) -> None:
     from moco.commands import data
 
     data(options)
+
+
+def _suggest(words: list[str]) -> None:
+    options = _parse(Suggest, words, "moco suggest")
+    from moco.commands import suggest
+
+    suggest(options)
 
 
 def _pack(words: list[str]) -> None:
@@ -335,6 +359,7 @@ def _demo(words: list[str]) -> None:
 COMMANDS: dict[str, tuple[str, Callable[[list[str]], None]]] = {
     "demo": ("pre-train on drawn images and see the gain, in about 3 minutes", _demo),
     "data": ("look at a data set: sizes, formats, broken images, a contact sheet", _data),
+    "suggest": ("write a recipe for a data set and this machine, with reasons and its cost", _suggest),
     "pack": ("pack a data set into shards that are read fast", _pack),
     "pretrain": ("train an encoder by a recipe, on your images", _pretrain),
     "knn": ("judge a run's features by their nearest neighbours", _knn),

@@ -21,7 +21,7 @@ from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
-from moco.cli import Judge, Look, Pack, Report, Reproduce
+from moco.cli import Judge, Look, Pack, Report, Reproduce, Suggest
 from moco.config import Compute, Config, Linear, check, require_all, to_dict
 from moco.contrast.ranks import rank, world_size
 from moco.data import ImageSet, InMemory, Source, open_source, shuffled
@@ -31,7 +31,7 @@ from moco.device import Device, choose_device, start_ranks, stop_ranks
 from moco.encoders import build_encoder
 from moco.errors import UserError
 from moco.evaluation import Features, Trained, evaluate_knn, evaluate_linear, knn_predict, open_trained
-from moco.recipes import PUBLISHED, RECIPES, get_recipe
+from moco.recipes import PUBLISHED, RECIPES, get_recipe, write_recipe
 from moco.report import (
     SEVERITIES,
     Gallery,
@@ -103,7 +103,7 @@ def pretrain(config: Config, folder: Path, resume: bool) -> Run:
 
 
 def _command(config: Config, folder: Path) -> str:
-    out = "" if folder == Path("runs") / config.recipe else f" --out {folder}"
+    out = "" if folder == Path("runs") / Path(config.recipe).stem else f" --out {folder}"
     return f"moco pretrain {config.recipe}{out}"
 
 
@@ -351,6 +351,58 @@ def _draw_contacts(source: Source, found: Survey, look: Look, out: Path) -> None
     console.print(f"written to {out}: images, and two views of each ({look.views}, {views.size} pixels)", markup=False)
 
 
+def suggest(options: Suggest) -> None:
+    """Writes a recipe for a data set, with the reason of each choice and what it would cost here."""
+    from moco.reproduce import estimate
+    from moco.suggest import Facts, suggest, warnings
+
+    rules = [
+        (options.out.suffix == ".yaml", f"--out {options.out}: a recipe is a .yaml"),
+        (options.overwrite or not options.out.exists(), f"{options.out} is there: --overwrite, or --out another"),
+        (options.hours is None or options.hours > 0, f"--hours {options.hours}: above 0"),
+    ]
+    require_all(rules)
+    with computing(options.compute) as device:
+        start_logging(None, rank() == 0)
+        source = open_source(options.source, download=options.download, max_bad=1)
+        found = survey(source.train, sample=500)
+        if not found.sizes:
+            raise UserError(f"{options.source}: no image can be read")
+        sides = sorted(min(size) for size, number in found.sizes.items() for _ in range(number))
+        facts = Facts(
+            options.source,
+            images=len(source.train),
+            side=sides[len(sides) // 2],
+            labelled=source.labelled,
+            gpu=device.device.type == "cuda",
+        )
+        config, choices = suggest(facts, options.compute)
+        cost = estimate(config, source, device)
+        if options.hours is not None:
+            epochs = max(1, int(config.training.epochs * 3600 * options.hours / cost.seconds))
+            config, choices = suggest(facts, options.compute, epochs)
+            cost = estimate(config, source, device)
+        table = Table(title=f"{facts.images:,} images of {facts.side} pixels", title_justify="left")
+        for column in ("option", "value", "why", "scales from"):
+            table.add_column(column, no_wrap=column == "option")
+        for choice in choices:
+            flag = "--" + choice.option.replace("_", "-")
+            table.add_row(flag, f"{choice.value}", escape(choice.reason), escape(choice.published))
+        say(table)
+        for warning in warnings(facts, len(found.broken)):
+            log.warning(warning)
+        memory = f", {cost.memory_mb:,.0f} MB of GPU memory" if cost.memory_mb else ""
+        rate = cost.steps * config.training.batch_size / cost.seconds
+        say(f"about {_time(cost.seconds)} here for {cost.steps:,} steps, {rate:,.0f} images/s{memory}")
+        if rank() == 0:
+            write_recipe(options.out, config, [f"--{c.option.replace('_', '-')}: {c.reason}" for c in choices])
+        say(f"written to {options.out}; start it by:\n  moco pretrain {options.out}")
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds / 3600:.1f} hours" if seconds > 5400 else f"{seconds / 60:.0f} minutes"
+
+
 def pack(options: Pack) -> None:
     """Packs a data set into shards."""
     from moco.data.pack import pack as pack_source
@@ -483,7 +535,7 @@ def _tell_costs(jobs: list[Any], device: Device) -> None:
         if isinstance(source, UserError):
             table.add_row(name, "", escape(str(source)), "", f"{done} of {len(seeds)}")
             continue
-        cost = estimate(job, source, device)
+        cost = estimate(job.config, source, device)
         total += cost.seconds * (len(seeds) - done)
         missing += len(seeds) - done
         memory = f"{cost.memory_mb:,.0f} MB" if cost.memory_mb else ""

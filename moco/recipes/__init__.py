@@ -2,12 +2,16 @@
 
 import difflib
 from dataclasses import dataclass, replace
+from pathlib import Path
 
-from moco.config import Config, Contrast, Data, Encoder, Log, Training, Views
+import yaml
+
+from moco.config import Config, Contrast, Data, Encoder, Log, Training, Views, from_dict, to_dict
 from moco.errors import UserError
+from moco.files import write_whole
 from moco.recipes.published import PUBLISHED, Published
 
-__all__ = ["PUBLISHED", "RECIPES", "Published", "Recipe", "get_recipe"]
+__all__ = ["PUBLISHED", "RECIPES", "Published", "Recipe", "get_recipe", "read_recipe", "write_recipe"]
 
 
 @dataclass(frozen=True)
@@ -180,9 +184,30 @@ RECIPES = {recipe.name: recipe for recipe in _ALL}
 
 
 def get_recipe(name: str) -> Recipe:
-    """The recipe of that name; UserError that names the nearest if there is none."""
+    """The recipe of that name, or in that .yaml file; UserError that names the nearest if there is none."""
+    if name.endswith((".yaml", ".yml")):
+        return read_recipe(Path(name))
     if name in RECIPES:
         return RECIPES[name]
     near = difflib.get_close_matches(name, RECIPES, n=1, cutoff=0.4)
     hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(RECIPES)}"
     raise UserError(f"no recipe named {name!r}: {hint}")
+
+
+def read_recipe(path: Path) -> Recipe:
+    """A recipe of one's own. Raises UserError for a file that is none."""
+    try:
+        values = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: cannot be read as a recipe: {str(error).splitlines()[0]}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: is no recipe (moco suggest writes one)")
+    config = replace(from_dict(values, str(path)), recipe=str(path))
+    return Recipe(f"The recipe in {path}.", "moco suggest tells it", "not known", config, source=str(path))
+
+
+def write_recipe(path: Path, config: Config, remarks: list[str]) -> None:
+    """Writes a recipe that `read_recipe` reads, the remarks above it."""
+    values = {name: part for name, part in to_dict(config).items() if name != "recipe"}
+    text = "".join(f"# {remark}\n" for remark in remarks) + yaml.safe_dump(values, sort_keys=False)
+    write_whole(path, lambda file: file.write(text.encode()))

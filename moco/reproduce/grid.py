@@ -77,15 +77,15 @@ class Estimate(NamedTuple):
     """Of the GPU; 0 on a CPU."""
 
 
-def estimate(job: Job, source: Source, device: Device) -> Estimate:
+def estimate(config: Config, source: Source, device: Device) -> Estimate:
     """The cost of a whole run, its evaluations included."""
     if device.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device.device)
-    training = Pretraining(job.config, source, Run(job.folder), device)
-    options = job.config.training
+    training = Pretraining(config, source, Run(Path()), device)  # a run that is not written
+    options = config.training
     times = []
     start = time.perf_counter()
-    for batch in training.loader.training(options.batch_size, options.seed, 0, _TIMED_STEPS, job.config.data.lanes):
+    for batch in training.loader.training(options.batch_size, options.seed, 0, _TIMED_STEPS, config.data.lanes):
         training.update(*training.inputs(batch))
         training.pending[-1].sum().item()  # waits for a GPU
         times.append(time.perf_counter() - start)
@@ -94,9 +94,9 @@ def estimate(job: Job, source: Source, device: Device) -> Estimate:
     if source.labelled and source.test is not None:
         sample = source.test.subset(torch.arange(min(512, len(source.test))))
         start = time.perf_counter()
-        extract(training.mechanism.query.backbone, sample, training.centre, device, workers=job.config.compute.workers)
+        extract(training.mechanism.query.backbone, sample, training.centre, device, workers=config.compute.workers)
         each = (time.perf_counter() - start) / len(sample)
-        every = job.config.log.knn_every
+        every = config.log.knn_every
         evaluations = 2 + (options.epochs // every if every else 0)  # at the start, and for the linear classifier
         seconds += evaluations * each * (len(source.test) + len(source.labelled_train))
     memory = torch.cuda.max_memory_allocated(device.device) / 2**20 if device.device.type == "cuda" else 0.0
