@@ -89,9 +89,9 @@ def _page(
 def _untrained(results: Results) -> list[str]:
     """What the encoder with random weights has, to see what was learned at all."""
     values = [100 * run["untrained_knn"] for runs in results.values() for run in runs if "untrained_knn" in run]
-    return [f"With random weights, before the first step, the kNN accuracy is {statistics.fmean(values):.1f}.", ""] * (
-        len(values) > 0
-    )
+    if not values:
+        return []
+    return [f"With random weights, before the first step, the kNN accuracy is {statistics.fmean(values):.1f}.", ""]
 
 
 def _difference(finding: Finding) -> str:
