@@ -324,7 +324,12 @@ def _healthy(records: Records) -> Finding:
     if (rank := records.last("rank")) is not None:
         told.append(f"effective rank {rank:.0f} of {records.last('rank_of'):.0f}")
     return Finding(
-        "healthy", "good", "Nothing is wrong that the records could show.", ", ".join(told), "go on", "all rules above"
+        "healthy",
+        "good",
+        "Nothing is wrong that the records could show.",
+        ", ".join(told),
+        "go on",
+        "the doctor's rules",
     )
 
 
