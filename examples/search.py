@@ -17,9 +17,11 @@ from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
 from moco import cli
-from moco.data import Encoded, Files, Loader, evaluation_plan
+from moco.data import Encoded, Files
 from moco.data.folder import find_images
-from moco.evaluation import open_trained
+from moco.device import choose_device
+from moco.errors import UserError
+from moco.evaluation import encode, open_trained
 from moco.views import CentreCrop
 
 SIDE = 128
@@ -34,22 +36,23 @@ def drawn(folder: Path, count: int = 600) -> Path:
     return folder
 
 
-@torch.no_grad()
-def features(run: Path, files: list[Path]) -> Tensor:
-    """Unit vectors (n, num_features) of images, by the run's encoder."""
+def features(run: Path, files: list[Path]) -> tuple[Tensor, list[Path]]:
+    """Unit vectors (n, num_features) by the run's encoder, of the images that can be read, and which these are."""
     trained = open_trained(run)
-    encoder, views = trained.encoder.eval(), trained.config.views
-    loader = Loader(Encoded(Files(files)), CentreCrop(views.views, views.image_size), torch.device("cpu"))
-    found = [encoder(view) for _, (view,) in loader.batches(evaluation_plan(len(files), 64))]
-    return F.normalize(torch.cat(found)[: len(files)], dim=1)
+    device, views = choose_device(trained.config.compute), trained.config.views
+    encoder = trained.encoder.to(device.device)
+    centre = CentreCrop(views.views, views.image_size)
+    values, places = encode(encoder, Encoded(Files(files), max_bad=1), centre, device)
+    return F.normalize(values, dim=1), [files[place] for place in places.tolist()]
 
 
 def search(run: Path, files: list[Path], query: Path, count: int = 8) -> list[tuple[Path, float]]:
-    """The files nearest to the query, itself left out, and their cosines with it."""
-    others = [path for path in files if path != query]
-    vectors = features(run, [query, *others])
-    cosines, order = (vectors[1:] @ vectors[0]).topk(min(count, len(others)))
-    return [(others[i], cosine) for i, cosine in zip(order.tolist(), cosines.tolist(), strict=True)]
+    """The files nearest to the query, itself left out, and their cosines with it. UserError if it cannot be read."""
+    vectors, read = features(run, [query, *(path for path in files if path.resolve() != query.resolve())])
+    if read[0] != query:
+        raise UserError(f"{query}: cannot be read as an image")
+    cosines, order = (vectors[1:] @ vectors[0]).topk(min(count, len(read) - 1))
+    return [(read[1 + i], cosine) for i, cosine in zip(order.tolist(), cosines.tolist(), strict=True)]
 
 
 def sheet(query: Path, found: list[tuple[Path, float]], out: Path) -> None:
@@ -71,12 +74,13 @@ def main(arguments: list[str] | None = None) -> list[tuple[Path, float]]:
     parser.add_argument("--run", type=Path, default=Path("runs/search"), help="if it is there, it is searched by")
     parser.add_argument("--out", type=Path, default=Path("found.png"))
     parser.add_argument("--epochs", type=int, default=10)
-    options = parser.parse_args(arguments)
+    options, more = parser.parse_known_args(arguments)  # what is not known here is an option of moco pretrain
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or drawn(Path(temporary))
         if not options.run.exists():
-            words = f"--data folder:{folder} --out {options.run} --epochs {options.epochs} --batch-size 64 --lr 0.03"
-            cli.main(["pretrain", options.recipe, *words.split(), "--queue-size", "64"])
+            words = ["--data", f"folder:{folder}", "--out", str(options.run), "--epochs", str(options.epochs)]
+            small = [] if options.folder else ["--batch-size", "64", "--queue-size", "64"]  # 600 drawn images
+            cli.main(["pretrain", options.recipe, *words, *small, *more])
         files = sorted(map(Path, find_images(folder)))
         query = options.query or files[0]
         found = search(options.run, files, query)

@@ -3,7 +3,8 @@
     python examples/signals.py               # 25 s on a CPU
 
 Four kinds of waves, each of random pitch, phase and noise. A view is a piece of the signal, scaled, with other noise
-and a gap; the encoder is a small convolutional network in time. It prints the kNN accuracy before and after.
+and a gap; the encoder is a small convolutional network in time. It prints the kNN accuracy before and after: 85.4 %
+and 100.0 % (2026-11-24; the size of the Fourier transform alone has 95.3 %, the samples as they are 45.9 %).
 """
 
 import math

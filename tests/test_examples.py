@@ -22,7 +22,8 @@ def test_every_example_is_tried_here():
 
 
 def test_the_plain_loop_trains():
-    assert example("plain_loop")(images=256, epochs=1) < math.log(513) + 0.5
+    # With a learning rate of 0 it is above guessing here: the queue is full of real keys after the first epoch.
+    assert example("plain_loop")(images=512, epochs=3) < math.log(513)
 
 
 def test_signals_are_told_apart_better_than_before():
@@ -39,6 +40,7 @@ def test_a_search_finds_the_query_s_copy_first(tmp_path, capsys):
     to_pil_image((images[7].float() * 0.97).to(torch.uint8)).save(tmp_path / "copy.png")
     words = (
         f"{tmp_path} --query {tmp_path / '07.png'} --run {tmp_path / 'run'} --out {tmp_path / 'found.png'} --epochs 1"
+        " --batch-size 64 --queue-size 64"
     )
     found = example("search")(words.split())
     assert found[0][0].name == "copy.png"
