@@ -18,7 +18,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,9 +26,9 @@ import torch
 
 from bench.count import Ceilings, Count, count_step
 from bench.gpu_sides import Sizes, Step, ours, ours_from_shards, ours_with_views, plain, with_lightly
+from bench.side_by_side import Row, context
 
 ROOT = Path(__file__).parents[1]
-Row = dict[str, Any]
 FULL = Sizes("resnet50", 224, 256, 65536, "resnet18", 32, 512, 4096)
 QUICK = Sizes("tiny", 32, 8, 64, "tiny", 32, 16, 64)
 # What a step can be told to be: each is tried, and the fastest stands for us.
@@ -257,14 +256,8 @@ def table(context: Row, rows: list[Row]) -> list[str]:
 
 def context_of(device: torch.device, command: str) -> Row:
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
-    return {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
-        "cores": os.cpu_count(),
-        "torch": str(torch.__version__),
-        "date": str(date.today()),
-        "commit": commit.stdout.strip() or "unknown",
-        "command": command,
-    }
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    return {"device": name, **context(command), "commit": commit.stdout.strip() or "unknown"}
 
 
 if __name__ == "__main__":

@@ -21,8 +21,8 @@ import torch
 from rich.console import Console
 
 from bench.gpu import VARIANTS, context_of
-from moco.config import Compute, Config, Linear, with_options
-from moco.data import open_source
+from moco.config import Compute, Linear, with_options
+from moco.data import source_of
 from moco.device import choose_device
 from moco.errors import UserError
 from moco.recipes import RECIPES
@@ -107,7 +107,7 @@ def _run(options: argparse.Namespace, deadline: float, command: str) -> None:
         jobs = jobs_of(experiment, options, compute)
         stopped = False
         try:
-            run_missing(jobs, lambda config: _source(config), choose_device(compute), linear, deadline)
+            run_missing(jobs, choose_device(compute), linear, deadline)
         except Stopped:
             stopped = True
         done = [result for job in jobs if (result := job.result()) is not None]
@@ -141,7 +141,7 @@ def fastest(options: argparse.Namespace) -> Compute:
         compute = Compute(**flags)
         (job, *_) = jobs_of(PUBLISHED_ROWS, options, compute)
         try:
-            times[name] = estimate(job.config, _source(job.config), choose_device(compute)).seconds
+            times[name] = estimate(job.config, source_of(job.config), choose_device(compute)).seconds
             console.print(f"{name}: a run would take {times[name]:,.0f} s")
         except (RuntimeError, ImportError) as error:
             console.print(f"{name}: cannot be had here: {str(error).splitlines()[0]}", markup=False)
@@ -151,11 +151,6 @@ def fastest(options: argparse.Namespace) -> Compute:
     options.out.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(flags) + "\n")
     return Compute(**flags)
-
-
-def _source(config: Config) -> Any:
-    source = open_source(config.data.source, size=config.views.image_size)
-    return source if config.data.per_class is None else source.first_of_each_class(config.data.per_class)
 
 
 def _context(command: str, experiment: Experiment, jobs: list[Job], compute: Compute) -> dict[str, Any]:

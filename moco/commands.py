@@ -24,7 +24,7 @@ from rich.table import Table
 from moco.cli import Judge, Look, Pack, Report, Reproduce, Suggest
 from moco.config import Compute, Config, Linear, check, require_all, to_dict
 from moco.contrast.ranks import rank, world_size
-from moco.data import ImageSet, InMemory, Source, open_source, shuffled
+from moco.data import ImageSet, InMemory, Source, open_source, shuffled, source_of
 from moco.data.sources import KINDS
 from moco.data.survey import Survey, survey
 from moco.device import Device, choose_device, start_ranks, stop_ranks
@@ -46,7 +46,7 @@ from moco.report import (
 from moco.run import Run, read_lines
 from moco.training import Stopped, diagnose, start_logging, write_findings
 from moco.training import pretrain as train
-from moco.views import CentreCrop, Views, get_pretext
+from moco.views import Views, get_pretext
 
 log = logging.getLogger("moco")
 console = Console(highlight=False)
@@ -79,7 +79,7 @@ def pretrain(config: Config, folder: Path, resume: bool) -> Run:
         check(config, world_size())
         # What is wrong with its name is said first.
         build_encoder(config.encoder.encoder, config.encoder.small_stem, config.encoder.freeze_patches)
-        source = _source(config)
+        source = source_of(config)
         if len(source.train) < config.training.batch_size:
             have = len(source.train)
             raise UserError(f"--batch-size {config.training.batch_size}: the data set has only {have} training images")
@@ -107,18 +107,6 @@ def _command(config: Config, folder: Path) -> str:
     return f"moco pretrain {config.recipe}{out}"
 
 
-def _source(config: Config) -> Source:
-    data = config.data
-    source = open_source(
-        data.source,
-        size=config.views.image_size,
-        download=data.download,
-        max_bad=data.max_bad,
-        resident_mb=config.compute.resident_mb,
-    )
-    return source if data.per_class is None else source.first_of_each_class(data.per_class)
-
-
 def _open(judged: Judge) -> tuple[Trained, Source]:
     """What is judged and on which data."""
     trained = open_trained(judged.run, judged.encoder, judged.image_size)
@@ -128,7 +116,7 @@ def _open(judged: Judge) -> tuple[Trained, Source]:
         raise UserError(f"{judged.run}: a file of weights names no data set: give --data")
     data = replace(trained.config.data, source=judged.data or trained.config.data.source, download=judged.download)
     trained.config = replace(trained.config, data=data, compute=judged.compute)
-    source = _source(trained.config)
+    source = source_of(trained.config)
     if not source.labelled:
         raise UserError(f"--data {data.source}: has no labels to judge by (classes are folders, or an array of labels)")
     return trained, source
@@ -166,15 +154,8 @@ def knn(judged: Judge, k: int | None, temperature: float | None, random: bool) -
 
 
 def _knn(trained: Trained, source: Source, device: Device, k: int, temperature: float) -> float:
-    encoder, centre = _on_device(trained, device)
+    encoder, centre = trained.on(device)
     return evaluate_knn(encoder, source, centre, device, k, temperature, workers=trained.config.compute.workers)
-
-
-def _on_device(trained: Trained, device: Device) -> tuple[torch.nn.Module, CentreCrop]:
-    """The encoder where it is judged, and how it sees images."""
-    views = trained.config.views
-    encoder = trained.encoder.to(device.device, memory_format=device.memory_format)  # type: ignore[call-overload]
-    return encoder, CentreCrop(views.views, views.image_size, device.channels_last)
 
 
 def _untrained(trained: Trained) -> Trained:
@@ -188,7 +169,7 @@ def linear(judged: Judge, options: Linear) -> None:
     with computing(judged.compute) as device:
         start_logging(None, rank() == 0)
         trained, source = _open(judged)
-        encoder, centre = _on_device(trained, device)
+        encoder, centre = trained.on(device)
         workers = trained.config.compute.workers
         quiet = rank() != 0 or not sys.stderr.isatty()
         progress = lambda epochs: track(epochs, "linear", console=Console(stderr=True), disable=quiet)  # noqa: E731
@@ -251,8 +232,8 @@ def _gallery(run: Run, options: Report, device: Device, points: int) -> Gallery 
         trained = open_trained(run.path)
         data = replace(trained.config.data, source=options.data or trained.config.data.source)
         config = trained.config = replace(trained.config, data=data, compute=options.compute)
-        source = _source(config)
-        encoder, centre = _on_device(trained, device)
+        source = source_of(config)
+        encoder, centre = trained.on(device)
         views = Views(config.views.views, config.views.image_size, config.training.seed, device.channels_last)
         workers = config.compute.workers
         return GalleryMaker(encoder, source, centre, views, device, points, workers, progress).make()
@@ -271,7 +252,7 @@ def demo(out: Path | None) -> None:
     start = time.monotonic()
     run = pretrain(config, folder, resume=False)
     with computing(config.compute) as device:
-        source = _source(config)
+        source = source_of(config)
         measured = _measured(run)
         rows = [
             ("raw pixels", _raw_pixels(source, config, device), None),
@@ -379,15 +360,16 @@ def suggest(options: Suggest) -> None:
         config, choices = suggest(facts, options.compute)
         cost = estimate(config, source, device)
         if options.hours is not None:
-            epochs = max(1, int(config.training.epochs * 3600 * options.hours / cost.seconds))
+            before = config.training.epochs
+            epochs = max(1, int(before * 3600 * options.hours / cost.seconds))
             config, choices = suggest(facts, options.compute, epochs)
-            cost = estimate(config, source, device)
+            # The steps are the same, only more or fewer.
+            cost = cost._replace(steps=cost.steps * epochs // before, seconds=cost.seconds * epochs / before)
         table = Table(title=f"{facts.images:,} images of {facts.side} pixels", title_justify="left")
         for column in ("option", "value", "why", "scales from"):
             table.add_column(column, no_wrap=column == "option")
         for choice in choices:
-            flag = "--" + choice.option.replace("_", "-")
-            table.add_row(flag, f"{choice.value}", escape(choice.reason), escape(choice.published))
+            table.add_row(choice.flag, f"{choice.value}", escape(choice.reason), escape(choice.published))
         say(table)
         for warning in warnings(facts, len(found.broken)):
             log.warning(warning)
@@ -395,7 +377,7 @@ def suggest(options: Suggest) -> None:
         rate = cost.steps * config.training.batch_size / cost.seconds
         say(f"about {_time(cost.seconds)} here for {cost.steps:,} steps, {rate:,.0f} images/s{memory}")
         if rank() == 0:
-            write_recipe(options.out, config, [f"--{c.option.replace('_', '-')}: {c.reason}" for c in choices])
+            write_recipe(options.out, config, [f"{choice.flag}: {choice.reason}" for choice in choices])
         say(f"written to {options.out}; start it by:\n  moco pretrain {options.out}")
 
 
@@ -470,7 +452,7 @@ def reproduce(options: Reproduce) -> None:
         linear = Linear(cached=scale == "cpu")
         stopped = None
         try:
-            run_missing(jobs, _source, device, linear, deadline)
+            run_missing(jobs, device, linear, deadline)
         except Stopped as told:
             stopped = told
         done = [result for job in jobs if (result := job.result()) is not None]
@@ -528,10 +510,10 @@ def _tell_costs(jobs: list[Any], device: Device) -> None:
         table.add_column(column, justify="left" if column == "setting" else "right")
     total, missing = 0.0, 0
     first = {job.cell.name: job for job in reversed(jobs)}
-    for job, source in sources([job for job in jobs if first[job.cell.name] is job], _source):
+    for job, source in sources([job for job in jobs if first[job.cell.name] is job]):
         seeds = [other for other in jobs if other.cell.name == job.cell.name]
         done = sum(other.result() is not None for other in seeds)
-        name = f"{job.cell.series} {_spelled(job.cell.x)}".strip()
+        name = job.cell.label
         if isinstance(source, UserError):
             table.add_row(name, "", escape(str(source)), "", f"{done} of {len(seeds)}")
             continue
@@ -542,7 +524,3 @@ def _tell_costs(jobs: list[Any], device: Device) -> None:
         table.add_row(name, f"{cost.steps:,}", f"{cost.seconds / 60:,.1f}", memory, f"{done} of {len(seeds)}")
     say(table)
     say(f"{missing} runs are missing, about {total / 60:,.0f} minutes in all")
-
-
-def _spelled(x: float | str) -> str:
-    return x if isinstance(x, str) else f"{x:,g}"

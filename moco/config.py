@@ -208,6 +208,11 @@ def guessing(config: Config) -> float:
     return 4 * contrast.temperature * in_batch if contrast.mechanism == "moco-v3" else in_batch
 
 
+def keys_per_step(config: Config) -> int:
+    """How many keys come into MoCo's queue at a step."""
+    return config.training.batch_size * (2 if config.contrast.symmetric else 1)
+
+
 def require_all(rules: list[tuple[bool, str]]) -> None:
     """Raises UserError with the message of the first rule that does not hold."""
     for holds, message in rules:

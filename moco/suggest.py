@@ -33,6 +33,11 @@ class Choice(NamedTuple):
     published: str
     """The setting that it scales from."""
 
+    @property
+    def flag(self) -> str:
+        """The option as the command line spells it."""
+        return "--" + self.option.replace("_", "-")
+
 
 def suggest(facts: Facts, compute: Compute, epochs: int | None = None) -> tuple[Config, list[Choice]]:
     """A configuration that fits, and why it is so.

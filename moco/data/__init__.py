@@ -4,7 +4,7 @@ from moco.data.folder import Files
 from moco.data.images import Encoded, ImageSet, InMemory, Reader
 from moco.data.loader import Batch, Loader
 from moco.data.order import Asked, Plan, evaluation_plan, shuffled, training_plan
-from moco.data.sources import Source, open_source
+from moco.data.sources import Source, open_source, source_of
 
 __all__ = [
     "Asked",
@@ -20,5 +20,6 @@ __all__ = [
     "evaluation_plan",
     "open_source",
     "shuffled",
+    "source_of",
     "training_plan",
 ]

@@ -6,9 +6,11 @@ from pathlib import Path
 from torch import nn
 
 from moco.config import Config, Encoder, Views
+from moco.device import Device
 from moco.encoders import build_encoder, load_encoder, read_arch
 from moco.errors import UserError
 from moco.run import Run
+from moco.views import CentreCrop
 
 
 @dataclass
@@ -21,6 +23,12 @@ class Trained:
     """Where what is measured is written."""
     weights: Path
     """The file that the weights come from."""
+
+    def on(self, device: Device) -> tuple[nn.Module, CentreCrop]:
+        """The encoder where it is judged, and how it sees images there."""
+        views = self.config.views
+        encoder = self.encoder.to(device.device, memory_format=device.memory_format)  # type: ignore[call-overload]
+        return encoder, CentreCrop(views.views, views.image_size, device.channels_last)
 
 
 def open_trained(path: Path, encoder: str | None = None, image_size: int | None = None) -> Trained:

@@ -30,6 +30,16 @@ class Cell:
     published: Published | None = None
 
     @property
+    def spelled(self) -> str:
+        """x, for people."""
+        return self.x if isinstance(self.x, str) else f"{self.x:g}" if isinstance(self.x, float) else f"{self.x:,}"
+
+    @property
+    def label(self) -> str:
+        """Series and x, for people."""
+        return f"{self.series} {self.spelled}".strip()
+
+    @property
     def name(self) -> str:
         """What its runs' folders begin with."""
         return f"{self.series}-{self.x}".lower().replace(" ", "-").replace("/", "-")

@@ -4,7 +4,7 @@ import json
 import logging
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +15,7 @@ import torch.distributed as dist
 
 from moco.config import Compute, Config, Linear, with_options
 from moco.contrast.ranks import rank, world_size
-from moco.data import Source
+from moco.data import Source, source_of
 from moco.device import Device
 from moco.errors import UserError
 from moco.evaluation import evaluate_linear, open_trained
@@ -23,11 +23,9 @@ from moco.evaluation.features import extract
 from moco.reproduce.experiments import Cell, Experiment
 from moco.run import Run, read_lines
 from moco.training import Pretraining, pretrain
-from moco.views import CentreCrop
 
 log = logging.getLogger("moco")
 
-OpenSource = Callable[[Config], Source]
 _TIMED_STEPS = 5
 
 
@@ -45,7 +43,7 @@ class Job:
 
     @property
     def title(self) -> str:
-        return f"{self.cell.series} {self.cell.x}".strip() + f", seed {self.seed}"
+        return f"{self.cell.label}, seed {self.seed}"
 
     def result(self) -> dict[str, Any] | None:
         """What was measured, if it was. Raises UserError for a result of other options."""
@@ -103,19 +101,19 @@ def estimate(config: Config, source: Source, device: Device) -> Estimate:
     return Estimate(training.steps, seconds, memory)
 
 
-def sources(jobs: list[Job], open_one: OpenSource) -> Iterator[tuple[Job, Source | UserError]]:
+def sources(jobs: list[Job]) -> Iterator[tuple[Job, Source | UserError]]:
     """Each run with its data; what several runs in a row share is opened once."""
     last: tuple[Any, Source | UserError] | None = None
     for job in jobs:
         if last is None or last[0] != job.config.data:
             try:
-                last = job.config.data, open_one(job.config)
+                last = job.config.data, source_of(job.config)
             except UserError as error:
                 last = job.config.data, error
         yield job, last[1]
 
 
-def run_missing(jobs: list[Job], open_one: OpenSource, device: Device, linear: Linear, deadline: float | None) -> None:
+def run_missing(jobs: list[Job], device: Device, linear: Linear, deadline: float | None) -> None:
     """Runs and judges what has no result yet. Raises Stopped when told to stop, or at the deadline.
 
     Runs whose data is not there are named and left out. A run that diverges is a result, too.
@@ -124,7 +122,7 @@ def run_missing(jobs: list[Job], open_one: OpenSource, device: Device, linear: L
     started = {job.folder: (job.folder / "config.yaml").exists() for job in todo}
     if world_size() > 1:
         dist.barrier()  # every rank has seen the same
-    for number, (job, source) in enumerate(sources(todo, open_one), 1):
+    for number, (job, source) in enumerate(sources(todo), 1):
         if isinstance(source, UserError):
             log.warning("left out: %s: %s", job.title, source)
             continue
@@ -159,9 +157,7 @@ def judge(run: Run, source: Source, device: Device, linear: Linear) -> dict[str,
         "lookup": statistics.fmean(look_ups[len(look_ups) // 2 :]),  # over the second half: a batch's is its luck
     }
     trained = open_trained(run.path)
-    encoder = trained.encoder.to(device.device, memory_format=device.memory_format)  # type: ignore[call-overload]
-    views = trained.config.views
-    centre = CentreCrop(views.views, views.image_size, device.channels_last)
+    encoder, centre = trained.on(device)
     workers = trained.config.compute.workers
     linear = replace(linear, batch_size=min(linear.batch_size, len(source.labelled_train)))
     measured["linear"] = evaluate_linear(encoder, source, centre, device, linear, workers).top1

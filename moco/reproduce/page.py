@@ -116,7 +116,7 @@ def table(experiment: Experiment, cells: list[Cell], results: Results) -> list[s
     lines = [head + (["published", "source"] if published else []), ["---"] * (len(head) + 2 * published)]
     for cell in cells:
         runs = results.get((cell.series, cell.x), [])
-        row = [cell.series, _spelled(cell.x), *(told(measured(runs, measure)) for measure in experiment.measures)]
+        row = [cell.series, cell.spelled, *(told(measured(runs, measure)) for measure in experiment.measures)]
         if timed:
             row.append(f"{statistics.fmean(run['seconds'] for run in runs) / 60:.1f}" if runs else "")
         if memory:
@@ -134,10 +134,6 @@ def told(value: Measured) -> str:
         return diverged or "not measured"
     spread = "" if value.spread is None else f" ± {value.spread:.1f}"
     return f"{value.mean:.1f}{spread}" + (f" ({diverged})" if diverged else "")
-
-
-def _spelled(x: float | str) -> str:
-    return x if isinstance(x, str) else f"{x:g}" if isinstance(x, float) else f"{x:,}"
 
 
 def _series(cells: list[Cell]) -> list[str]:
@@ -161,7 +157,7 @@ def _draw_over_x(experiment: Experiment, cells: list[Cell], results: Results, pa
     if with_published:
         axes[0, 1].set_title("published, at its own scale", loc="left", fontsize=10)
     for axis in axes.flat:
-        ticks = dict(sorted((places[cell.x], _spelled(cell.x)) for cell in cells))
+        ticks = dict(sorted((places[cell.x], cell.spelled) for cell in cells))
         axis.set_xticks(list(ticks), list(ticks.values()))
         axis.set_xlabel(experiment.axis)
         _finish(axis, len(_series(cells)) > 1)
@@ -195,9 +191,8 @@ def _draw_curves(jobs: list[Job], path: Path) -> None:
     panels: list[tuple[str, Measure]] = [("accuracy", "lookup"), ("knn", "knn")]
     figure, axes = plt.subplots(1, len(panels), figsize=(11, 4))
     for axis, (key, measure) in zip(axes, panels, strict=True):
-        settings = list(dict.fromkeys((job.cell.series, job.cell.x) for job in jobs))
-        for number, setting in enumerate(settings):
-            curves = [_curve(Run(job.folder), key) for job in jobs if (job.cell.series, job.cell.x) == setting]
+        for number, label in enumerate(dict.fromkeys(job.cell.label for job in jobs)):
+            curves = [_curve(Run(job.folder), key) for job in jobs if job.cell.label == label]
             curves = [curve for curve in curves if curve]
             for curve in curves:
                 axis.plot(*zip(*curve, strict=True), color=f"C{number}", linewidth=0.6, alpha=0.5)
@@ -206,7 +201,6 @@ def _draw_curves(jobs: list[Job], path: Path) -> None:
                 epochs = [epoch for epoch, _ in curves[0][:length]]
                 means = [sum(curve[i][1] for curve in curves) / len(curves) for i in range(length)]
                 style = _STYLES[number % len(_STYLES)][1]
-                label = f"{setting[0]} {_spelled(setting[1])}".strip()
                 axis.plot(epochs, means, style, color=f"C{number}", linewidth=2, label=label)
         axis.set_title(MEASURES[measure].removesuffix(", second half"), loc="left", fontsize=10)
         axis.set_xlabel("epoch")
@@ -215,10 +209,7 @@ def _draw_curves(jobs: list[Job], path: Path) -> None:
 
 
 def _curve(run: Run, key: str) -> list[tuple[float, float]]:
-    if not run.metrics.is_file():
-        return []
-    lines = read_lines(run.metrics)
-    return [(line["epoch"], 100 * line[key]) for line in lines if key in line]
+    return [(line["epoch"], 100 * line[key]) for line in read_lines(run.metrics) if key in line]
 
 
 def _finish(axis: Axes, legend: bool) -> None:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from moco.config import Config, guessing
+from moco.config import Config, guessing, keys_per_step
 from moco.run import Run, read_lines
 
 Severity = Literal["good", "note", "warning", "problem"]
@@ -77,9 +77,7 @@ class Records:
     @property
     def filled_at(self) -> int:
         """The step from which the queue holds real keys alone."""
-        config = self.config
-        per_step = config.training.batch_size * (2 if config.contrast.symmetric else 1)
-        return math.ceil(config.contrast.queue_size / per_step) if self.moco else 0
+        return math.ceil(self.config.contrast.queue_size / keys_per_step(self.config)) if self.moco else 0
 
     @property
     def warm(self) -> bool:

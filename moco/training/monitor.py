@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from moco.config import Config
+from moco.config import Config, keys_per_step
 from moco.contrast import MoCo
 from moco.contrast.ranks import gather, world_size
 from moco.contrast.shuffle import random_bits
@@ -45,26 +45,26 @@ class Monitor:
     def probe(self) -> list[Tensor]:
         """The views of the first step's images, this rank's share; drawn once."""
         if self._probe is None:
-            batch = self._batch_of(0)
-            self._probe = [view.clone() for view in batch.views]
+            self._probe = [view.clone() for view in self._first_batch().views]
         return self._probe
 
+    def _first_batch(self) -> Batch:
+        if not self.streamed:
+            return self._batch_of(0)
+        training, lanes = self.config.training, self.config.data.lanes
+        return next(self.loader.training(training.batch_size, training.seed, 0, 1, lanes))
+
     def _batch_of(self, step: int) -> Batch:
-        """A step's batch, drawn again: its views are functions of its place."""
+        """A step's batch, drawn again: its views are functions of its place. Not of streams, which are read through."""
         training = self.config.training
         # In this process: workers take longer to start than a batch to decode.
         loader = Loader(self.loader.images, self.loader.views, self.device.device)
         plan = training_plan(self.images, training.batch_size, training.seed, step, step + 1)
-        return next(iter(self.loader.training(*self._first) if self.streamed else loader.batches(plan)))
-
-    @property
-    def _first(self) -> tuple[int, int, int, int, int]:
-        training = self.config.training
-        return training.batch_size, training.seed, 0, 1, self.config.data.lanes
+        return next(loader.batches(plan))
 
     @torch.no_grad()
     def measure(self, step: int) -> dict[str, Any]:
-        """What is recorded after a step, as README's table of the monitor tells."""
+        """What is recorded after a step, as the table in docs/monitor.md tells."""
         views = self.probe()
         with _untouched(self.mechanism, self.device), self.device.autocast():
             encoded = [self._forward(view) for view in views]
@@ -91,7 +91,7 @@ class Monitor:
     def _keys(self, step: int, views: list[Tensor], q: Tensor) -> dict[str, Any]:
         """What is told of the dictionary and of shuffling BN."""
         moco, queue = self.mechanism, self.mechanism.queue
-        per_step = self.config.training.batch_size * (2 if moco.symmetric else 1)
+        per_step = keys_per_step(self.config)
         real = min(step * per_step, len(queue.keys))
         # In one group, over one rank's images, BN has nothing to tell.
         leaks = self.config.contrast.bn_group is not None or world_size() > 1

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from torchvision import datasets
 
+from moco.config import Config
 from moco.data.sources.arrays import open_npz, open_shapes
 from moco.data.sources.encoded import open_folder, open_shards
 from moco.data.sources.hub import open_hub
@@ -14,7 +15,7 @@ from moco.data.sources.published import open_cifar, open_imagenet, open_imagenet
 from moco.data.sources.source import Opening, Source
 from moco.errors import UserError
 
-__all__ = ["KINDS", "Kind", "Source", "open_source"]
+__all__ = ["KINDS", "Kind", "Source", "open_source", "source_of"]
 
 
 @dataclass(frozen=True)
@@ -70,3 +71,16 @@ def open_source(
             raise UserError(f"--data {spec}: no such path: {argument}{hint}")
         argument = str(path)
     return kind.open(argument, Opening(size, download, max_bad, resident_mb))
+
+
+def source_of(config: Config) -> Source:
+    """The source that a run's configuration names, as far as it takes it. Raises UserError as `open_source`."""
+    data = config.data
+    source = open_source(
+        data.source,
+        size=config.views.image_size,
+        download=data.download,
+        max_bad=data.max_bad,
+        resident_mb=config.compute.resident_mb,
+    )
+    return source if data.per_class is None else source.first_of_each_class(data.per_class)
