@@ -26,20 +26,20 @@ from moco.data import source_of
 from moco.device import choose_device
 from moco.errors import UserError
 from moco.recipes import RECIPES
-from moco.reproduce import EXPERIMENTS, Experiment, Job, by_cell, estimate, plan, run_missing, write_page
-from moco.reproduce.experiments import Cell, Claim, Scale
+from moco.reproduce import EXPERIMENTS, Experiment, Job, estimate, plan, results_of, run_missing, write_page
+from moco.reproduce.experiments import Cell, Changes, Claim, Scale, changed
 from moco.training import Stopped, start_logging
 
 ROOT = Path(__file__).parents[1]
 console = Console(highlight=False)
 
 
-def published(scale: Scale) -> list[Cell]:
+def published(scale: Scale, changes: Changes) -> list[Cell]:
     """lightly's rows."""
-    return EXPERIMENTS["small-scale"].cells("gpu")[:3]
+    return EXPERIMENTS["small-scale"].cells("gpu", changes)[:3]
 
 
-def speed(scale: Scale) -> list[Cell]:
+def speed(scale: Scale, changes: Changes) -> list[Cell]:
     """The speed recipe, and the same with one ingredient exchanged."""
     whole = RECIPES["cifar10-speed"].config
     exchanged: dict[str, dict[str, Any]] = {
@@ -53,13 +53,16 @@ def speed(scale: Scale) -> list[Cell]:
         "BN groups of 32": {"bn_group": 32},
         "half the epochs": {"epochs": whole.training.epochs // 2},
     }
-    return [Cell("cifar10-speed", name, with_options(whole, **options)) for name, options in exchanged.items()]
+    cells = [Cell("cifar10-speed", name, with_options(whole, **options)) for name, options in exchanged.items()]
+    return changed(cells, changes)
 
 
 def _speed_claims(scale: Scale) -> list[Claim]:
     whole = ("cifar10-speed", "as it is")
     return [
-        Claim(f"as it is above {cell.x}", whole, (cell.series, cell.x)) for cell in speed(scale) if cell.x != whole[1]
+        Claim(f"as it is above {cell.x}", whole, (cell.series, cell.x))
+        for cell in speed(scale, {})
+        if cell.x != whole[1]
     ]
 
 
@@ -72,7 +75,7 @@ SPEED = Experiment(
     _speed_claims,
     measures=("linear", "knn"),
 )
-PUBLISHED_ROWS = replace(EXPERIMENTS["small-scale"], cells=published)
+PUBLISHED_ROWS = replace(EXPERIMENTS["small-scale"], grid=published)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -110,10 +113,9 @@ def _run(options: argparse.Namespace, deadline: float, command: str) -> None:
             run_missing(jobs, choose_device(compute), linear, deadline)
         except Stopped:
             stopped = True
-        done = [result for job in jobs if (result := job.result()) is not None]
         context = _context(command, experiment, jobs, compute)
-        console.print(f"{len(done)} of {len(jobs)} runs are done; written to ", end="")
-        console.print(write_page(experiment, jobs, experiment.claims("gpu"), by_cell(done), context, page))
+        console.print(f"{sum(map(len, results_of(jobs).values()))} of {len(jobs)} runs are done; written to ", end="")
+        console.print(write_page(experiment, jobs, experiment.claims("gpu"), context, page, f"{experiment.name}-gpu"))
         if stopped:
             console.print("the time is up: the same command goes on")
             return
@@ -121,11 +123,12 @@ def _run(options: argparse.Namespace, deadline: float, command: str) -> None:
 
 def jobs_of(experiment: Experiment, options: argparse.Namespace, compute: Compute) -> list[Job]:
     """Three seeds of each setting; of an exchanged ingredient one."""
-    changes: dict[str, Any] = {"source": options.data}
+    cells = experiment.cells("gpu", {"source": options.data})
     if options.quick:
-        changes |= {"encoder": "tiny", "small_stem": False, "epochs": 1, "warmup": 0.0, "batch_size": 32}
-        changes |= {"queue_size": 64, "bn_group": 16, "knn_every": 1, "knn_k": 10, "lr": 0.03}
-    jobs = plan(experiment, experiment.cells("gpu"), 3, options.out / experiment.name, changes, compute)
+        tiny = {"encoder": "tiny", "small_stem": False, "epochs": 1, "warmup": 0.0, "batch_size": 32}
+        tiny |= {"queue_size": 64, "bn_group": 16, "knn_every": 1, "knn_k": 10, "lr": 0.03}
+        cells = changed(cells, tiny)
+    jobs = plan(cells, 3, options.out / experiment.name, compute)
     return [job for job in jobs if job.seed == 0 or job.cell.x in ("as it is", "batch 128", "batch 512")][
         : 2 if options.quick else None
     ]

@@ -124,16 +124,18 @@ class Reproduce:
     """Tell the runs and what they would cost here, measured by a few steps of each."""
     data: str | None = None
     """Where the images are, as --data spells it, in place of cifar10:data (or folder:imagenet)."""
-    per_class: int | None = None
-    """Train on so many images of each class, in place of the scale's."""
-    epochs: int | None = None
-    """Epochs of every run, in place of the scale's."""
+    set: tuple[str, ...] = ()
+    """Options of every run in place of the scale's, named as by `moco pretrain`: epochs=4 per_class=100."""
+    vary: str | None = None
+    """NAME=VALUE,VALUE,...: the grid at each value of an option, to find where a finding begins to show."""
+    only: tuple[str, ...] = ()
+    """Only these settings of the grid, as its table spells x or series: 0.99 0.999."""
     seeds: int | None = None
     """Runs of each setting; 2 or 3 if not given, 1 on ImageNet."""
     minutes: float | None = None
     """Stop after so many minutes; the same command goes on."""
     out: Path | None = None
-    """The folder of the runs; runs/reproduce/EXPERIMENT-SCALE if not given."""
+    """The folder of the runs; runs/reproduce/EXPERIMENT-SCALE, and what is set, if not given."""
     page: Path | None = None
     """The folder of the page, its figure and its figures as JSON; that of the runs if not given."""
     compute: Annotated[Compute, Flat] = field(default_factory=Compute)

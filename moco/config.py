@@ -1,5 +1,7 @@
 """What a run is made of. A default that is published names its source; a recipe fills in the rest."""
 
+import ast
+import difflib
 import math
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from types import UnionType
@@ -198,6 +200,27 @@ def with_options(config: Config, **options: Any) -> Config:
     return config
 
 
+def parse_option(text: str) -> tuple[str, Any]:
+    """`bn_group=4` or `bn-group=4` as name and value. Raises UserError for what no option is, or can be."""
+    name, equals, spelled = text.partition("=")
+    name = name.replace("-", "_")
+    rooms = (Data, Views, Encoder, Contrast, Training, Log)
+    hints = {key: hint for room in rooms for key, hint in get_type_hints(room).items()}
+    if not equals or not spelled:
+        raise UserError(f"{text!r}: give NAME=VALUE, such as epochs=4")
+    if name not in hints:
+        near = difflib.get_close_matches(name, hints, n=1)
+        raise UserError(f"{text!r}: no such option" + (f": did you mean {near[0]}?" if near else ""))
+    words = {"none": None, "true": True, "false": False}
+    try:
+        value = words[spelled.lower()] if spelled.lower() in words else ast.literal_eval(spelled)
+    except (ValueError, SyntaxError):
+        value = spelled
+    if not _fits(value, hints[name]):
+        raise UserError(f"{text!r}: is not of type {_spelled(hints[name])}")
+    return name, value
+
+
 def guessing(config: Config) -> float:
     """The loss (Eq. 1) of a model that knows nothing, and guesses among the positive and the negatives, in nats."""
     contrast = config.contrast
@@ -220,8 +243,12 @@ def require_all(rules: list[tuple[bool, str]]) -> None:
             raise UserError(message)
 
 
-def check(config: Config, ranks: int = 1) -> None:
-    """Raises UserError, naming option and range, for the first number that cannot work, alone or with the others."""
+def check(config: Config, ranks: int = 1, images: int | None = None) -> None:
+    """Raises UserError, naming option and range, for the first number that cannot work, alone or with the others.
+
+    Args:
+        images: how many there are to train on, once that is known.
+    """
     contrast, training, log = config.contrast, config.training, config.log
     rules = [
         (contrast.dim >= 1, f"--dim {contrast.dim}: at least 1"),
@@ -268,6 +295,8 @@ def check(config: Config, ranks: int = 1) -> None:
         (log.keep_checkpoints >= 1, f"--keep-checkpoints {log.keep_checkpoints}: at least 1"),
     ]
     require_all(rules)
+    if images is not None and images < training.batch_size:
+        raise UserError(f"--batch-size {training.batch_size}: the data set has only {images} training images")
     if config.compute.cuda_graph and ranks > 1:
         raise UserError(f"--cuda-graph: a step is recorded on one GPU, not on {ranks} ranks")
     part, rest = divmod(training.batch_size, ranks * training.accumulate)

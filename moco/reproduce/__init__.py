@@ -1,9 +1,8 @@
 """The experiments of the paper as grids of runs: what is missing is run, and a page says what shows."""
 
 from moco.reproduce.experiments import EXPERIMENTS, Experiment, Scale
-from moco.reproduce.findings import by_cell
-from moco.reproduce.grid import Estimate, Job, estimate, plan, run_missing, sources
-from moco.reproduce.page import write_page
+from moco.reproduce.grid import Estimate, Job, estimate, plan, results_of, run_missing, sources
+from moco.reproduce.page import write_page, write_varied
 
 __all__ = [
     "EXPERIMENTS",
@@ -11,10 +10,11 @@ __all__ = [
     "Experiment",
     "Job",
     "Scale",
-    "by_cell",
     "estimate",
     "plan",
+    "results_of",
     "run_missing",
     "sources",
     "write_page",
+    "write_varied",
 ]

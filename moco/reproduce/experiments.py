@@ -3,13 +3,16 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 from moco.config import Config, with_options
+from moco.errors import UserError
 from moco.recipes import RECIPES
 from moco.recipes.published import HE, LIGHTLY, SOLO, Published
 
 Scale = Literal["cpu", "gpu", "imagenet"]
+Changes = dict[str, Any]
+"""Options by name, as of `with_options`."""
 Measure = Literal["linear", "knn", "lookup"]
 MEASURES: dict[str, str] = {
     "linear": "linear accuracy (%)",
@@ -66,7 +69,7 @@ class Experiment:
     """What it is about, and what the paper found, in a sentence or two."""
     axis: str
     """What x is; "epoch" for curves."""
-    cells: Callable[[Scale], list[Cell]]
+    grid: Callable[[Scale, Changes], list[Cell]]
     claims: Callable[[Scale], list[Claim]]
     measures: tuple[Measure, ...] = ("linear", "knn")
     """The first is the one that is drawn and compared with what is published."""
@@ -75,17 +78,34 @@ class Experiment:
     note: str = ""
     """What to know of its settings below the paper's scale."""
 
+    def cells(self, scale: Scale, changes: Changes | None = None) -> list[Cell]:
+        """Its settings, with some options changed in all. Raises UserError for an option that the grid is about."""
+        changes = changes or {}
+        cells = self.grid(scale, changes)
+        for name, value in changes.items():
+            others = [cell for cell in cells if with_options(cell.config, **{name: value}) != cell.config]
+            if 2 * len(others) > len(cells):  # a few may derive theirs, such as end-to-end's learning rate
+                raise UserError(f"{name}: cannot be set to {value}: it is what {self.name} varies")
+        if len({cell.config for cell in cells}) < len(cells):
+            raise UserError(f"{', '.join(changes)}: cannot be set: settings of {self.name} would be the same")
+        return cells
 
-def base(scale: Scale, **options: object) -> Config:
-    """What all runs of a scale share: real images, one view to query, judged at the end."""
+
+def changed(cells: list[Cell], changes: Changes) -> list[Cell]:
+    """The same settings, with some options of all of them changed."""
+    return [replace(cell, config=with_options(cell.config, **changes)) for cell in cells]
+
+
+def base(scale: Scale, changes: Changes, looks: int = 1, **options: object) -> Config:
+    """What all runs of a scale share: real images, one view to query, judged `looks` times; then what is changed."""
     config = {
         # 10,000 images and small batches: many steps in the 40 minutes that a grid takes on 2 cores.
         "cpu": with_options(RECIPES["cifar10-cpu"].config, per_class=1000, epochs=8, batch_size=64, lr=0.03),
         "gpu": RECIPES["cifar10-r18"].config,
         "imagenet": RECIPES["imagenet-r50-v1"].config,
     }[scale]
-    config = with_options(config, symmetric=False, **options)
-    return with_options(config, knn_every=config.training.epochs)
+    config = with_options(config, symmetric=False, **(options | changes))
+    return with_options(config, **({"knn_every": max(1, config.training.epochs // looks)} | changes))
 
 
 # Fig. 3
@@ -96,23 +116,28 @@ _SIZES: dict[Scale, list[int]] = {
     "gpu": [256, 512, 1024, 4096, 16384],
     "imagenet": [256, 512, 1024, 4096, 16384, 65536],
 }
-_BATCHES = range(16, 1025)
-"""End-to-end's dictionary is the mini-batch: 1024 was the largest that fitted, in the paper."""
+_BATCHES: dict[Scale, tuple[int, int]] = {"cpu": (16, 256), "gpu": (16, 1024), "imagenet": (16, 1024)}
+"""The least and the largest of end-to-end, whose dictionary is the mini-batch.
+
+1024 was the largest that fitted, in the paper; of the 2,500 images of the CPU's scale it leaves 58 steps.
+"""
 _FIG3 = {
     ("MoCo", 65536): Published(60.6, f"{HE}, Fig. 3"),
     ("memory bank", 65536): Published(58.0, f"{HE}, Fig. 3"),
 }
 
 
-def _mechanisms(scale: Scale) -> list[Cell]:
-    # Fewer images and more epochs on a CPU: a memory bank learns from its vectors, and has each once an epoch.
-    shared, cells = base(scale, **({"per_class": 250, "epochs": 24} if scale == "cpu" else {})), []
+def _mechanisms(scale: Scale, changes: Changes) -> list[Cell]:
+    # Fewer images and more epochs on a CPU: a memory bank learns from its vectors, and has each once an epoch. At the
+    # learning rate of the other experiments a bank, and end-to-end's large batches, collapse.
+    options: Changes = {"per_class": 250, "epochs": 24, "lr": 0.01} if scale == "cpu" else {}
+    shared, cells, (least, largest) = base(scale, changes, **options), [], _BATCHES[scale]
     for size in _SIZES[scale]:
         configs = {
             "MoCo": with_options(shared, queue_size=size),
             "memory bank": with_options(shared, mechanism="memory-bank", queue_size=size),
         }
-        if size in _BATCHES:
+        if least <= size <= largest:
             lr = shared.training.lr * size / shared.training.batch_size  # linear scaling
             bn_group = min(size, shared.contrast.bn_group or size)
             configs["end-to-end"] = with_options(
@@ -124,7 +149,12 @@ def _mechanisms(scale: Scale) -> list[Cell]:
 
 def _mechanism_claims(scale: Scale) -> list[Claim]:
     least, largest = _SIZES[scale][0], _SIZES[scale][-1]
-    ranges = {"MoCo": (least, largest), "end-to-end": (max(least, _BATCHES[0]), 1024), "memory bank": (least, largest)}
+    batch = _BATCHES[scale][1]
+    ranges = {
+        "MoCo": (least, largest),
+        "end-to-end": (max(least, _BATCHES[scale][0]), batch),
+        "memory bank": (least, largest),
+    }
     gains = [
         Claim(f"{name} gains from a larger K ({high} over {low})", (name, high), (name, low))
         for name, (low, high) in ranges.items()
@@ -133,7 +163,7 @@ def _mechanism_claims(scale: Scale) -> list[Claim]:
     return [
         *gains,
         Claim("end-to-end is like MoCo at the same K (256)", ("end-to-end", 256), ("MoCo", 256), alike=True),
-        Claim(f"MoCo's largest dictionary ({largest}) is above end-to-end's (1024)", top, ("end-to-end", 1024)),
+        Claim(f"MoCo's largest dictionary ({largest}) is above end-to-end's ({batch})", top, ("end-to-end", batch)),
         Claim(f"MoCo is above the memory bank at K {largest}", top, bank),
     ]
 
@@ -144,8 +174,8 @@ def _mechanism_claims(scale: Scale) -> list[Claim]:
 _MOMENTA = {0.0: None, 0.9: 55.2, 0.99: 57.8, 0.999: 59.0, 0.9999: 58.9}
 
 
-def _momentum(scale: Scale) -> list[Cell]:
-    shared = base(scale, queue_size=4096)
+def _momentum(scale: Scale, changes: Changes) -> list[Cell]:
+    shared = base(scale, changes, queue_size=4096)
     return [
         Cell("MoCo", m, with_options(shared, momentum=m), Published(value, f"{HE}, 4.1, K 4096") if value else None)
         for m, value in _MOMENTA.items()
@@ -163,11 +193,10 @@ def _momentum_claims(scale: Scale) -> list[Claim]:
 # Fig. A.1
 
 
-def _shuffle_bn(scale: Scale) -> list[Cell]:
+def _shuffle_bn(scale: Scale, changes: Changes) -> list[Cell]:
     # On a CPU smaller groups: the fewer images share statistics, the more these tell.
     options = {"per_class": 500, "epochs": 40, "lr": 0.06, "bn_group": 8} if scale == "cpu" else {}
-    shared = base(scale, **options)
-    shared = with_options(shared, knn_every=max(1, shared.training.epochs // 10))
+    shared = base(scale, changes, looks=10, **options)
     return [
         Cell("with shuffling BN", "", with_options(shared, shuffle=True)),
         Cell("without", "", with_options(shared, shuffle=False)),
@@ -192,10 +221,10 @@ _ENCODERS: dict[Scale, list[tuple[str, float | None]]] = {
 }
 
 
-def _encoders(scale: Scale) -> list[Cell]:
+def _encoders(scale: Scale, changes: Changes) -> list[Cell]:
     # On a CPU the stem for large images, which makes 32 pixels 8: a 46th of the small stem's work.
     options = {"epochs": 6} if scale == "cpu" else {}
-    shared = base(scale, **options)
+    shared = base(scale, changes, **options)
     return [
         Cell("MoCo", name, with_options(shared, encoder=name), Published(value, f"{HE}, Table 1") if value else None)
         for name, value in _ENCODERS[scale]
@@ -213,7 +242,7 @@ def _encoder_claims(scale: Scale) -> list[Claim]:
 # The last table of others' results on small images
 
 
-def _small_scale(scale: Scale) -> list[Cell]:
+def _small_scale(scale: Scale, changes: Changes) -> list[Cell]:
     r18 = RECIPES["cifar10-r18"].config
     solo = with_options(
         r18,
@@ -229,7 +258,8 @@ def _small_scale(scale: Scale) -> list[Cell]:
         knn_every=50,
     )
     large = with_options(r18, batch_size=512, queue_size=8192, bn_group=64)
-    cifar100 = replace(solo, data=replace(solo.data, source="cifar100:data"))
+    source = changes.get("source", "cifar10:data")
+    cifar100 = source.replace("cifar10:", "cifar100:") if source.startswith("cifar10:") else "cifar100:data"
     lightly = [
         Cell("CIFAR-10, 200 epochs", "batch 128", r18, Published(83.8, f"{LIGHTLY}: kNN")),
         Cell("CIFAR-10, 200 epochs", "batch 512", large, Published(84.7, f"{LIGHTLY}: kNN")),
@@ -242,16 +272,19 @@ def _small_scale(scale: Scale) -> list[Cell]:
     ]
     others = [
         Cell("CIFAR-10, 1000 epochs", "batch 256", solo, Published(92.94, f"{SOLO}: linear")),
-        Cell("CIFAR-100, 1000 epochs", "batch 256", cifar100, Published(69.89, f"{SOLO}: linear")),
+        Cell("CIFAR-100, 1000 epochs", "batch 256", solo, Published(69.89, f"{SOLO}: linear")),
     ]
     if scale == "cpu":  # the same rows, as far as a CPU goes: a small encoder, few images, few epochs
         tiny = {"encoder": "tiny", "small_stem": False, "per_class": 1000}
-        shrunk = [with_options(cell.config, **tiny, epochs=cell.config.training.epochs // 20) for cell in lightly]
-        return [
-            Cell(f"CIFAR-10, {c.training.epochs} epochs", cell.x, with_options(c, knn_every=c.training.epochs))
-            for cell, c in zip(lightly, shrunk, strict=True)
-        ]
-    return [*lightly, *others]
+        for place, cell in enumerate(lightly):
+            epochs = cell.config.training.epochs // 20
+            config = with_options(cell.config, **tiny, epochs=epochs, knn_every=epochs)
+            lightly[place] = Cell(f"CIFAR-10, {epochs} epochs", cell.x, config)
+        others = []
+    return [
+        *changed([*lightly, *others[:1]], changes),
+        *changed(others[1:], changes | {"source": cifar100}),
+    ]
 
 
 def _small_scale_claims(scale: Scale) -> list[Claim]:

@@ -13,14 +13,15 @@ from typing import Any, NamedTuple
 import torch
 import torch.distributed as dist
 
-from moco.config import Compute, Config, Linear, with_options
+from moco.config import Compute, Config, Linear, check, with_options
 from moco.contrast.ranks import rank, world_size
 from moco.data import Source, source_of
 from moco.device import Device
 from moco.errors import UserError
 from moco.evaluation import evaluate_linear, open_trained
 from moco.evaluation.features import extract
-from moco.reproduce.experiments import Cell, Experiment
+from moco.reproduce.experiments import Cell
+from moco.reproduce.findings import Results, by_cell
 from moco.run import Run, read_lines
 from moco.training import Pretraining, pretrain
 
@@ -36,6 +37,8 @@ class Job:
     cell: Cell
     seed: int
     folder: Path
+    variant: str = ""
+    """What the whole grid differs in from another, "bn_group=4"."""
 
     @property
     def config(self) -> Config:
@@ -43,7 +46,12 @@ class Job:
 
     @property
     def title(self) -> str:
-        return f"{self.cell.label}, seed {self.seed}"
+        return f"{self.setting}, seed {self.seed}"
+
+    @property
+    def setting(self) -> str:
+        """The cell and the variant, for people."""
+        return ", ".join(filter(None, (self.cell.label, self.variant)))
 
     def result(self) -> dict[str, Any] | None:
         """What was measured, if it was. Raises UserError for a result of other options."""
@@ -58,12 +66,17 @@ class Job:
         return values
 
 
-def plan(
-    experiment: Experiment, cells: list[Cell], seeds: int, out: Path, changes: dict[str, Any], compute: Compute
-) -> list[Job]:
-    """All runs of an experiment, a whole grid of one seed before the next."""
-    changed = [replace(cell, config=replace(with_options(cell.config, **changes), compute=compute)) for cell in cells]
-    return [Job(cell, seed, out / f"{cell.name}-seed{seed}") for seed in range(seeds) for cell in changed]
+def plan(cells: list[Cell], seeds: int, out: Path, compute: Compute, variant: str = "") -> list[Job]:
+    """All runs of an experiment, a whole grid of one seed before the next; a variant's in a folder of its name."""
+    placed = [replace(cell, config=replace(cell.config, compute=compute)) for cell in cells]
+    return [
+        Job(cell, seed, out / variant / f"{cell.name}-seed{seed}", variant) for seed in range(seeds) for cell in placed
+    ]
+
+
+def results_of(jobs: list[Job]) -> Results:
+    """The results that there are, of a grid's settings."""
+    return by_cell([result for job in jobs if (result := job.result()) is not None])
 
 
 class Estimate(NamedTuple):
@@ -102,15 +115,16 @@ def estimate(config: Config, source: Source, device: Device) -> Estimate:
 
 
 def sources(jobs: list[Job]) -> Iterator[tuple[Job, Source | UserError]]:
-    """Each run with its data; what several runs in a row share is opened once."""
-    last: tuple[Any, Source | UserError] | None = None
+    """Each run with its data, or why it cannot be had; what several runs in a row share is opened once."""
+    opened, data = None, None
     for job in jobs:
-        if last is None or last[0] != job.config.data:
-            try:
-                last = job.config.data, source_of(job.config)
-            except UserError as error:
-                last = job.config.data, error
-        yield job, last[1]
+        try:
+            if opened is None or data != job.config.data:
+                opened, data = source_of(job.config), job.config.data
+            check(job.config, world_size(), len(opened.train))
+            yield job, opened
+        except UserError as error:
+            yield job, error
 
 
 def run_missing(jobs: list[Job], device: Device, linear: Linear, deadline: float | None) -> None:

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from moco.files import write_whole
 from moco.reproduce.experiments import MEASURES, Cell, Claim, Experiment, Measure
 from moco.reproduce.findings import Finding, Measured, Results, examine, measured
-from moco.reproduce.grid import Job
+from moco.reproduce.grid import Job, results_of
 from moco.run import Run, read_lines
 
 _STYLES = [("o", "-"), ("s", "--"), ("^", ":"), ("D", "-."), ("v", "-")]
@@ -24,12 +24,11 @@ _STYLES = [("o", "-"), ("s", "--"), ("^", ":"), ("D", "-."), ("v", "-")]
 
 
 def write_page(
-    experiment: Experiment, jobs: list[Job], claims: list[Claim], results: Results, context: dict[str, Any], out: Path
+    experiment: Experiment, jobs: list[Job], claims: list[Claim], context: dict[str, Any], out: Path, name: str
 ) -> Path:
-    """Writes EXPERIMENT-SCALE.md, its figures and .json into the folder `out`, and returns the page's path."""
+    """Writes NAME.md, its figures and .json into the folder `out`, and returns the page's path."""
     out.mkdir(parents=True, exist_ok=True)
-    name = f"{experiment.name}-{context['scale']}"
-    cells = list({(job.cell.series, job.cell.x): job.cell for job in jobs}.values())
+    cells, results = _cells(jobs), results_of(jobs)
     findings = [examine(claim, results) for claim in claims]
     figures = []
     if experiment.axis != "epoch":
@@ -38,24 +37,73 @@ def write_page(
     if max(len(_curve(Run(job.folder), "knn")) for job in jobs) > 2:
         _draw_curves(jobs, out / f"{name}-curves.png")
         figures.append(f"{name}-curves.png")
-    page = _page(experiment, cells, results, findings, context, figures)
-    write_whole(out / f"{name}.md", lambda file: file.write(page.encode()))
-    everything = {**context, "results": [result for runs in results.values() for result in runs]}
-    text = json.dumps(everything, indent=1) + "\n"
-    write_whole(out / f"{name}.json", lambda file: file.write(text.encode()))
-    return out / f"{name}.md"
+    lines = _head(experiment, context, sum(map(len, results.values())), figures)
+    lines += [*table(experiment, cells, results), "", *_untrained(results), _MEANS[context["scale"] == "imagenet"], ""]
+    lines += ["## Which of the findings show", "", "| finding of the paper | here | |", "| --- | --- | --- |"]
+    lines += [f"| {finding.claim.says} | {_difference(finding)} | {finding.verdict} |" for finding in findings]
+    return _write(out / f"{name}.md", [*lines, "", _DIFFERENCES, ""], context, results)
 
 
-def _page(
+def write_varied(
     experiment: Experiment,
-    cells: list[Cell],
-    results: Results,
-    findings: list[Finding],
+    option: str,
+    grids: dict[str, list[Job]],
+    claims: list[Claim],
     context: dict[str, Any],
-    figures: list[str],
-) -> str:
-    done = sum(len(runs) for runs in results.values())
-    lines = [
+    out: Path,
+    name: str,
+) -> Path:
+    """The same of a grid that was run at several values of an option: how each finding changes with it."""
+    out.mkdir(parents=True, exist_ok=True)
+    results = {value: results_of(jobs) for value, jobs in grids.items()}
+    findings = {claim.says: {value: examine(claim, found) for value, found in results.items()} for claim in claims}
+    _draw_varied(option, findings, out / f"{name}.png")
+    done = sum(len(runs) for found in results.values() for runs in found.values())
+    lines = _head(experiment, context, done, [f"{name}.png"])
+    lines += [f"| finding of the paper | {' | '.join(f'{option} {value}' for value in grids)} |"]
+    lines += [f"| --- |{' --- |' * len(grids)}"]
+    for says, row in findings.items():
+        found = (f"{_difference(finding)}: {finding.verdict}".removeprefix(": ") for finding in row.values())
+        lines += [f"| {says} | {' | '.join(found)} |"]
+    lines += ["", _DIFFERENCES, ""]
+    for value, jobs in grids.items():
+        lines += [f"## {option} {value}", "", *table(experiment, _cells(jobs), results[value]), ""]
+        lines += _untrained(results[value])
+    lines += [_MEANS[context["scale"] == "imagenet"], ""]
+    return _write(out / f"{name}.md", lines, context, results)
+
+
+_MEANS = (
+    "Means over the seeds, with their standard deviation; the published figures are of other data, encoders and "
+    "lengths, and are to be compared in their order alone.",
+    "Means over the seeds, with their standard deviation.",
+)
+_DIFFERENCES = (
+    "A difference is of two means, in points; behind it half of its 95 % interval, from the spread between seeds of "
+    "all settings."
+)
+
+
+def _write(path: Path, lines: list[str], context: dict[str, Any], results: Any) -> Path:
+    write_whole(path, lambda file: file.write("\n".join(lines).encode()))
+    text = json.dumps({**context, "results": _plain(results)}, indent=1) + "\n"
+    write_whole(path.with_suffix(".json"), lambda file: file.write(text.encode()))
+    return path
+
+
+def _plain(results: Any) -> Any:
+    """Results without their keys, which each of them holds; of several grids by the value of the option."""
+    if any(isinstance(found, dict) for found in results.values()):
+        return {value: _plain(found) for value, found in results.items()}
+    return [result for runs in results.values() for result in runs]
+
+
+def _cells(jobs: list[Job]) -> list[Cell]:
+    return list({(job.cell.series, job.cell.x): job.cell for job in jobs}.values())
+
+
+def _head(experiment: Experiment, context: dict[str, Any], done: int, figures: list[str]) -> list[str]:
+    return [
         f"# {experiment.title}: at the scale of {context['scale']}",
         "",
         f"{experiment.asks} {experiment.note}".strip(),
@@ -65,25 +113,7 @@ def _page(
         "",
         *(f"![{experiment.title}]({figure})" for figure in figures),
         "",
-        *table(experiment, cells, results),
-        "",
-        *_untrained(results),
-        "Means over the seeds, with their standard deviation; the published figures are of other data, encoders and "
-        "lengths, and are to be compared in their order alone."
-        if context["scale"] != "imagenet"
-        else "Means over the seeds, with their standard deviation.",
-        "",
-        "## Which of the findings show",
-        "",
-        "| finding of the paper | here | |",
-        "| --- | --- | --- |",
-        *(f"| {finding.claim.says} | {_difference(finding)} | {finding.verdict} |" for finding in findings),
-        "",
-        "A difference is of two means, in points; behind it half of its 95 % interval, from the spread between "
-        "seeds of all settings.",
-        "",
     ]
-    return "\n".join(lines)
 
 
 def _untrained(results: Results) -> list[str]:
@@ -184,6 +214,25 @@ def _line(
     marker, dashes = style
     x = [places[cell.x] for cell in cells]
     axis.errorbar(x, values, yerr=spreads, marker=marker, linestyle=dashes, capsize=3, label=label)
+
+
+def _draw_varied(option: str, findings: dict[str, dict[str, Finding]], path: Path) -> None:
+    """The difference that each finding is about, over the values of the option; above 0 it is as in the paper."""
+    figure, axis = plt.subplots(figsize=(7.5, 4.5))
+    axis.axhline(0, color="0.5", linewidth=1)
+    for number, (says, row) in enumerate(findings.items()):
+        marker, dashes = _STYLES[number % len(_STYLES)]
+        x = [place + 0.06 * number for place in range(len(row))]
+        spreads = [finding.uncertainty or 0 for finding in row.values()]
+        values = [finding.difference for finding in row.values()]
+        axis.errorbar(x, values, yerr=spreads, marker=marker, linestyle=dashes, capsize=3, label=says)
+    (row, *_) = findings.values()
+    axis.set_xticks(range(len(row)), list(row))
+    axis.set_xlabel(option)
+    axis.set_ylabel("difference in points, with its 95 % interval")
+    _finish(axis, legend=False)
+    axis.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.15))
+    _save(figure, path)
 
 
 def _draw_curves(jobs: list[Job], path: Path) -> None:

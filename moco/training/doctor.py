@@ -219,7 +219,7 @@ def _slow_keys(records: Records) -> Finding | None:
 
 def _fast_keys(records: Records) -> Finding | None:
     m, drift = records.config.contrast.momentum, records.last("key_drift")
-    if not records.moco or m > 0.95 or drift is None or not records.warm:
+    if not records.moco or m > 0.95 or drift is None or not records.warm or _slow_keys(records):
         return None
     if drift > 0.8 and not _is_collapsed(records):  # collapsed keys are all alike
         return None

@@ -1,6 +1,7 @@
 import pytest
 
 from moco.config import check
+from moco.errors import UserError
 from moco.reproduce import EXPERIMENTS
 from moco.reproduce.experiments import MEASURES
 
@@ -41,6 +42,21 @@ def test_a_grid_varies_what_it_is_about_and_nothing_else(scale):
     with_, without = EXPERIMENTS["shuffle-bn"].cells(scale)
     assert with_.config.contrast.shuffle
     assert not without.config.contrast.shuffle
+
+
+def test_what_is_set_holds_for_every_run_and_end_to_end_still_scales():
+    mechanisms = EXPERIMENTS["mechanisms"].cells("cpu", {"lr": 0.02, "epochs": 3})
+    assert {cell.config.training.epochs for cell in mechanisms} == {3}
+    rates = {cell.x: cell.config.training.lr for cell in mechanisms if cell.series == "end-to-end"}
+    assert rates == pytest.approx({size: 0.02 * size / 64 for size in rates})
+    with pytest.raises(UserError, match="it is what mechanisms varies"):
+        EXPERIMENTS["mechanisms"].cells("cpu", {"queue_size": 7})
+
+
+def test_data_elsewhere_is_not_taken_for_cifar_100():
+    cells = EXPERIMENTS["small-scale"].cells("gpu", {"source": "cifar10:/elsewhere"})
+    sources = {cell.series.split(",")[0]: cell.config.data.source for cell in cells}
+    assert sources == {"CIFAR-10": "cifar10:/elsewhere", "CIFAR-100": "cifar100:/elsewhere"}
 
 
 def test_the_published_figures_stand_beside_the_settings_they_are_of():

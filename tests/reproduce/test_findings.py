@@ -2,9 +2,8 @@ import math
 
 import pytest
 
-from moco.reproduce import by_cell
 from moco.reproduce.experiments import Claim
-from moco.reproduce.findings import examine, measured
+from moco.reproduce.findings import by_cell, examine, measured
 
 
 def results(**values: list[float]) -> dict:

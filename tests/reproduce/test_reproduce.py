@@ -10,7 +10,7 @@ import pytest
 from moco import cli
 from moco.config import with_options
 from moco.reproduce import EXPERIMENTS
-from moco.reproduce.experiments import Cell, Claim
+from moco.reproduce.experiments import Cell, Claim, changed
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,9 @@ def tiny(monkeypatch):
         for cell in whole.cells("cpu")[:2]
     ]
     claims = [Claim("0.9 is above 0", ("MoCo", 0.9), ("MoCo", 0.0))]
-    experiment = replace(whole, cells=lambda scale: cells, claims=lambda scale: claims, seeds=2)
+    experiment = replace(
+        whole, grid=lambda scale, changes: changed(cells, changes), claims=lambda scale: claims, seeds=2
+    )
     monkeypatch.setitem(EXPERIMENTS, "momentum", experiment)
     return experiment
 
@@ -41,25 +43,25 @@ def reproduce(npz: Path, out: Path, *more: str) -> None:
 
 
 def test_a_grid_is_run_once_and_told(tiny, npz, tmp_path, capsys):
-    reproduce(npz, tmp_path, "--per-class", "24")
+    reproduce(npz, tmp_path, "--set", "per_class=24")
     written = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/result.json")}
     assert {path.parent.name for path in written} == {f"moco-{m}-seed{seed}" for m in ("0.0", "0.9") for seed in (0, 1)}
     for path in written:
         result = json.loads(path.read_text())
         assert {"knn", "linear", "lookup"} <= set(result)
-    page = (tmp_path / "momentum-cpu.md").read_text()
+    page = (tmp_path / "momentum-cpu,per_class=24.md").read_text()
     assert "| MoCo | 0.9 |" in page
     assert "55.2" in page
     assert "0.9 is above 0" in page
-    everything = json.loads((tmp_path / "momentum-cpu.json").read_text())
+    everything = json.loads((tmp_path / "momentum-cpu,per_class=24.json").read_text())
     assert len(everything["results"]) == 4
     assert everything["command"].split()[0] == "moco"
-    assert (tmp_path / "momentum-cpu.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "momentum-cpu,per_class=24.png").read_bytes().startswith(b"\x89PNG")
 
     # Again: nothing is run, a missing result is judged anew, a third seed is added.
     first = next(iter(written))
     first.unlink()
-    reproduce(npz, tmp_path, "--per-class", "24", "--seeds", "3")
+    reproduce(npz, tmp_path, "--set", "per_class=24", "--seeds", "3")
     again = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/result.json")}
     assert len(again) == 6
     assert all(again[path] == when for path, when in written.items() if path != first)
@@ -81,9 +83,49 @@ def test_it_stops_when_the_time_is_up_and_goes_on(tiny, npz, tmp_path):
 def test_other_options_are_refused(tiny, npz, tmp_path, capsys):
     reproduce(npz, tmp_path, "--seeds", "1")
     with pytest.raises(SystemExit) as left:
-        reproduce(npz, tmp_path, "--seeds", "1", "--epochs", "3")
+        reproduce(npz, tmp_path, "--seeds", "1", "--set", "epochs=3")
     assert left.value.code == 2
     assert "epochs 2 -> 3" in capsys.readouterr().err
+
+
+def test_a_grid_is_run_at_several_values_of_an_option(tiny, npz, tmp_path):
+    vary = ("--vary", "epochs=1,2", "--set", "per_class=24", "--only", "0.9", "0", "--seeds", "2")
+    reproduce(npz, tmp_path, *vary)
+    results = {path.relative_to(tmp_path).parts[0] for path in tmp_path.glob("*/*/result.json")}
+    assert results == {"epochs=1", "epochs=2"}
+    page = (tmp_path / "momentum-cpu,per_class=24,vary-epochs.md").read_text()
+    assert "| finding of the paper | epochs 1 | epochs 2 |" in page
+    assert page.count("| MoCo | 0.9 |") == 2
+    assert "8 of 8 runs" in page
+    everything = json.loads((tmp_path / "momentum-cpu,per_class=24,vary-epochs.json").read_text())
+    assert {value: len(runs) for value, runs in everything["results"].items()} == {"1": 4, "2": 4}
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--set", "epoch=3"], "did you mean epochs"),
+        (["--set", "epochs"], "NAME=VALUE"),
+        (["--set", "epochs=many"], "is not of type int"),
+        (["--vary", "bn_group=8,"], "NAME=VALUE"),
+        (["--vary", "epochs=0,1"], "--epochs 0: at least 1"),
+        (["--only", "0.5"], "there is no such setting; there are MoCo 0, MoCo 0.9"),
+        (["--seeds", "0"], "--seeds 0: at least 1"),
+        (["--set", "momentum=0.5"], "settings of momentum would be the same"),
+    ],
+)
+def test_what_cannot_be_set_is_said(words, says, tiny, npz, tmp_path, capsys):
+    with pytest.raises(SystemExit) as left:
+        reproduce(npz, tmp_path, *words)
+    assert left.value.code == 2
+    assert says in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_settings_that_do_not_fit_the_data_are_left_out(tiny, npz, tmp_path, capsys):
+    reproduce(npz, tmp_path, "--set", "batch_size=512", "--seeds", "1")
+    said = capsys.readouterr()
+    assert "0 of 2 runs are done" in said.out
 
 
 def test_a_dry_run_tells_the_cost_and_starts_nothing(tiny, npz, tmp_path, capsys):
@@ -102,7 +144,9 @@ def test_runs_whose_data_is_not_there_are_left_out(tiny, tmp_path, capsys):
 def test_curves_over_epochs_are_drawn(tiny, npz, tmp_path, monkeypatch):
     cells = [Cell("with", "", tiny.cells("cpu")[0].config), Cell("without", "", tiny.cells("cpu")[1].config)]
     claims = [Claim("it cheats", ("without", ""), ("with", ""), "lookup")]
-    curves = replace(tiny, axis="epoch", cells=lambda scale: cells, claims=lambda scale: claims)
+    curves = replace(
+        tiny, axis="epoch", grid=lambda scale, changes: changed(cells, changes), claims=lambda scale: claims
+    )
     monkeypatch.setitem(EXPERIMENTS, "momentum", curves)
     reproduce(npz, tmp_path, "--seeds", "1", "--page", str(tmp_path / "page"))
     assert (tmp_path / "page/momentum-cpu-curves.png").stat().st_size > 10_000

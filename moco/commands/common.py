@@ -1,0 +1,39 @@
+"""What the commands share: a device, the ranks, and what is printed once."""
+
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from rich.console import Console
+from rich.progress import track
+
+from moco.config import Compute
+from moco.contrast.ranks import rank
+from moco.device import Device, choose_device, start_ranks, stop_ranks
+
+Item = TypeVar("Item")
+console = Console(highlight=False)
+
+
+@contextmanager
+def computing(compute: Compute) -> Iterator[Device]:
+    """The device, and the ranks joined as long as the command runs."""
+    device = choose_device(compute)
+    start_ranks(device.device)
+    try:
+        yield device
+    finally:
+        stop_ranks()
+
+
+def say(*what: Any) -> None:
+    """Prints on the main rank."""
+    if rank() == 0:
+        console.print(*what)
+
+
+def progress(what: str) -> Callable[[Iterable[Item]], Iterable[Item]]:
+    """A bar over the pieces of some work, on the main rank's terminal; elsewhere nothing."""
+    quiet = rank() != 0 or not sys.stderr.isatty()
+    return lambda pieces: track(pieces, what, console=Console(stderr=True), disable=quiet)

@@ -1,0 +1,145 @@
+"""moco reproduce: the experiments of the paper."""
+
+import os
+import shlex
+import sys
+import time
+from datetime import date
+from operator import attrgetter
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.markup import escape
+from rich.table import Table
+
+from moco.cli import Reproduce
+from moco.commands.common import computing, say
+from moco.config import Linear, check, parse_option, require_all
+from moco.contrast.ranks import rank, world_size
+from moco.device import Device
+from moco.errors import UserError
+from moco.reproduce import EXPERIMENTS, Job, estimate, plan, run_missing, sources, write_page, write_varied
+from moco.reproduce.experiments import Cell
+from moco.training import Stopped, start_logging
+
+
+def reproduce(options: Reproduce) -> None:
+    """Runs what is missing of an experiment and writes its page; told to stop, leaves as `pretrain` does."""
+    experiment, scale = EXPERIMENTS[options.experiment], options.scale
+    require_all([(options.seeds is None or options.seeds >= 1, f"--seeds {options.seeds}: at least 1")])
+    set_, (option, values) = dict(map(parse_option, options.set)), _varied(options.vary)
+    if options.data is not None:
+        set_["source"] = options.data
+    name = ",".join([f"{experiment.name}-{scale}", *options.set])
+    out = options.out or Path("runs/reproduce") / name
+    seeds = options.seeds or (1 if scale == "imagenet" else experiment.seeds)
+    grids = {}
+    for spelled, change in values.items():
+        cells = _only(experiment.cells(scale, set_ | change), options.only)
+        grids[spelled] = plan(cells, seeds, out, options.compute, f"{option}={spelled}" if option else "")
+    there = {(cell.series, cell.x) for cell in cells}
+    claims = [claim for claim in experiment.claims(scale) if {claim.better, claim.worse} <= there]
+    # All settings with one seed before the next.
+    jobs = sorted((job for grid in grids.values() for job in grid), key=lambda job: job.seed)
+    deadline = None if options.minutes is None else time.monotonic() + 60 * options.minutes
+    with computing(options.compute) as device:
+        start_logging(None, rank() == 0)
+        for job in jobs:
+            check(job.config, world_size())
+        if options.dry_run:
+            _tell_costs(jobs, device)
+            return
+        # On a CPU the features are computed once; elsewhere it is the protocol of section 4.1 as it stands.
+        linear = Linear(cached=scale == "cpu")
+        stopped = None
+        try:
+            run_missing(jobs, device, linear, deadline)
+        except Stopped as told:
+            stopped = told
+        if rank() == 0:
+            context, page = _reproduced(options, jobs, device), options.page or out
+            if option:
+                page = write_varied(experiment, option, grids, claims, context, page, f"{name},vary-{option}")
+            else:
+                page = write_page(experiment, jobs, claims, context, page, name)
+            done = sum(job.result() is not None for job in jobs)
+            say(f"{done} of {len(jobs)} runs are done; written to {page}")
+        if stopped is not None:
+            say("the same command goes on")
+            raise SystemExit(128 + stopped.signal_number)
+
+
+def _varied(spelled: str | None) -> tuple[str, dict[str, dict[str, Any]]]:
+    """--vary NAME=VALUE,VALUE: the option's name, and the change of options at each value."""
+    if spelled is None:
+        return "", {"": {}}
+    name, _, values = spelled.partition("=")
+    changes = {value: dict([parse_option(f"{name}={value}")]) for value in values.split(",")}
+    return name, changes
+
+
+def _only(cells: list[Cell], asked: tuple[str, ...]) -> list[Cell]:
+    """The settings of a grid that are asked for, all if none is."""
+    if unknown := set(asked) - {word for cell in cells for word in (cell.series, cell.spelled, cell.label)}:
+        known = ", ".join(dict.fromkeys(cell.label for cell in cells))
+        raise UserError(f"--only {', '.join(sorted(unknown))}: there is no such setting; there are {known}")
+    return [cell for cell in cells if not asked or {cell.series, cell.spelled, cell.label} & set(asked)]
+
+
+def _reproduced(options: Reproduce, jobs: list[Job], device: Device) -> dict[str, Any]:
+    """Under what the results of an experiment were reached."""
+    config = jobs[0].config
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    on_gpu = device.device.type == "cuda"
+    machine = torch.cuda.get_device_name(device.device) if on_gpu else f"{cores} CPU cores"
+    few = f", {config.data.per_class:,} images a class" if config.data.per_class else ""
+    return {
+        "experiment": options.experiment,
+        "scale": options.scale,
+        "command": shlex.join(["moco", *sys.argv[1:]]),
+        "machine": f"{machine}, {'bf16' if device.bf16 else 'fp32'}",
+        "torch": str(torch.__version__),
+        "date": str(date.today()),
+        "runs": len(jobs),
+        "setting": f"{config.encoder.encoder}, {config.data.source.split(':')[0]}{few}, {_shared(jobs)}; "
+        f"linear: {'features of centre crops' if options.scale == 'cpu' else 'section 4.1'}.",
+    }
+
+
+def _shared(jobs: list[Job]) -> str:
+    """The options that all runs have alike, of those that a reader asks for."""
+    asked = {
+        "epochs": "training.epochs",
+        "batch": "training.batch_size",
+        "learning rate": "training.lr",
+        "K": "contrast.queue_size",
+        "m": "contrast.momentum",
+        "temperature": "contrast.temperature",
+        "BN groups of": "contrast.bn_group",
+    }
+    values = {name: {attrgetter(path)(job.config) for job in jobs} for name, path in asked.items()}
+    return ", ".join(f"{name} {next(iter(found))}" for name, found in values.items() if len(found) == 1)
+
+
+def _tell_costs(jobs: list[Job], device: Device) -> None:
+    """A table of an experiment's settings and what each run of it costs here, measured by a few steps."""
+    table = Table(title="cost of a run on this machine, by a few steps of it", title_justify="left")
+    for column in ("setting", "steps", "minutes", "GPU memory", "done"):
+        table.add_column(column, justify="left" if column == "setting" else "right")
+    total, missing = 0.0, 0
+    first = {job.setting: job for job in reversed(jobs)}
+    for job, source in sources([job for job in jobs if first[job.setting] is job]):
+        seeds = [other for other in jobs if other.setting == job.setting]
+        done = sum(other.result() is not None for other in seeds)
+        name = job.setting
+        if isinstance(source, UserError):
+            table.add_row(name, "", escape(str(source)), "", f"{done} of {len(seeds)}")
+            continue
+        cost = estimate(job.config, source, device)
+        total += cost.seconds * (len(seeds) - done)
+        missing += len(seeds) - done
+        memory = f"{cost.memory_mb:,.0f} MB" if cost.memory_mb else ""
+        table.add_row(name, f"{cost.steps:,}", f"{cost.seconds / 60:,.1f}", memory, f"{done} of {len(seeds)}")
+    say(table)
+    say(f"{missing} runs are missing, about {total / 60:,.0f} minutes in all")

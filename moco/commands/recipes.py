@@ -1,0 +1,90 @@
+"""moco recipes and moco suggest."""
+
+import logging
+
+import yaml
+from rich.markup import escape
+from rich.table import Table
+
+from moco.cli import Suggest
+from moco.commands.common import computing, console, say
+from moco.config import require_all, to_dict
+from moco.contrast.ranks import rank
+from moco.data import open_source
+from moco.data.survey import survey
+from moco.errors import UserError
+from moco.recipes import RECIPES, get_recipe, write_recipe
+from moco.reproduce import estimate
+from moco.suggest import Facts, warnings
+from moco.suggest import suggest as suggested
+from moco.training import start_logging
+
+log = logging.getLogger("moco")
+
+
+def list_recipes() -> None:
+    """A table of the recipes."""
+    table = Table(title="recipes (moco recipes RECIPE shows one whole)", title_justify="left")
+    for column in ("recipe", "what", "cost", "reaches"):
+        table.add_column(column, no_wrap=column == "recipe")
+    for recipe in RECIPES.values():
+        table.add_row(recipe.name, recipe.about, recipe.cost, recipe.reaches)
+    console.print(table)
+
+
+def show_recipe(name: str) -> None:
+    """A recipe: what it is, costs and reaches, its command, and every option."""
+    recipe = get_recipe(name)
+    console.print(f"{recipe.name}: {recipe.about}\n  cost     {recipe.cost}\n  reaches  {recipe.reaches}")
+    console.print(f"  from     {recipe.source}\n  run      {recipe.command}\n")
+    console.print(yaml.safe_dump(to_dict(recipe.config), sort_keys=False), markup=False)
+
+
+def suggest(options: Suggest) -> None:
+    """Writes a recipe for a data set, with the reason of each choice and what it would cost here."""
+    rules = [
+        (options.out.suffix == ".yaml", f"--out {options.out}: a recipe is a .yaml"),
+        (options.overwrite or not options.out.exists(), f"{options.out} is there: --overwrite, or --out another"),
+        (options.hours is None or options.hours > 0, f"--hours {options.hours}: above 0"),
+    ]
+    require_all(rules)
+    with computing(options.compute) as device:
+        start_logging(None, rank() == 0)
+        source = open_source(options.source, download=options.download, max_bad=1)
+        found = survey(source.train, sample=500)
+        if not found.sizes:
+            raise UserError(f"{options.source}: no image can be read")
+        sides = sorted(min(size) for size, number in found.sizes.items() for _ in range(number))
+        facts = Facts(
+            options.source,
+            images=len(source.train),
+            side=sides[len(sides) // 2],
+            labelled=source.labelled,
+            gpu=device.device.type == "cuda",
+        )
+        config, choices = suggested(facts, options.compute)
+        cost = estimate(config, source, device)
+        if options.hours is not None:
+            before = config.training.epochs
+            epochs = max(1, int(before * 3600 * options.hours / cost.seconds))
+            config, choices = suggested(facts, options.compute, epochs)
+            # The steps are the same, only more or fewer.
+            cost = cost._replace(steps=cost.steps * epochs // before, seconds=cost.seconds * epochs / before)
+        table = Table(title=f"{facts.images:,} images of {facts.side} pixels", title_justify="left")
+        for column in ("option", "value", "why", "scales from"):
+            table.add_column(column, no_wrap=column == "option")
+        for choice in choices:
+            table.add_row(choice.flag, f"{choice.value}", escape(choice.reason), escape(choice.published))
+        say(table)
+        for warning in warnings(facts, len(found.broken)):
+            log.warning(warning)
+        memory = f", {cost.memory_mb:,.0f} MB of GPU memory" if cost.memory_mb else ""
+        rate = cost.steps * config.training.batch_size / cost.seconds
+        say(f"about {_time(cost.seconds)} here for {cost.steps:,} steps, {rate:,.0f} images/s{memory}")
+        if rank() == 0:
+            write_recipe(options.out, config, [f"{choice.flag}: {choice.reason}" for choice in choices])
+        say(f"written to {options.out}; start it by:\n  moco pretrain {options.out}")
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds / 3600:.1f} hours" if seconds > 5400 else f"{seconds / 60:.0f} minutes"
