@@ -36,7 +36,7 @@ def test_it_stops_when_the_time_is_up_and_goes_on(npz, tmp_path, capsys):
 def test_the_settings_can_start():
     for cell in [*published("gpu", {}), *speed("gpu", {})]:
         check(cell.config)
-    assert [cell.published.value for cell in published("gpu")] == [83.8, 84.7, 89.9]
+    assert [cell.published.value for cell in published("gpu", {})] == [83.8, 84.7, 89.9]
 
 
 def test_bad_data_is_one_line(tmp_path):
