@@ -17,11 +17,8 @@ from moco.recipes import RECIPES
 
 
 @pytest.fixture(scope="session")
-def npz(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("data") / "images.npz"
-    generator = np.random.default_rng(0)
-    np.savez(path, images=generator.integers(0, 256, (96, 16, 16, 3), dtype=np.uint8), labels=np.arange(96) % 3)
-    return path
+def npz(random_npz) -> Path:
+    return random_npz(96)
 
 
 @pytest.fixture

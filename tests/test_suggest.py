@@ -3,7 +3,6 @@
 import math
 import shlex
 
-import numpy as np
 import pytest
 import yaml
 from hypothesis import given, settings
@@ -72,11 +71,8 @@ def test_what_a_person_should_know():
 
 
 @pytest.fixture
-def npz(tmp_path):
-    generator = np.random.default_rng(0)
-    images = generator.integers(0, 256, (128, 32, 32, 3), dtype=np.uint8)
-    np.savez(tmp_path / "images.npz", images=images, labels=np.arange(128) % 2)
-    return tmp_path / "images.npz"
+def npz(random_npz):
+    return random_npz(128, size=32, classes=2)
 
 
 def test_the_suggested_recipe_runs(npz, tmp_path, capsys, monkeypatch):

@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from bench.small_scale import main, published, speed
@@ -11,11 +10,8 @@ from moco.config import check
 
 
 @pytest.fixture(scope="module")
-def npz(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("data") / "images.npz"
-    generator = np.random.default_rng(0)
-    np.savez(path, images=generator.integers(0, 256, (80, 32, 32, 3), dtype=np.uint8), labels=np.arange(80) % 2)
-    return path
+def npz(random_npz) -> Path:
+    return random_npz(80, size=32, classes=2)
 
 
 def test_it_stops_when_the_time_is_up_and_goes_on(npz, tmp_path, capsys):

@@ -4,12 +4,12 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from tiny_runs import save_images, train
+from tiny_runs import train
 
 
 @pytest.fixture(scope="session")
-def source(tmp_path_factory) -> str:
-    return save_images(tmp_path_factory.mktemp("data") / "images.npz", classes=True)
+def source(random_npz) -> str:
+    return f"npz:{random_npz(120)}"
 
 
 @pytest.fixture(scope="session")

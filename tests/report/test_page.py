@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_runs import HOSTILE, copied, save_images
+from tiny_runs import HOSTILE, copied
 
 from moco.cli import main
 from moco.run import Run
@@ -180,8 +180,8 @@ def test_runs_of_the_same_name_are_told_by_their_paths(run, tmp_path):
     assert names == [str(run), str(copy)]
 
 
-def test_an_unlabelled_set_has_pictures_without_classes(run, tmp_path):
-    out = copied(run, tmp_path / "run", save_images(tmp_path / "images.npz", classes=False))
+def test_an_unlabelled_set_has_pictures_without_classes(run, tmp_path, random_npz):
+    out = copied(run, tmp_path / "run", f"npz:{random_npz(120, classes=0)}")
     report(out, "--points", 30)
     page = Page(out / "report.html")
     assert page.ids("section") == SECTIONS
@@ -190,8 +190,7 @@ def test_an_unlabelled_set_has_pictures_without_classes(run, tmp_path):
     assert "≠" not in page.text
 
 
-def test_without_its_images_the_page_says_so(run, tmp_path, capsys):
-    moved = save_images(tmp_path / "moved.npz", classes=True)
+def test_without_its_images_the_page_says_so(run, source, tmp_path, capsys):
     out = copied(run, tmp_path / "run", f"npz:{tmp_path / 'images.npz'}")
     report(out)
     page = Page(out / "report.html")
@@ -200,7 +199,7 @@ def test_without_its_images_the_page_says_so(run, tmp_path, capsys):
     assert page.data["maps"] == [None]
     said = capsys.readouterr()
     assert "no such path" in " ".join((said.out + said.err).split())
-    report(out, "--data", moved, "--points", 10)
+    report(out, "--data", source, "--points", 10)
     assert Page(out / "report.html").ids("section") == SECTIONS
 
 

@@ -4,20 +4,11 @@ import shlex
 import shutil
 from pathlib import Path
 
-import numpy as np
 import yaml
 
 from moco.cli import main
 
 HOSTILE = "<script>alert('&')</script>"
-
-
-def save_images(path: Path, classes: bool, number: int = 120) -> str:
-    """Random images as a source; labels 0..2, or none."""
-    generator = np.random.default_rng(0)
-    arrays = {"images": generator.integers(0, 256, (number, 16, 16, 3), dtype=np.uint8)}
-    np.savez(path, **arrays, **({"labels": np.arange(number) % 3} if classes else {}))
-    return f"npz:{path}"
 
 
 def train(source: str, out: Path, more: str = "") -> Path:

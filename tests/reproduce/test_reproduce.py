@@ -4,7 +4,6 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from moco import cli
@@ -14,11 +13,8 @@ from moco.reproduce.experiments import Cell, Claim, changed
 
 
 @pytest.fixture(scope="module")
-def npz(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("data") / "images.npz"
-    generator = np.random.default_rng(0)
-    np.savez(path, images=generator.integers(0, 256, (80, 16, 16, 3), dtype=np.uint8), labels=np.arange(80) % 2)
-    return path
+def npz(random_npz) -> Path:
+    return random_npz(80, classes=2)
 
 
 @pytest.fixture

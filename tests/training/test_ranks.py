@@ -5,7 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -15,11 +14,9 @@ OPTIONS = (
 
 
 @pytest.fixture
-def data(tmp_path: Path) -> Path:
-    rng = np.random.default_rng(0)
-    for split, n in (("train", 96), ("test", 50)):
-        images = rng.integers(0, 256, (n, 16, 16, 3), dtype=np.uint8)
-        np.savez(tmp_path / f"{split}.npz", images=images, labels=np.arange(n) % 3)
+def data(tmp_path: Path, random_npz) -> Path:
+    for split, number in (("train", 96), ("test", 50)):
+        random_npz(number, path=tmp_path / f"{split}.npz")
     return tmp_path
 
 

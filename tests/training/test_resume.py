@@ -29,11 +29,8 @@ STEPS = 11  # 2 epochs of 87 images, 16 at a time; 9 of 96 are held out
 
 
 @pytest.fixture(scope="session")
-def images(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("data") / "images.npz"
-    generator = np.random.default_rng(0)
-    np.savez(path, images=generator.integers(0, 256, (96, 16, 16, 3), dtype=np.uint8), labels=np.arange(96) % 3)
-    return path
+def images(random_npz) -> Path:
+    return random_npz(96)
 
 
 @pytest.fixture
