@@ -73,6 +73,7 @@ def _dictionary(config: Config) -> str:
         "moco": f"queue of {contrast.queue_size:,} keys, momentum {contrast.momentum:g}",
         "end-to-end": f"the mini-batch, {config.training.batch_size} keys",
         "memory-bank": f"{contrast.queue_size:,} keys drawn from one per image, momentum {contrast.bank_momentum:g}",
+        "moco-v3": f"the mini-batch, {config.training.batch_size} keys, momentum {contrast.momentum:g} rising to 1",
     }[contrast.mechanism]
 
 

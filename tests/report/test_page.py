@@ -8,13 +8,15 @@ import shlex
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_runs import HOSTILE, copied
+from tiny_runs import HOSTILE, copied, train
 
 from moco.cli import main
+from moco.config import Contrast
 from moco.run import Run
 from moco.training import Finding
 
@@ -178,6 +180,15 @@ def test_runs_of_the_same_name_are_told_by_their_paths(run, tmp_path):
     report(run, copy, "--points", 10, "--out", tmp_path / "page.html")
     names = [run["name"] for run in Page(tmp_path / "page.html").data["runs"]]
     assert names == [str(run), str(copy)]
+
+
+@pytest.mark.parametrize("mechanism", get_args(get_type_hints(Contrast)["mechanism"]))
+def test_every_mechanism_has_a_page(mechanism, source, tmp_path):
+    run = train(source, tmp_path / "run", f"--mechanism {mechanism} --hidden 16 --knn-every 0")
+    report(run, "--points", 10)
+    page = Page(run / "report.html")
+    assert page.ids("section") == SECTIONS
+    assert mechanism in page.text
 
 
 def test_an_unlabelled_set_has_pictures_without_classes(run, tmp_path, random_npz):
