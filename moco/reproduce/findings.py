@@ -73,6 +73,22 @@ def examine(claim: Claim, results: Results) -> Finding:
     return Finding(claim, difference, uncertainty, _verdict(claim, difference, uncertainty))
 
 
+def ordering(findings: list[Finding]) -> str:
+    """A sentence on whether the paper's ordering holds, with its uncertainty."""
+    verdicts = [finding.verdict for finding in findings]
+    shown = sum(verdict.startswith(("shows", "no difference")) for verdict in verdicts)
+    other = sum(verdict in ("they differ", "the other way round") for verdict in verdicts)
+    counts = [
+        f"{shown} of {len(findings)} findings show",
+        f"{other} come out otherwise" if other else "",
+        f"{rest} cannot be told" if (rest := len(findings) - shown - other) else "",
+    ]
+    holds = "holds" if shown == len(findings) else "holds in part" if shown else "does not show"
+    known = [finding.uncertainty for finding in findings if finding.uncertainty is not None]
+    within = f"; a difference is known to ± {max(known):.1f} points or better, at 95 %" if known else ""
+    return f"The paper's ordering {holds}: {', '.join(filter(None, counts))}{within}."
+
+
 def _verdict(claim: Claim, difference: float, uncertainty: float) -> str:
     if claim.alike:
         return "no difference seen" if abs(difference) <= uncertainty else "they differ"

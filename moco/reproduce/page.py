@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from moco.files import write_whole
 from moco.reproduce.experiments import MEASURES, Cell, Claim, Experiment, Measure
-from moco.reproduce.findings import Finding, Measured, Results, examine, measured
+from moco.reproduce.findings import Finding, Measured, Results, examine, measured, ordering
 from moco.reproduce.grid import Job, results_of
 from moco.run import Run, read_lines
 
@@ -39,7 +39,14 @@ def write_page(
         figures.append(f"{name}-curves.png")
     lines = _head(experiment, context, sum(map(len, results.values())), figures)
     lines += [*table(experiment, cells, results), "", *_untrained(results), _MEANS[context["scale"] == "imagenet"], ""]
-    lines += ["## Which of the findings show", "", "| finding of the paper | here | |", "| --- | --- | --- |"]
+    lines += [
+        "## Which of the findings show",
+        "",
+        ordering(findings),
+        "",
+        "| finding of the paper | here | |",
+        "| --- | --- | --- |",
+    ]
     lines += [f"| {finding.claim.says} | {_difference(finding)} | {finding.verdict} |" for finding in findings]
     return _write(out / f"{name}.md", [*lines, "", _DIFFERENCES, ""], context, results)
 
@@ -67,7 +74,8 @@ def write_varied(
         lines += [f"| {says} | {' | '.join(found)} |"]
     lines += ["", _DIFFERENCES, ""]
     for value, jobs in grids.items():
-        lines += [f"## {option} {value}", "", *table(experiment, _cells(jobs), results[value]), ""]
+        said = ordering([row[value] for row in findings.values()])
+        lines += [f"## {option} {value}", "", said, "", *table(experiment, _cells(jobs), results[value]), ""]
         lines += _untrained(results[value])
     lines += [_MEANS[context["scale"] == "imagenet"], ""]
     return _write(out / f"{name}.md", lines, context, results)

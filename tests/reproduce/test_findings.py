@@ -3,7 +3,7 @@ import math
 import pytest
 
 from moco.reproduce.experiments import Claim
-from moco.reproduce.findings import by_cell, examine, measured
+from moco.reproduce.findings import by_cell, examine, measured, ordering
 
 
 def results(**values: list[float]) -> dict:
@@ -50,3 +50,18 @@ def test_a_run_that_diverges_is_below():
     grouped = by_cell([{"series": "a", "x": 1, "linear": 0.5}, {"series": "b", "x": 1, "diverged": "not finite"}])
     assert examine(Claim("a is above b", ("a", 1), ("b", 1)), grouped).verdict == "shows: the other diverged"
     assert measured(grouped["b", 1], "linear").diverged == 1
+
+
+def test_the_ordering_in_a_sentence():
+    higher, lower = [0.60, 0.61], [0.50, 0.51]
+    shows, reversed_, chance = finding(a=higher, b=lower), finding(a=lower, b=higher), finding(a=lower, b=[0.49, 0.52])
+    assert ordering([shows]) == (
+        "The paper's ordering holds: 1 of 1 findings show; a difference is known to ± 3.0 points or better, at 95 %."
+    )
+    assert ordering([shows, reversed_, chance]).startswith(
+        "The paper's ordering holds in part: 1 of 3 findings show, 1 come out otherwise, 1 cannot be told; "
+    )
+    assert (
+        ordering([finding(a=[0.6], b=[0.5])])
+        == "The paper's ordering does not show: 0 of 1 findings show, 1 cannot be told."
+    )
