@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import resource
 import sys
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -39,6 +40,13 @@ class Device:
             return next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable")) * 1024
         except (OSError, StopIteration):  # not Linux
             return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+    def peak_mb(self) -> float:
+        """The most memory that this process took: the GPU's, or the machine's, in MB."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device) / 2**20
+        unit = 1 if sys.platform == "darwin" else 1024  # of what getrusage counts in, bytes
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 
     @property
     def memory_format(self) -> torch.memory_format:

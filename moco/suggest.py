@@ -24,6 +24,8 @@ class Facts:
     """The median of the images' shorter sides, in pixels."""
     labelled: bool
     gpu: bool
+    fits: int | None = None
+    """The largest batch of which a step fits into memory, where that was found out."""
 
 
 class Choice(NamedTuple):
@@ -119,7 +121,10 @@ def _encoder(facts: Facts, small: bool) -> Choice:
 def _batch(facts: Facts) -> Choice:
     wanted = 64 if facts.images < 20_000 else 128 if facts.images < 100_000 else 256
     batch = min(wanted, 2 ** int(math.log2(facts.images)))
-    return Choice("batch_size", batch, "of few images small batches make more steps", f"256 ({_V2}), 128 ({_LIGHTLY})")
+    reason = "of few images small batches make more steps"
+    if facts.fits is not None and facts.fits < batch:
+        batch, reason = facts.fits, "what fits into memory, as tried"
+    return Choice("batch_size", batch, reason, f"256 ({_V2}), 128 ({_LIGHTLY})")
 
 
 def _rate(small: bool, batch: int) -> Choice:

@@ -4,6 +4,7 @@ import math
 import shlex
 
 import pytest
+import torch
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,6 +13,7 @@ from moco.cli import main
 from moco.config import Compute, check
 from moco.errors import UserError
 from moco.recipes import get_recipe
+from moco.reproduce import Estimate
 from moco.suggest import Facts, suggest, warnings
 
 FACTS = st.builds(
@@ -96,6 +98,35 @@ def test_the_suggested_recipe_runs(npz, tmp_path, capsys, monkeypatch):
             main(shlex.split(line))
         assert left.value.code == 2
         assert message in capsys.readouterr().err
+
+
+def test_the_batch_is_what_fits_into_memory(npz, tmp_path, capsys, monkeypatch):
+    tried = []
+
+    def small_gpu(config, *_):
+        tried.append(config.training.batch_size)
+        if tried[-1] > 16:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+        return Estimate(steps=100, seconds=60, memory_mb=1234)
+
+    monkeypatch.setattr("moco.commands.recipes.estimate", small_gpu)
+    line = f"suggest npz:{npz} --out {tmp_path / 'some.yaml'} --device cpu"
+    main(shlex.split(line))
+    assert tried == [64, 32, 16]
+    training = get_recipe(str(tmp_path / "some.yaml")).config.training
+    assert (training.batch_size, training.lr) == (16, 0.0075)  # in proportion to the batch
+    said = capsys.readouterr().out
+    assert "what fits into memory" in " ".join(said.split())
+    assert "1,234 MB of memory" in said
+
+    def none(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+
+    monkeypatch.setattr("moco.commands.recipes.estimate", none)
+    with pytest.raises(SystemExit) as left:
+        main(shlex.split(f"{line} --overwrite"))
+    assert left.value.code == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith("moco: cpu: CUDA out of memory: a smaller --batch-size")
 
 
 def test_a_file_that_is_no_recipe_is_refused(tmp_path):

@@ -5,12 +5,14 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+import torch
 from rich.console import Console
 from rich.progress import track
 
 from moco.config import Compute
 from moco.contrast.ranks import rank
 from moco.device import Device, choose_device, start_ranks, stop_ranks
+from moco.errors import UserError
 
 Item = TypeVar("Item")
 console = Console(highlight=False)
@@ -23,6 +25,9 @@ def computing(compute: Compute) -> Iterator[Device]:
     start_ranks(device.device)
     try:
         yield device
+    except torch.OutOfMemoryError as error:
+        said = str(error).partition(". ")[0]
+        raise UserError(f"{device.device}: {said}: a smaller --batch-size, or --accumulate 2, takes less") from error
     finally:
         stop_ranks()
 

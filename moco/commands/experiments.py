@@ -127,7 +127,7 @@ def _tell_costs(jobs: list[Job], device: Device) -> None:
     table = Table(title="cost of a run on this machine, by a few steps of it", title_justify="left")
     for column in ("setting", "steps", "minutes", "GPU memory", "done"):
         table.add_column(column, justify="left" if column == "setting" else "right")
-    total, missing = 0.0, 0
+    total, missing, on_gpu = 0.0, 0, device.device.type == "cuda"
     first = {job.setting: job for job in reversed(jobs)}
     for job, source in sources([job for job in jobs if first[job.setting] is job]):
         seeds = [other for other in jobs if other.setting == job.setting]
@@ -139,7 +139,7 @@ def _tell_costs(jobs: list[Job], device: Device) -> None:
         cost = estimate(job.config, source, device)
         total += cost.seconds * (len(seeds) - done)
         missing += len(seeds) - done
-        memory = f"{cost.memory_mb:,.0f} MB" if cost.memory_mb else ""
+        memory = f"{cost.memory_mb:,.0f} MB" if on_gpu else ""
         table.add_row(name, f"{cost.steps:,}", f"{cost.seconds / 60:,.1f}", memory, f"{done} of {len(seeds)}")
     say(table)
     say(f"{missing} runs are missing, about {total / 60:,.0f} minutes in all")

@@ -1,20 +1,23 @@
 """moco recipes and moco suggest."""
 
 import logging
+from dataclasses import replace
 
+import torch
 import yaml
 from rich.markup import escape
 from rich.table import Table
 
 from moco.cli import Suggest
 from moco.commands.common import computing, console, say
-from moco.config import require_all, to_dict
+from moco.config import Compute, require_all, to_dict
 from moco.contrast.ranks import rank
-from moco.data import open_source
+from moco.data import Source, open_source
 from moco.data.survey import survey
+from moco.device import Device
 from moco.errors import UserError
 from moco.recipes import RECIPES, get_recipe, write_recipe
-from moco.reproduce import estimate
+from moco.reproduce import Estimate, estimate
 from moco.suggest import Facts, warnings
 from moco.suggest import suggest as suggested
 from moco.training import start_logging
@@ -62,8 +65,8 @@ def suggest(options: Suggest) -> None:
             labelled=source.labelled,
             gpu=device.device.type == "cuda",
         )
+        facts, cost = _fitting(facts, options.compute, source, device)
         config, choices = suggested(facts, options.compute)
-        cost = estimate(config, source, device)
         if options.hours is not None:
             before = config.training.epochs
             epochs = max(1, int(before * 3600 * options.hours / cost.seconds))
@@ -78,12 +81,25 @@ def suggest(options: Suggest) -> None:
         say(table)
         for warning in warnings(facts, len(found.broken)):
             log.warning(warning)
-        memory = f", {cost.memory_mb:,.0f} MB of GPU memory" if cost.memory_mb else ""
+        memory = f"{cost.memory_mb:,.0f} MB of {'GPU ' if facts.gpu else ''}memory"
         rate = cost.steps * config.training.batch_size / cost.seconds
-        say(f"about {_time(cost.seconds)} here for {cost.steps:,} steps, {rate:,.0f} images/s{memory}")
+        say(f"about {_time(cost.seconds)} here for {cost.steps:,} steps, {rate:,.0f} images/s, {memory}")
         if rank() == 0:
             write_recipe(options.out, config, [f"{choice.flag}: {choice.reason}" for choice in choices])
         say(f"written to {options.out}; start it by:\n  moco pretrain {options.out}")
+
+
+def _fitting(facts: Facts, compute: Compute, source: Source, device: Device) -> tuple[Facts, Estimate]:
+    """The facts with the batch that fits into memory, and what a run of it costs, both found by a few real steps."""
+    while True:
+        config, _ = suggested(facts, compute)
+        try:
+            return facts, estimate(config, source, device)
+        except torch.OutOfMemoryError:
+            if config.training.batch_size < 4:
+                raise
+            facts = replace(facts, fits=config.training.batch_size // 2)
+            torch.cuda.empty_cache()
 
 
 def _time(seconds: float) -> str:

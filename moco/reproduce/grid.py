@@ -85,7 +85,7 @@ class Estimate(NamedTuple):
     steps: int
     seconds: float
     memory_mb: float
-    """Of the GPU; 0 on a CPU."""
+    """The most of the GPU; on a CPU, of the process until then."""
 
 
 def estimate(config: Config, source: Source, device: Device) -> Estimate:
@@ -110,8 +110,7 @@ def estimate(config: Config, source: Source, device: Device) -> Estimate:
         every = config.log.knn_every
         evaluations = 2 + (options.epochs // every if every else 0)  # at the start, and for the linear classifier
         seconds += evaluations * each * (len(source.test) + len(source.labelled_train))
-    memory = torch.cuda.max_memory_allocated(device.device) / 2**20 if device.device.type == "cuda" else 0.0
-    return Estimate(training.steps, seconds, memory)
+    return Estimate(training.steps, seconds, device.peak_mb())
 
 
 def sources(jobs: list[Job]) -> Iterator[tuple[Job, Source | UserError]]:
@@ -190,7 +189,7 @@ def _timed(run: Run, device: Device) -> Iterator[None]:
         yield
     finally:
         if rank() == 0:
-            memory = torch.cuda.max_memory_allocated(device.device) / 2**20 if on_gpu else 0.0
+            memory = device.peak_mb() if on_gpu else 0.0
             spent = {"seconds": before["seconds"] + time.monotonic() - start}
             run.write_json("spent", spent | {"memory_mb": max(memory, before["memory_mb"])})
 
