@@ -64,9 +64,9 @@ class EndToEnd(nn.Module):
 
     def _look_up(self, query_view: Tensor, key_view: Tensor, stream: int) -> InfoNCE:
         query = F.normalize(self.query(query_view).float(), dim=1)
-        return look_up_in_batch(query, self._encode_keys(key_view, stream), self.temperature)
+        return look_up_in_batch(query, self.encode_keys(key_view, stream), self.temperature)
 
-    def _encode_keys(self, view: Tensor, stream: int) -> Tensor:
+    def encode_keys(self, view: Tensor, stream: int = 0) -> Tensor:
         """Keys of every rank's view, in the order of the ranks, with gradient; encoded in another (shuffling BN)."""
         if not (self.shuffle and self.training):
             return gather_with_gradient(F.normalize(self.key(view).float(), dim=1))

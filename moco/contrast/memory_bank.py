@@ -54,7 +54,8 @@ class MemoryBank(nn.Module):
         check_temperature(temperature)
         self.draws, self.momentum, self.temperature = draws, momentum, temperature
         self.query = with_head(encoder, dim, head, hidden, bn_group, num_features)
-        self.register_buffer("vectors", F.normalize(torch.randn(images, dim), dim=1))
+        vectors = torch.randn(images, dim)
+        self.register_buffer("vectors", F.normalize(vectors, dim=1, out=vectors))
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 
     def forward(self, view: Tensor, images: Tensor) -> InfoNCE:
@@ -70,7 +71,7 @@ class MemoryBank(nn.Module):
     def parts(self, view: Tensor, images: Tensor, count: int = 1) -> Iterator[InfoNCE]:
         """The same step in `count` parts of the batch, for gradient accumulation; all draw the same dictionary."""
         images = images.to(self.vectors.device)
-        drawn = random_bits(self.draws, self.steps) % len(self.vectors)
+        drawn = self.draw()
         positives, negatives = self.vectors[images], self.vectors[drawn]
         queries = []
         for part, positive, own in zip(view.chunk(count), positives.chunk(count), images.chunk(count), strict=True):
@@ -80,6 +81,10 @@ class MemoryBank(nn.Module):
         if self.training:
             self._refresh(gather(images), gather(torch.cat(queries)))
             self.steps += 1
+
+    def draw(self) -> Tensor:
+        """Which vectors are this step's dictionary, int64 (draws,)."""
+        return random_bits(self.draws, self.steps) % len(self.vectors)
 
     @torch.no_grad()
     def _refresh(self, images: Tensor, queries: Tensor) -> None:

@@ -174,15 +174,18 @@ def _cheating(records: Records) -> Finding | None:
     if not leak or not accuracy:
         return None
     recent = statistics.fmean(value for _, value in leak[-3:])
-    if recent < 0.1 or records.config.contrast.shuffle:
+    shuffled, groups = records.config.contrast.shuffle, records.last("bn_groups")
+    if recent < 0.1 or (shuffled and groups != 1):
         return None
+    batch = records.config.training.batch_size
+    alone = f"--bn-group {max(2, min(32, batch // 4))}: in one group there is nothing to shuffle"
     return Finding(
         "cheating through BN",
         "problem",
         "BN statistics tell which sub-batch a key came from, and the model finds the positive by them: the look-up "
         "accuracy rises and the features get worse.",
         f"look-up accuracy {accuracy[-1][1]:.1%} in training; on the probe {recent:+.1%} without shuffled statistics",
-        "--shuffle",
+        alone if groups == 1 else "--shuffle",
         "shuffling BN, section 3.3 and Fig. A.1",
     )
 

@@ -4,6 +4,7 @@ The probe is the views of the first step's images. What is measured of it change
 when the run is continued: BN statistics and the generator's state are put back.
 """
 
+import copy
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moco.config import Config, keys_per_step
-from moco.contrast import MoCo
+from moco.contrast import EndToEnd, MemoryBank, MoCo, MoCoV3
 from moco.contrast.ranks import gather, world_size
 from moco.contrast.shuffle import random_bits
 from moco.data import Batch, Encoded, Loader, training_plan
@@ -31,54 +32,60 @@ class Monitor:
 
     Args:
         config: the run's.
-        mechanism: which it trains; the keys' figures are of MoCo alone, the others have none.
+        mechanism: which it trains; the figures of a queue are of MoCo alone.
         loader: the run's views.
         images: how many the data set has.
         device: the run's.
     """
 
     def __init__(self, config: Config, mechanism: Any, loader: Loader, images: int, device: Device) -> None:
-        self.config, self.mechanism, self.loader, self.images, self.device = config, mechanism, loader, images, device
+        self.config, self.mechanism, self.images, self.device = config, mechanism, images, device
         self.streamed = isinstance(loader.images, Encoded) and loader.images.reader.remote
-        self._probe: list[Tensor] | None = None
+        views = copy.copy(loader.views)
+        if views.count == 1:  # of a memory bank, in whose place another view tells of the alignment
+            views.pretexts *= 2
+        # Else in this process: workers take longer to start than a batch to decode.
+        way = (loader.workers, loader.decoder) if self.streamed else ()
+        self.loader = Loader(loader.images, views, device.device, *way)
+        self._drawn: list[Batch] = []
+        training, group = config.training, config.contrast.bn_group
+        self.bn_groups = training.batch_size // (group or training.batch_size // (world_size() * training.accumulate))
 
-    def probe(self) -> list[Tensor]:
-        """The views of the first step's images, this rank's share; drawn once."""
-        if self._probe is None:
-            self._probe = [view.clone() for view in self._first_batch().views]
-        return self._probe
+    def probe(self, step: int = 0) -> Batch:
+        """This rank's share of the first step's images, or of the second's; drawn once."""
+        if not self._drawn:
+            self._drawn = [Batch(images, [view.clone() for view in views]) for images, views in self._first_batches()]
+        return self._drawn[step]
 
-    def _first_batch(self) -> Batch:
+    def _first_batches(self) -> Iterator[Batch]:
         if not self.streamed:
-            return self._batch_of(0)
+            return map(self._batch_of, (0, 1))
         training, lanes = self.config.training, self.config.data.lanes
-        return next(self.loader.training(training.batch_size, training.seed, 0, 1, lanes))
+        return self.loader.training(training.batch_size, training.seed, 0, 2, lanes)
 
     def _batch_of(self, step: int) -> Batch:
         """A step's batch, drawn again: its views are functions of its place. Not of streams, which are read through."""
         training = self.config.training
-        # In this process: workers take longer to start than a batch to decode.
-        loader = Loader(self.loader.images, self.loader.views, self.device.device)
         plan = training_plan(self.images, training.batch_size, training.seed, step, step + 1)
-        return next(loader.batches(plan))
+        return next(self.loader.batches(plan))
 
     @torch.no_grad()
     def measure(self, step: int) -> dict[str, Any]:
         """What is recorded after a step, as the table in docs/monitor.md tells."""
-        views = self.probe()
         with _untouched(self.mechanism, self.device), self.device.autocast():
-            encoded = [self._forward(view) for view in views]
+            encoded = [self._forward(view) for view in self.probe().views]
             features = torch.cat([found for found, _ in encoded])
-            (_, q), (_, other) = encoded[0], encoded[-1]
+            (_, q), (_, other) = encoded
             measured: dict[str, Any] = {
-                "alignment": alignment(q, other) if len(views) > 1 else None,
+                "alignment": alignment(q, other),
                 "uniformity": uniformity(q),
                 "rank": effective_rank(features),
                 "rank_of": float(min(features.shape)),
                 "spread": spread(q),
             }
+            measured |= self._look_ups(step)
             if isinstance(self.mechanism, MoCo):
-                measured |= self._keys(step, views, q)
+                measured |= self._queue(step)
         return {name: value for name, value in measured.items() if value is not None}
 
     def _forward(self, view: Tensor) -> tuple[Tensor, Tensor]:
@@ -88,17 +95,75 @@ class Monitor:
             outputs.append(part(outputs[-1]))
         return gather(outputs[1].float()), gather(F.normalize(outputs[-1].float(), dim=1))
 
-    def _keys(self, step: int, views: list[Tensor], q: Tensor) -> dict[str, Any]:
-        """What is told of the dictionary and of shuffling BN."""
-        moco, queue = self.mechanism, self.mechanism.queue
-        per_step = keys_per_step(self.config)
-        real = min(step * per_step, len(queue.keys))
-        # In one group, over one rank's images, BN has nothing to tell.
-        leaks = self.config.contrast.bn_group is not None or world_size() > 1
-        ways = (True, False) if leaks else (moco.shuffle,)
-        positives = {shuffle: (q * self._encode(views[-1], shuffle)).sum(dim=1) for shuffle in ways}
-        negatives = q @ queue.keys.T
-        look_up = {shuffle: float((own > negatives.amax(dim=1)).float().mean()) for shuffle, own in positives.items()}
+    def _look_ups(self, step: int) -> dict[str, Any]:
+        """Cosines of the probe's queries with their positives and negatives; what shared BN statistics add to them."""
+        images, views = self.probe()
+        _, q = self._forward(views[0])
+        if isinstance(self.mechanism, MoCoV3):
+            q = gather(F.normalize(self.mechanism.predictor(self.mechanism.query(views[0])).float(), dim=1))
+        shuffles = isinstance(self.mechanism, MoCo | EndToEnd)
+        pairs = {apart: self._pairs(q, images, views[-1], apart) for apart in ((False, True) if shuffles else (False,))}
+        as_trained = shuffles and self.mechanism.shuffle and self.bn_groups > 1
+        positives, negatives = pairs[bool(as_trained)]
+        real = self._real(step) if isinstance(self.mechanism, MoCo) else 0
+        measured: dict[str, Any] = {
+            "positive_histogram": histogram(positives),
+            "negative_histogram": histogram(negatives[:, : min(real, 4096) or 4096]),
+        }
+        if shuffles:
+            accuracy = {
+                apart: float((own > others.amax(dim=1)).float().mean()) for apart, (own, others) in pairs.items()
+            }
+            measured |= {"bn_leak": accuracy[False] - accuracy[True], "bn_groups": self.bn_groups}
+        return measured
+
+    def _pairs(self, q: Tensor, images: Tensor, view: Tensor, apart: bool) -> tuple[Tensor, Tensor]:
+        """Cosines of queries with their positives (n,) and their negatives (n, k)."""
+        mechanism = self.mechanism
+        if isinstance(mechanism, MemoryBank):
+            own = gather(images.to(q.device))
+            drawn = mechanism.draw()
+            negatives = (q @ mechanism.vectors[drawn].T).masked_fill(drawn == own[:, None], math.nan)
+            return (q * mechanism.vectors[own]).sum(dim=1), negatives
+        keys = self._encode(view, apart)
+        if isinstance(mechanism, MoCo):
+            return (q * keys).sum(dim=1), q @ mechanism.queue.keys.T
+        cosines = q @ keys.T
+        others = ~torch.eye(len(q), dtype=torch.bool, device=q.device)
+        return cosines.diagonal(), cosines[others].view(len(q), -1)
+
+    def _encode(self, view: Tensor, apart: bool) -> Tensor:
+        """Keys of the probe, in other BN groups than their queries or in the same."""
+        mechanism = self.mechanism
+        if isinstance(mechanism, MoCoV3):
+            return gather(F.normalize(mechanism.key(view).float(), dim=1))
+        if apart and self.bn_groups == 1:
+            return self._among_others(view)
+        before, mechanism.shuffle = mechanism.shuffle, apart
+        keys = self._keys(view)
+        mechanism.shuffle = before
+        return keys
+
+    def _keys(self, view: Tensor) -> Tensor:
+        """In as many parts as in training."""
+        parts = (self.config.training.accumulate,) if isinstance(self.mechanism, MoCo) else ()
+        keys: Tensor = self.mechanism.encode_keys(view, *parts)
+        return keys
+
+    def _among_others(self, view: Tensor) -> Tensor:
+        """One BN group has nothing to shuffle: each quarter of its keys is encoded among images of another step."""
+        other, quarter = self.probe(1).views[-1], torch.arange(len(view), device=view.device) % 4
+        found = [self._encode(torch.where((quarter == i).view(-1, 1, 1, 1), view, other), False) for i in range(4)]
+        return torch.stack(found)[quarter, torch.arange(len(view))]
+
+    def _real(self, step: int) -> int:
+        """How many keys of the queue are of images; the others are those that it begins with."""
+        return min(step * keys_per_step(self.config), self.config.contrast.queue_size)
+
+    def _queue(self, step: int) -> dict[str, Any]:
+        """What is told of the queue."""
+        queue, per_step = self.mechanism.queue, keys_per_step(self.config)
+        real = self._real(step)
         return {
             "queue_real": real / len(queue.keys),
             # Of the keys i = 0, 1, ... from the newest, each is i // per_step steps old.
@@ -106,27 +171,18 @@ class Monitor:
             "key_drift": self._drift(step, per_step, real),
             "queue_share": min(1.0, real / (per_step / self.config.training.batch_size) / self.images),
             "same_image": self._same_image(step, real // per_step),
-            "positive_histogram": histogram(positives[moco.shuffle]),
-            "negative_histogram": histogram(negatives[:, : min(real, 4096) or 4096]),
-            "bn_leak": look_up[False] - look_up[True] if leaks else None,
         }
-
-    def _encode(self, view: Tensor, shuffle: bool) -> Tensor:
-        before, self.mechanism.shuffle = self.mechanism.shuffle, shuffle
-        keys: Tensor = self.mechanism.encode_keys(view)
-        self.mechanism.shuffle = before
-        return keys
 
     def _drift(self, step: int, per_step: int, real: int) -> float | None:
         """The mean cosine between the oldest whole step's keys in the queue and the same views encoded now."""
         oldest = step - real // per_step
         if self.streamed or real < per_step:
             return None
-        moco, queue = self.mechanism, self.mechanism.queue
+        queue = self.mechanism.queue
         views = self._batch_of(oldest).views
         enqueued = queue.enqueued.clone()
         queue.enqueued.fill_(oldest * per_step)  # so that they are encoded in the same order, in the same BN groups
-        now = moco.encode_keys(views[-1])
+        now = self._keys(views[-1])
         queue.enqueued.copy_(enqueued)
         stored = torch.arange(oldest * per_step, oldest * per_step + len(now), device=now.device) % len(queue.keys)
         return float((queue.keys[stored] * now).sum(dim=1).mean())
@@ -149,7 +205,8 @@ class Monitor:
 @contextmanager
 def _untouched(mechanism: nn.Module, device: Device) -> Iterator[None]:
     """Puts back what a forward pass in training changes besides its results."""
-    buffers = {name: buffer.clone() for name, buffer in mechanism.named_buffers() if not name.startswith("queue.keys")}
+    large = ("queue.keys", "vectors")  # which a look does not touch
+    buffers = {name: buffer.clone() for name, buffer in mechanism.named_buffers() if name not in large}
     with torch.random.fork_rng([device.device] if device.device.type == "cuda" else []):
         yield
     for name, buffer in mechanism.named_buffers():
@@ -190,7 +247,7 @@ def spread(features: Tensor) -> float:
 
 
 def histogram(similarities: Tensor) -> list[int]:
-    """Counts of cosines in `BINS` equal bins over -1..1; a sample of at most a million."""
+    """Counts of cosines in `BINS` equal bins over -1..1, without those that are nan; a sample of at most a million."""
     values = similarities.flatten()
     if len(values) > 2**20:
         chosen = random_bits(2**20, torch.zeros((), dtype=torch.int64, device=values.device)) % len(values)

@@ -71,6 +71,11 @@ def test_an_illness_is_named(tmp_path, source, illness, options):
         assert said
 
 
+def test_one_bn_group_has_nothing_to_shuffle(tmp_path, source):
+    found = findings(tmp_path, source, bn_group=None, epochs=16, lr=0.03, head="linear")
+    assert "--bn-group 8" in found["cheating through BN"].advice
+
+
 def test_shuffling_cures_the_cheat(tmp_path, source):
     options = {"bn_group": 4, "epochs": 16, "lr": 0.03, "head": "linear"}
     assert "cheating through BN" not in findings(tmp_path, source, **options)

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from moco.config import Compute, Config, Contrast, Encoder, Log, Training, Views
+from moco.contrast.shuffle import permutation
 from moco.data import InMemory, Source
 from moco.device import choose_device
 from moco.run import Run
@@ -60,7 +61,7 @@ def test_spread_is_1_on_the_sphere_and_0_at_a_point():
 
 
 def test_a_histogram_counts_all():
-    counts = histogram(torch.tensor([-1.0, -0.999, 0.0, 1.0, 1.0]))
+    counts = histogram(torch.tensor([-1.0, -0.999, 0.0, 1.0, 1.0, math.nan]))
     assert len(counts) == BINS
     assert (counts[0], counts[BINS // 2], counts[-1], sum(counts)) == (2, 1, 2, 5)
 
@@ -95,12 +96,38 @@ def test_keys_have_not_drifted_while_the_key_encoder_stands(tmp_path, symmetric)
     assert monitor.measure(5)["key_drift"] < 0.999
 
 
-def test_without_groups_bn_has_nothing_to_tell(tmp_path):
-    config = replace(CONFIG, contrast=replace(CONFIG.contrast, bn_group=None))
-    _, monitor = started(tmp_path, config, steps=2)
-    assert "bn_leak" not in monitor.measure(2)
-    _, monitor = started(tmp_path, steps=2)
-    assert -1 <= monitor.measure(2)["bn_leak"] <= 1
+@pytest.mark.parametrize(("group", "shuffle", "groups"), [(8, True, 2), (8, False, 2), (16, True, 1), (None, True, 1)])
+@pytest.mark.parametrize("mechanism", ["moco", "end-to-end"])
+def test_the_leak_is_what_shared_statistics_add(tmp_path, mechanism, group, shuffle, groups):
+    contrast = replace(CONFIG.contrast, bn_group=group, shuffle=shuffle, mechanism=mechanism)
+    run, monitor = started(tmp_path, replace(CONFIG, contrast=contrast), steps=12)
+    measured = monitor.measure(12)
+    (view1, view2), (_, other) = (batch.views for batch in run.loader.training(16, 0, 0, 2))
+    moco = run.mechanism
+
+    def keys(views: torch.Tensor) -> torch.Tensor:
+        return F.normalize(moco.key(views), dim=1)
+
+    with torch.no_grad():
+        q, shared = F.normalize(moco.query(view1), dim=1), keys(view2)
+        if groups > 1:
+            order = permutation(16, 2 * (moco.queue.enqueued if mechanism == "moco" else moco.steps))
+            apart = keys(view2[order])[order.argsort()]
+        else:  # every fourth image in turn, among those of the second step
+            apart = torch.empty_like(shared)
+            for first in range(4):
+                mixed = other.clone()
+                mixed[first::4] = view2[first::4]
+                apart[first::4] = keys(mixed)[first::4]
+        found = []
+        for k in (shared, apart):
+            own, negatives = (q * k).sum(dim=1), q @ (moco.queue.keys if mechanism == "moco" else k).T
+            if mechanism == "end-to-end":
+                negatives.fill_diagonal_(-1)
+            found.append((own > negatives.amax(dim=1)).float().mean().item())
+    assert (shared - apart).norm() > 0.1
+    assert measured["bn_leak"] == pytest.approx(found[0] - found[1], abs=1e-6)
+    assert measured["bn_groups"] == groups
 
 
 @pytest.mark.parametrize("mechanism", ["moco", "end-to-end", "memory-bank", "moco-v3"])
@@ -110,7 +137,10 @@ def test_it_changes_nothing(tmp_path, mechanism):
     before = {name: value.clone() for name, value in run.mechanism.state_dict().items()}
     generator = torch.get_rng_state()
     measured = monitor.measure(3)
-    assert {"uniformity", "rank", "spread"} <= set(measured)
+    everywhere = {"alignment", "uniformity", "rank", "spread", "positive_histogram", "negative_histogram"}
+    assert everywhere <= set(measured)
+    assert ("bn_leak" in measured) == (mechanism in ("moco", "end-to-end"))
+    assert sum(measured["positive_histogram"]) == 16
     assert all(math.isfinite(value) for value in measured.values() if isinstance(value, float))
     assert torch.equal(torch.get_rng_state(), generator)
     for name, value in run.mechanism.state_dict().items():
