@@ -7,7 +7,9 @@ from typing import Any, TypeVar
 
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import track
+from rich.text import Text
 
 from moco.config import Compute
 from moco.contrast.ranks import rank
@@ -32,13 +34,13 @@ def computing(compute: Compute) -> Iterator[Device]:
         stop_ranks()
 
 
-def say(*what: Any) -> None:
-    """Prints on the main rank."""
+def say(what: Any) -> None:
+    """Prints on the main rank; text as it is, in one line however long, as it may be a command or a path."""
     if rank() == 0:
-        console.print(*what)
+        console.print(Text(what) if isinstance(what, str) else what, soft_wrap=isinstance(what, str))
 
 
 def progress(what: str) -> Callable[[Iterable[Item]], Iterable[Item]]:
     """A bar over the pieces of some work, on the main rank's terminal; elsewhere nothing."""
     quiet = rank() != 0 or not sys.stderr.isatty()
-    return lambda pieces: track(pieces, what, console=Console(stderr=True), disable=quiet)
+    return lambda pieces: track(pieces, escape(what), console=Console(stderr=True), disable=quiet)

@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.markup import escape
 
 from moco.cli import Report
-from moco.commands.common import computing, console, progress
+from moco.commands.common import computing, console, progress, say
 from moco.config import require_all
 from moco.contrast.ranks import rank
 from moco.data import source_of
@@ -36,6 +36,7 @@ def report(options: Report) -> None:
         (1 <= options.points <= 10_000, f"--points {options.points}: in 1..10000"),
         (out.absolute().parent.is_dir(), f"--out {out}: no such folder: {out.parent}"),
         (not out.is_dir(), f"--out {out}: is a folder: give the page's file"),
+        (out.suffix in (".html", ".htm"), f"--out {out}: a page is an .html"),
     ]
     require_all(rules)
     with computing(options.compute) as device:
@@ -43,7 +44,7 @@ def report(options: Report) -> None:
         galleries = [_gallery(run, options, device, max(1, options.points // len(runs))) for run in runs]
         if rank() == 0:
             write_page(runs, galleries, out)
-            console.print(f"written to {out} ({out.stat().st_size / 1e6:.1f} MB): open it in a browser", markup=False)
+            say(f"written to {out} ({out.stat().st_size / 1e6:.1f} MB): open it in a browser")
 
 
 def doctor(folder: Path) -> None:
@@ -51,13 +52,16 @@ def doctor(folder: Path) -> None:
     run = Run.open(folder)
     findings = diagnose(run)
     if not findings:
-        raise UserError(f"{folder}: nothing is recorded yet: wait for the first line of metrics.jsonl")
-    write_findings(run, findings)
+        raise UserError(f"{folder}: nothing is recorded yet: wait for the first steps in metrics.jsonl")
     for finding in findings:
         sign, colour = SEVERITIES[finding.severity], COLOURS[finding.severity]
         console.print(f"[{colour}]{sign} {finding.name}[/]: {escape(finding.text)}")
         console.print(f"    seen in   {finding.evidence}\n    to do     {finding.advice}", markup=False)
         console.print(f"    rule from {finding.source}\n", markup=False, style="dim")
+    try:
+        write_findings(run, findings)
+    except UserError as error:  # somebody else's run
+        console.print(f"not kept: {error}", markup=False, style="dim")
     if any(finding.severity == "problem" for finding in findings):
         raise SystemExit(1)
 

@@ -63,7 +63,7 @@ KNOWN = {
 }
 """In the order in which they are shown; a number of another name is shown after them."""
 
-UNSHOWN = ("rank_of", "bn_groups")
+UNSHOWN = ("rank_of", "bn_groups", "diverged")
 """What only the doctor reads."""
 
 HISTOGRAMS = ("positive_histogram", "negative_histogram")

@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 
 from rich.table import Table
+from rich.text import Text
 
 from moco.recipes.published import Published
 
 
 def accuracy_table(title: str, rows: Sequence[tuple[str, float, Published | None]]) -> Table:
     """A row each: what, its top-1 accuracy in 0..1, and the published figure where there is one."""
-    table = Table(title=title, title_justify="left", min_width=len(title))
+    table = Table(title=Text(title), title_justify="left", min_width=len(title))
     table.add_column("")
     table.add_column("accuracy", justify="right")
     with_published = any(published for *_, published in rows)

@@ -3,7 +3,7 @@
 import math
 import statistics
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,7 +40,7 @@ class Records:
 
     def series(self, name: str) -> list[tuple[int, float]]:
         """Step and value, in the order of the steps."""
-        return [(line["step"], line[name]) for line in self.lines if name in line]
+        return [(line["step"], line[name]) for line in self.lines if isinstance(line.get(name), int | float)]
 
     def last(self, name: str) -> float | None:
         found = self.series(name)
@@ -61,10 +61,7 @@ class Records:
     def steps(self) -> float:
         """Of the whole run."""
         training = self.config.training
-        if training.iterations:
-            return training.iterations
-        line = next((line for line in reversed(self.lines) if line.get("epoch")), None)
-        return math.inf if line is None else training.epochs * line["step"] / line["epoch"]
+        return training.iterations or training.epochs * self.steps_per_epoch
 
     @property
     def moco(self) -> bool:
@@ -75,23 +72,35 @@ class Records:
         return guessing(self.config)
 
     @property
-    def filled_at(self) -> int:
-        """The step from which the queue holds real keys alone."""
+    def steps_per_epoch(self) -> float:
+        return next((line["step"] / line["epoch"] for line in reversed(self.lines) if line.get("epoch")), math.inf)
+
+    @property
+    def images(self) -> float:
+        """How many the data set has."""
+        return self.steps_per_epoch * self.config.training.batch_size
+
+    @property
+    def filled_at(self) -> float:
+        """The step from which the dictionary holds what images gave, and nothing of its random start."""
+        if self.config.contrast.mechanism == "memory-bank":
+            kept = self.config.contrast.bank_momentum  # of a vector at an epoch; a tenth of its start is little
+            epochs = 1 if kept == 0 else math.inf if kept == 1 else math.ceil(math.log(0.1) / math.log(kept))
+            return epochs * self.steps_per_epoch
         return math.ceil(self.config.contrast.queue_size / keys_per_step(self.config)) if self.moco else 0
 
     @property
     def warm(self) -> bool:
-        """Whether the loss can be judged: the queue is full, the warm-up over, and a while has passed since."""
-        warm_up = self.config.training.warmup / max(self.config.training.epochs, 1) * self.steps
-        if self.config.training.iterations:
-            warm_up = self.config.training.warmup
-        return self.step >= max(self.filled_at, warm_up) + 50 or self.step >= self.steps
+        """Whether the loss can be judged: dictionary full, warm-up over, and a while, a hundredth of all, since."""
+        training = self.config.training
+        warm_up = training.warmup if training.iterations else training.warmup * self.steps_per_epoch
+        return self.step >= max(self.filled_at, warm_up) + max(50, self.steps / 100) or self.step >= self.steps
 
 
 def diagnose(run: Run) -> list[Finding]:
-    """What a run's records show, the worst first; of a run without a flaw, that it is healthy."""
+    """What a run's records show, the worst first; without a flaw, that it is healthy; before a step, nothing."""
     records = Records(run.config(), read_lines(run.metrics), read_lines(run.timing))
-    if not records.lines:
+    if not records.step:
         return []
     findings = [finding for rule in RULES if (finding := rule(records)) is not None]
     if not any(finding.severity in ("warning", "problem") for finding in findings):
@@ -120,6 +129,21 @@ def _filling(records: Records) -> Finding | None:
     )
 
 
+def _diverged(records: Records) -> Finding | None:
+    step = records.last("diverged")
+    if step is None:
+        return None
+    training = records.config.training
+    return Finding(
+        "diverged",
+        "problem",
+        "The loss or the weights are infinite: the steps were too long.",
+        f"at step {step:,.0f}, with --lr {training.lr:g} for a batch of {training.batch_size}",
+        f"--lr {training.lr / 4:.2g}, a --warmup, or --precision fp32",
+        "arithmetic",
+    )
+
+
 def _at_chance(records: Records) -> Finding | None:
     loss, accuracy = records.smooth("loss"), records.smooth("accuracy")
     if not records.warm or not loss or loss[-1][1] < 0.98 * records.chance or _is_collapsed(records):
@@ -130,15 +154,16 @@ def _at_chance(records: Records) -> Finding | None:
         "The query is told from the dictionary no better than by guessing.",
         f"loss {loss[-1][1]:.2f}, guessing {records.chance:.2f}; look-up accuracy {accuracy[-1][1]:.1%}, step "
         f"{records.step:,}",
-        "look at views.png: are the two views of one image? If they are, try another --lr (both ways), --temperature "
-        "0.1 or 0.2, and a --momentum not above 0.999",
-        "Eq. 1: log(K+1) is the loss of guessing",
+        "look at views.png: are the two views of one image? If they are, try another --lr (both ways)"
+        + (", --temperature 0.1 or 0.2" if records.config.contrast.temperature not in (0.1, 0.2) else "")
+        + (", a --momentum not above 0.999" if records.moco and records.config.contrast.momentum > 0.999 else ""),
+        "Eq. 1: log(K+1) is the loss of guessing" if records.moco else "Eq. 1: the loss of guessing among the keys",
     )
 
 
 def _is_collapsed(records: Records) -> bool:
     spread = records.last("spread")
-    return spread is not None and spread < 0.2
+    return records.warm and spread is not None and spread < 0.2
 
 
 def _collapsed(records: Records) -> Finding | None:
@@ -191,66 +216,77 @@ def _cheating(records: Records) -> Finding | None:
 
 
 def _large_queue(records: Records) -> Finding | None:
-    share, same = records.last("queue_share"), records.last("same_image")
-    if share is None or share < 0.5:
+    size, images = records.config.contrast.queue_size, records.images
+    views = keys_per_step(records.config) / records.config.training.batch_size
+    share, same = size / (views * images), records.last("same_image")
+    fewer = max(1, round(images / 8)) if images < math.inf else 1
+    if not records.moco or share < 0.5 or fewer >= size:
         return None
-    size = records.config.contrast.queue_size
-    told = "" if same is None else f"; {same:.2f} negatives of a query are views of its own image, in the mean"
+    told = "" if same is None else f"; {same:.2f} negatives of a query are views of its own image now, in the mean"
     return Finding(
         "K too large for this data set",
         "warning",
-        "The queue holds so much of the data set that a query's negatives are often views of its own image.",
-        f"K {size:,} is {share:.0%} of the data set's images{told}",
-        f"--queue-size {max(1, int(size / share / 8)):,}".replace(",", "") + " or fewer: an eighth of the images",
+        "A full queue holds so much of the data set that a query's negatives are often views of its own image.",
+        f"K {size:,} is {share:.0%} of the keys of an epoch of {images:,.0f} images{told}",
+        f"--queue-size {fewer} or fewer: an eighth of the images",
         "false negatives; the paper's K is 5 % of ImageNet, lightly's 8 % of CIFAR-10",
     )
 
 
 def _slow_keys(records: Records) -> Finding | None:
     m, steps = records.config.contrast.momentum, records.steps
-    if not records.moco or m >= 1 or steps == math.inf or steps * (1 - m) >= 1.2:
+    if not records.moco or steps == math.inf or steps * (1 - m) >= 1.2:
         return None
+    fitting = next((value for value in (0.999, 0.99, 0.9) if value < m and steps * (1 - value) >= 10), None)
+    follows = f"follows in {1 / (1 - m):,.0f} steps" if m < 1 else "never follows"
     return Finding(
         "momentum too high for this many steps",
         "warning",
         "The key encoder moves so slowly that it is still much as it began when the run ends.",
-        f"m = {m:g} follows in {1 / (1 - m):,.0f} steps, the run has {steps:,.0f}",
-        f"--momentum {max(0.9, 1 - 10 / steps):.4g}".rstrip("0").rstrip("."),
+        f"m = {m:g} {follows}, the run has {steps:,.0f}",
+        f"--momentum {fitting}" if fitting else "more --epochs, or a smaller --batch-size: so few steps teach little",
         "Eq. 2; the paper's m = 0.999 follows in 1,000 of its 1,000,000 steps",
     )
 
 
 def _fast_keys(records: Records) -> Finding | None:
-    m, drift = records.config.contrast.momentum, records.last("key_drift")
-    if not records.moco or m > 0.95 or drift is None or not records.warm or _slow_keys(records):
+    m, spread = records.config.contrast.momentum, records.last("spread")
+    # Of the whole run: at the end of a cosine schedule nothing moves.
+    drifts = [drift for step, drift in records.series("key_drift") if step >= records.filled_at]
+    if not records.moco or m > 0.95 or not drifts or not records.warm or _slow_keys(records):
         return None
-    if drift > 0.8 and not _is_collapsed(records):  # collapsed keys are all alike
+    drift, collapsed = statistics.median(drifts), _is_collapsed(records)
+    if drift > 0.8 and not collapsed:
         return None
+    seen = f"spread {spread:.2f} (0 is collapsed)" if collapsed else f"a cosine of {drift:.2f} in the median"
     return Finding(
         "momentum too low",
         "problem" if m < 0.5 else "warning",
-        "The key encoder moves so fast that the dictionary is not consistent: its keys are of many encoders.",
-        f"m = {m:g}; the oldest keys have a cosine of {drift:.2f} with what the same views give now; spread "
-        f"{records.last('spread'):.2f} (0 is collapsed)",
+        "The key encoder moves so fast that the dictionary is not consistent: its keys are of many encoders, and it is "
+        "easier to flee from them than to tell images apart."
+        if collapsed
+        else "The key encoder moves so fast that the dictionary is not consistent: its keys are of many encoders.",
+        f"m = {m:g}; {seen}" + ("" if collapsed else " between the oldest keys and what the same views give now"),
         "--momentum 0.99 or 0.999",
         "section 4.1: m = 0 fails, 0.9 loses 4 points against 0.999",
     )
 
 
-_HIGHEST_LR = 0.3 / 256
-"""Per image of the batch: the highest of the published settings (solo-learn's on CIFAR)."""
+_HIGHEST_LR = {"sgd": 0.3 / 256, "lars": 0.6 / 256, "adamw": 1.5e-4 / 256}
+"""Per image of the batch: the highest of the published settings (solo-learn's on CIFAR; MoCo v3's)."""
 
 
 def _high_rate(records: Records) -> Finding | None:
     training = records.config.training
+    highest = _HIGHEST_LR[training.optimizer] * training.batch_size
     loss, norm = records.smooth("loss"), records.last("gradient_norm")
     # Once the queue is full its keys are still of an encoder that changes fast: the loss rises before it falls.
     after = [value for step, value in loss if step > max(3 * records.filled_at, 0.4 * records.step)]
-    if len(after) < 4 or _filling(records) or _large_queue(records):
+    if len(after) < 4 or not records.warm or _filling(records) or _large_queue(records) or _diverged(records):
         return None
     best, now = min(after), statistics.fmean(after[-2:])
     rising = now > best + max(0.2, 0.15 * (records.chance - best))
-    high = training.lr > 4 * _HIGHEST_LR * training.batch_size and (_is_collapsed(records) or now > records.chance)
+    high = training.lr > 4 * highest and (_is_collapsed(records) or now > records.chance)
     if not (rising or high):
         return None
     return Finding(
@@ -259,19 +295,20 @@ def _high_rate(records: Records) -> Finding | None:
         "The loss is above what it was, with the queue full." if rising else "The steps are too long to learn by.",
         f"loss {now:.2f}, at its best {best:.2f}, guessing {records.chance:.2f}; --lr {training.lr:g} for a batch of "
         f"{training.batch_size}; gradient norm {norm if norm is not None else math.nan:.2g}",
-        f"--lr {min(training.lr / 4, _HIGHEST_LR * training.batch_size):.2g}, or a --warmup",
-        "the published settings: from 0.03 to 0.3 for a batch of 256",
+        f"--lr {min(training.lr / 4, highest):.2g}, or a --warmup",
+        f"the published settings: up to {256 * _HIGHEST_LR[training.optimizer]:g} for a batch of 256",
     )
 
 
 def _starving(records: Records) -> Finding | None:
-    waits = [line["waiting"] for line in records.timing if "waiting" in line]
+    timing = replace(records, lines=records.timing)
+    waits = [value for _, value in timing.series("waiting")]
     if len(waits) < 2:
         return None
     waiting = statistics.median(waits[1:])  # the workers start in the first
     if waiting < 0.3:
         return None
-    rate = records.timing[-1]["images_per_second"]
+    rate = timing.last("images_per_second") or 0.0
     return Finding(
         "starving for data",
         "warning",
@@ -288,7 +325,10 @@ def _converged(records: Records) -> Finding | None:
         return None
     third = len(values) // 3
     before, recent = values[-2 * third : -third], values[-third:]
-    chance = 2 * statistics.stdev(before + recent) * math.sqrt(2 / third)
+    # The noise of an evaluation, by how far it is from the line between its neighbours: a trend is no noise.
+    triples = zip(values[-2 * third :], values[-2 * third + 1 :], values[-2 * third + 2 :], strict=False)
+    noise = math.sqrt(statistics.fmean((a - 2 * b + c) ** 2 for a, b, c in triples) / 6)
+    chance = 2 * noise * math.sqrt(2 / third)
     if statistics.fmean(recent) > statistics.fmean(before) + 0.003 + chance:
         return None
     lr = [value for _, value in records.series("lr")]
@@ -335,6 +375,7 @@ def _healthy(records: Records) -> Finding:
 
 
 RULES: list[Callable[[Records], Finding | None]] = [
+    _diverged,
     _filling,
     # Causes come before what they lead to.
     _cheating,

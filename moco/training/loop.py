@@ -12,7 +12,7 @@ from moco.run import Run
 from moco.training.doctor import Finding, diagnose
 from moco.training.log import Bar, Metrics
 from moco.training.monitor import Monitor
-from moco.training.pretraining import Pretraining, Reading
+from moco.training.pretraining import Diverged, Pretraining, Reading
 from moco.training.signals import Signals, Stopped
 
 log = logging.getLogger("moco")
@@ -25,7 +25,7 @@ def pretrain(
 
     At the deadline, a time of time.monotonic(), it stops as at SIGTERM.
 
-    Raises UserError for options that do not fit together or the data, and when the loss is not finite.
+    Raises UserError for options that do not fit together or the data, and Diverged when the loss is not finite.
     """
     training = Pretraining(config, source, run, device)
     if resume:
@@ -36,6 +36,9 @@ def pretrain(
     try:
         with Signals(deadline) as signals:
             _loop(training, _Telling(training, metrics, bar), signals)
+    except Diverged as diverged:
+        metrics.write(diverged.step, {"diverged": diverged.step})
+        raise
     finally:
         bar.close()
         metrics.close()

@@ -36,6 +36,14 @@ class Reading(NamedTuple):
     """When they are there; None: now."""
 
 
+class Diverged(UserError):  # noqa: N818  # what the run did, as Stopped
+    """The loss or the weights are no longer finite, at a step."""
+
+    def __init__(self, message: str, step: int) -> None:
+        super().__init__(message)
+        self.step = step
+
+
 class Pretraining:
     """A run in progress: all of its state, one step, and the checkpoint that makes it the same run later.
 
@@ -173,19 +181,20 @@ class Pretraining:
     def _check(self, values: Tensor, step: int) -> None:
         finite = values[:, 0].isfinite()
         if not finite.all():
-            self._diverged(f"the loss of step {step - len(finite) + int(finite.int().argmin()) + 1} is not finite")
+            first = step - len(finite) + int(finite.int().argmin()) + 1
+            self._diverged(f"the loss of step {first} is not finite", first)
 
-    def _diverged(self, what: str) -> None:
+    def _diverged(self, what: str, step: int) -> None:
         good = self.run.newest()
         stands = f"the last good checkpoint is {good}" if good else "no checkpoint was written before"
-        raise UserError(f"{what}: a lower --lr or --precision fp32 may help; {stands}")
+        raise Diverged(f"{what}: a lower --lr or --precision fp32 may help; {stands}", step)
 
     def save(self) -> None:
         """Writes the checkpoint of the finished step, unless something in it is not finite."""
         pending = self.pending_values()
         self._check(pending, self.step)
         if not torch.stack([p.isfinite().all() for p in self.parameters]).all():
-            self._diverged(f"the weights after step {self.step} are not finite")
+            self._diverged(f"the weights after step {self.step} are not finite", self.step)
         if rank() != 0:
             return
         state = {
