@@ -12,6 +12,8 @@ _CPU_SIZE = 64
 _CPU_IMAGES = 400_000
 """Images seen in a run on a CPU: about ten minutes of the small encoder on two cores."""
 _FEW = 1000
+_MOST_IMAGES = 1_250_000 * 1024
+"""Images seen in the longest run of the paper, on Instagram-1B."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ def suggest(facts: Facts, compute: Compute, epochs: int | None = None) -> tuple[
     size = _size(facts)
     small = size.value <= 64
     batch = _batch(facts)
-    group = math.gcd(32, batch.value)
+    group = max(1, min(32, batch.value // 4))  # of one group there is nothing to shuffle
     length = _epochs(facts, epochs)
     steps = length.value * facts.images / batch.value
     choices = [
@@ -140,6 +142,11 @@ def _epochs(facts: Facts, epochs: int | None) -> Choice:
     if not facts.gpu:
         value = min(200, max(5, _CPU_IMAGES // facts.images))
         return Choice("epochs", value, f"{value * facts.images:,} images in all", "200 (He et al. 2020)")
+    if facts.images > _MOST_IMAGES // 200:
+        value = max(1, _MOST_IMAGES // facts.images)
+        return Choice(
+            "epochs", value, f"{value * facts.images:,} images in all", "1.25 M steps of 1,024 (He et al. 2020)"
+        )
     value = 200 if facts.images >= 50_000 else min(1000, 200 * 50_000 // facts.images)
     return Choice("epochs", value, "smaller sets are seen more often", "200 (He et al. 2020), 200 to 800 (lightly)")
 
@@ -152,13 +159,13 @@ def _dictionary(facts: Facts, batch: int) -> Choice:
 
 
 def _momentum(steps: float) -> Choice:
-    value = next((m for m in (0.999, 0.99) if steps * (1 - m) >= 10), 0.97)
+    value = next((m for m in (0.999, 0.99, 0.97) if steps * (1 - m) >= 10), 0.9)
     follows = 1 / (1 - value)
     reason = f"the key encoder follows in {follows:,.0f} of {steps:,.0f} steps"
     return Choice("momentum", value, reason, f"0.999 of 1,000,000 steps ({_V2}), 0.99 of 78,000 ({_LIGHTLY})")
 
 
-def warnings(facts: Facts, broken: int) -> list[str]:
+def warnings(facts: Facts, broken: int, looked_at: int) -> list[str]:
     """What a person should know before they start."""
     found = []
     if facts.images < _FEW:
@@ -168,5 +175,12 @@ def warnings(facts: Facts, broken: int) -> list[str]:
     if not facts.labelled:
         found.append("there are no labels and test images, so no kNN accuracy is measured: moco doctor judges without")
     if broken:
-        found.append(f"{broken:,} of the images looked at cannot be read: moco data {facts.source} names them")
+        found.append(
+            f"{broken:,} of the {looked_at:,} images looked at cannot be read: moco data {facts.source} names them"
+            + (
+                f"; --max-bad {math.ceil(120 * broken / looked_at) / 100:g} trains without"
+                if broken > looked_at / 100
+                else ""
+            )
+        )
     return found

@@ -36,7 +36,7 @@ def test_what_is_suggested_can_run(facts, epochs):
     assert training.batch_size <= facts.images
     assert epochs is None or training.epochs == epochs
     steps = training.epochs * facts.images / training.batch_size
-    assert steps * (1 - contrast.momentum) >= 10 or contrast.momentum == 0.97
+    assert steps * (1 - contrast.momentum) >= 10 or contrast.momentum in (0.9, 0.97)
     assert config.views.image_size <= max(32, facts.side)
     for choice in choices:
         assert choice.reason
@@ -65,11 +65,13 @@ def test_published_settings_come_out_at_their_scale():
 
 
 def test_what_a_person_should_know():
-    told = " ".join(warnings(Facts("x", 300, 32, labelled=False, gpu=False), broken=3))
+    told = " ".join(warnings(Facts("x", 300, 32, labelled=False, gpu=False), broken=3, looked_at=300))
     assert "few" in told
     assert "no labels" in told
-    assert "3 of the images" in told
-    assert not warnings(Facts("x", 30_000, 32, labelled=True, gpu=False), broken=0)
+    assert "3 of the 300 images" in told
+    assert "--max-bad" not in told  # 1 % is allowed
+    assert "--max-bad 0.3 " in " ".join(warnings(Facts("x", 40, 32, True, False), broken=10, looked_at=40))
+    assert not warnings(Facts("x", 30_000, 32, labelled=True, gpu=False), broken=0, looked_at=500)
 
 
 @pytest.fixture

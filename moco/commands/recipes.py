@@ -1,6 +1,7 @@
 """moco recipes and moco suggest."""
 
 import logging
+import shlex
 from dataclasses import replace
 
 import torch
@@ -49,6 +50,7 @@ def suggest(options: Suggest) -> None:
         (options.out.suffix == ".yaml", f"--out {options.out}: a recipe is a .yaml"),
         (options.overwrite or not options.out.exists(), f"{options.out} is there: --overwrite, or --out another"),
         (options.hours is None or options.hours > 0, f"--hours {options.hours}: above 0"),
+        (options.out.absolute().parent.is_dir(), f"--out {options.out}: no such folder: {options.out.parent}"),
     ]
     require_all(rules)
     with computing(options.compute) as device:
@@ -57,6 +59,8 @@ def suggest(options: Suggest) -> None:
         found = survey(source.train, sample=500)
         if not found.sizes:
             raise UserError(f"{options.source}: no image can be read")
+        if len(source.train) < 2:
+            raise UserError(f"{options.source}: has one image: there are no negatives to tell it from")
         sides = sorted(min(size) for size, number in found.sizes.items() for _ in range(number))
         facts = Facts(
             options.source,
@@ -79,14 +83,16 @@ def suggest(options: Suggest) -> None:
         for choice in choices:
             table.add_row(choice.flag, f"{choice.value}", escape(choice.reason), escape(choice.published))
         say(table)
-        for warning in warnings(facts, len(found.broken)):
+        for warning in warnings(facts, len(found.broken), len(found.looked_at)):
             log.warning(warning)
         memory = f"{cost.memory_mb:,.0f} MB of {'GPU ' if facts.gpu else ''}memory"
         rate = cost.steps * config.training.batch_size / cost.seconds
         say(f"about {_time(cost.seconds)} here for {cost.steps:,} steps, {rate:,.0f} images/s, {memory}")
         if rank() == 0:
-            write_recipe(options.out, config, [f"{choice.flag}: {choice.reason}" for choice in choices])
-        say(f"written to {options.out}; start it by:\n  moco pretrain {options.out}")
+            write_recipe(
+                options.out, config, [f"{choice.flag}: {choice.reason}; from {choice.published}" for choice in choices]
+            )
+        say(f"written to {options.out}; start it by:\n  moco pretrain {shlex.quote(str(options.out))}")
 
 
 def _fitting(facts: Facts, compute: Compute, source: Source, device: Device) -> tuple[Facts, Estimate]:
@@ -103,4 +109,7 @@ def _fitting(facts: Facts, compute: Compute, source: Source, device: Device) -> 
 
 
 def _time(seconds: float) -> str:
-    return f"{seconds / 3600:.1f} hours" if seconds > 5400 else f"{seconds / 60:.0f} minutes"
+    for unit, name in ((3600, "hours"), (60, "minutes")):
+        if seconds > 1.5 * unit:
+            return f"{seconds / unit:.1f} {name}"
+    return f"{seconds:.0f} seconds"
