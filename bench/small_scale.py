@@ -27,7 +27,7 @@ from moco.device import choose_device
 from moco.errors import UserError
 from moco.recipes import RECIPES
 from moco.reproduce import EXPERIMENTS, Experiment, Job, estimate, plan, results_of, run_missing, write_page
-from moco.reproduce.experiments import Cell, Changes, Claim, Scale, changed
+from moco.reproduce.experiments import Cell, Changes, Claim, Scale
 from moco.training import Stopped, start_logging
 
 ROOT = Path(__file__).parents[1]
@@ -53,8 +53,9 @@ def speed(scale: Scale, changes: Changes) -> list[Cell]:
         "BN groups of 32": {"bn_group": 32},
         "half the epochs": {"epochs": whole.training.epochs // 2},
     }
-    cells = [Cell("cifar10-speed", name, with_options(whole, **options)) for name, options in exchanged.items()]
-    return changed(cells, changes)
+    return [
+        Cell("cifar10-speed", name, with_options(whole, **(options | changes))) for name, options in exchanged.items()
+    ]
 
 
 def _speed_claims(scale: Scale) -> list[Claim]:
@@ -127,7 +128,7 @@ def jobs_of(experiment: Experiment, options: argparse.Namespace, compute: Comput
     if options.quick:
         tiny = {"encoder": "tiny", "small_stem": False, "epochs": 1, "warmup": 0.0, "batch_size": 32}
         tiny |= {"queue_size": 64, "bn_group": 16, "knn_every": 1, "knn_k": 10, "lr": 0.03}
-        cells = changed(cells, tiny)
+        cells = [replace(cell, config=with_options(cell.config, **tiny)) for cell in cells]
     jobs = plan(cells, 3, options.out / experiment.name, compute)
     return [job for job in jobs if job.seed == 0 or job.cell.x in ("as it is", "batch 128", "batch 512")][
         : 2 if options.quick else None

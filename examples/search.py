@@ -22,6 +22,7 @@ from moco.data.folder import find_images
 from moco.device import choose_device
 from moco.errors import UserError
 from moco.evaluation import encode, open_trained
+from moco.run import Run
 from moco.views import CentreCrop
 
 SIDE = 128
@@ -75,13 +76,21 @@ def main(arguments: list[str] | None = None) -> list[tuple[Path, float]]:
     parser.add_argument("--out", type=Path, default=Path("found.png"))
     parser.add_argument("--epochs", type=int, default=10)
     options, more = parser.parse_known_args(arguments)  # what is not known here is an option of moco pretrain
+    if options.folder and not options.folder.is_dir():
+        parser.error(f"{options.folder}: no such folder")
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or drawn(Path(temporary))
-        if not options.run.exists():
+        if options.run.exists():
+            if more:
+                parser.error(f"{options.run} is trained already: --run another, or leave {' '.join(more)}")
+            print(f"by the run in {options.run}, trained on {Run.open(options.run).config().data.source}")
+        else:
             words = ["--data", f"folder:{folder}", "--out", str(options.run), "--epochs", str(options.epochs)]
             small = [] if options.folder else ["--batch-size", "64", "--queue-size", "64"]  # 600 drawn images
             cli.main(["pretrain", options.recipe, *words, *small, *more])
         files = sorted(map(Path, find_images(folder)))
+        if not files:
+            parser.error(f"{folder}: holds no image")
         query = options.query or files[0]
         found = search(options.run, files, query)
         sheet(query, found, options.out)
@@ -92,4 +101,7 @@ def main(arguments: list[str] | None = None) -> list[tuple[Path, float]]:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UserError as error:
+        raise SystemExit(f"search.py: {error}") from None

@@ -203,7 +203,7 @@ def with_options(config: Config, **options: Any) -> Config:
 def parse_option(text: str) -> tuple[str, Any]:
     """`bn_group=4` or `bn-group=4` as name and value. Raises UserError for what no option is, or can be."""
     name, equals, spelled = text.partition("=")
-    name = name.replace("-", "_")
+    name = "source" if name == "data" else name.replace("-", "_")
     rooms = (Data, Views, Encoder, Contrast, Training, Log)
     hints = {key: hint for room in rooms for key, hint in get_type_hints(room).items()}
     if not equals or not spelled:
@@ -271,7 +271,7 @@ def check(config: Config, ranks: int = 1, images: int | None = None) -> None:
         (training.epochs >= 1, f"--epochs {training.epochs}: at least 1"),
         (training.batch_size >= 2, f"--batch-size {training.batch_size}: at least 2"),
         (training.accumulate >= 1, f"--accumulate {training.accumulate}: at least 1"),
-        (training.lr > 0, f"--lr {training.lr}: above 0"),
+        (0 < training.lr < math.inf, f"--lr {training.lr}: above 0, and finite"),
         (training.gamma > 0, f"--gamma {training.gamma}: above 0"),
         (training.iterations is None or training.iterations >= 1, f"--iterations {training.iterations}: at least 1"),
         (training.decay_every > 0, f"--decay-every {training.decay_every}: above 0"),
@@ -326,6 +326,8 @@ def from_dict(values: dict[str, Any], where: str) -> Config:
         if default is None:
             raise UserError(f"{where}: no such part of a configuration: {room}")
         if not is_dataclass(default):
+            if not isinstance(content, type(default)):
+                raise UserError(f"{where}: {room}: {content!r} is not of type {type(default).__name__}")
             config = replace(config, **{room: content})
             continue
         if not isinstance(content, dict):

@@ -12,22 +12,29 @@ knn.json ...     what the protocols measured; findings.json what the doctor foun
 log.txt          what was said
 """
 
+import fcntl
 import json
 import logging
 import pickle
 import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 import torch
 import yaml
 
-from moco.config import Config, differences, from_dict, to_dict
+from moco.config import Config, check, differences, from_dict, to_dict
 from moco.contrast.ranks import rank, world_size
 from moco.errors import UserError
 from moco.files import write_whole
 
 log = logging.getLogger("moco")
+
+
+class Busy(UserError):  # noqa: N818  # not an error of the run
+    """Another process trains the run."""
 
 
 class Run:
@@ -45,23 +52,33 @@ class Run:
 
         Raises UserError on all of them if the folder holds another already, or cannot be written.
         """
-        failed, error = torch.zeros(()), None
-        if rank() == 0:
-            try:
-                cls._make(path, config)
-            except UserError as refused:
-                failed, error = failed + 1, refused
-        if world_size() > 1:
-            torch.distributed.all_reduce(failed)
-        if failed:
-            raise error or UserError(f"{path}: could not be made")
+        _on_main_rank(lambda: cls._make(path, config), UserError(f"{path}: could not be made"))
         return cls(path)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """For as long as this process trains the run. Raises Busy, on all ranks, if another does."""
+        busy = Busy(f"{self.path}: another process is training it: wait for it, or --out another")
+
+        def lock(file: IO[bytes]) -> None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise busy from None
+            except OSError:  # a file system without locks
+                log.debug("%s: cannot be locked", self.path)
+
+        with ExitStack() as held:
+            _on_main_rank(lambda: lock(held.enter_context(self._config_file.open("rb"))), busy)
+            yield
 
     @classmethod
     def _make(cls, path: Path, config: Config) -> None:
         run = cls(path)
         if run._config_file.exists():
             raise UserError(f"{path} already holds a run: --resume continues it, --out starts another elsewhere")
+        if run.metrics.exists() or run._saved():
+            raise UserError(f"{path} holds metrics or checkpoints of a run without its config.yaml: --out another")
         try:
             run.checkpoints.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -90,7 +107,12 @@ class Run:
             raise UserError(f"{self._config_file}: cannot be read: {str(error).splitlines()[0]}") from error
         if not isinstance(values, dict):
             raise UserError(f"{self._config_file}: holds no configuration")
-        return from_dict(values, str(self._config_file))
+        config = from_dict(values, str(self._config_file))
+        try:
+            check(config)
+        except UserError as error:
+            raise UserError(f"{self._config_file}: {error}") from error
+        return config
 
     def require(self, config: Config) -> None:
         """Raises UserError, naming each option, if the run was started with another configuration."""
@@ -136,6 +158,20 @@ class Run:
         text = json.dumps(values, indent=2) + "\n"
         write_whole(path, lambda file: file.write(text.encode()))
         return path
+
+
+def _on_main_rank(act: Callable[[], None], elsewhere: UserError) -> None:
+    """Does something on the main rank while the others wait; if it raises UserError there, they raise theirs."""
+    failed, error = torch.zeros(()), None
+    if rank() == 0:
+        try:
+            act()
+        except UserError as refused:
+            failed, error = failed + 1, refused
+    if world_size() > 1:
+        torch.distributed.all_reduce(failed)
+    if failed:
+        raise error or elsewhere
 
 
 Lines = list[dict[str, Any]]

@@ -11,7 +11,7 @@ import yaml
 from moco.config import Config, to_dict
 from moco.errors import UserError
 from moco.recipes import RECIPES
-from moco.run import Run, is_whole, read_checkpoint
+from moco.run import Busy, Run, is_whole, read_checkpoint
 
 CONFIG = RECIPES["shapes-cpu"].config
 
@@ -50,6 +50,21 @@ def test_a_folder_that_holds_a_run_is_refused_and_untouched(run):
     with pytest.raises(UserError, match=r"already holds a run: --resume continues it, --out starts another elsewhere"):
         Run.create(run.path, replace(CONFIG, recipe="other"))
     assert {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()} == before
+
+
+def test_a_run_is_trained_by_one_process_at_a_time(run):
+    with run.locked(), pytest.raises(Busy, match="another process is training it"), Run.open(run.path).locked():
+        pass
+    with Run.open(run.path).locked():
+        pass
+
+
+def test_what_is_left_of_a_run_without_its_configuration_is_not_overwritten(run):
+    run.save(7, state(7), 3)
+    (run.path / "config.yaml").unlink()
+    with pytest.raises(UserError, match=r"without its config\.yaml"):
+        Run.create(run.path, CONFIG)
+    assert names(run) == ["step-000000007.pt"]
 
 
 def test_a_folder_that_cannot_be_made(tmp_path):

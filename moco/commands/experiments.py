@@ -15,23 +15,30 @@ from rich.table import Table
 
 from moco.cli import Reproduce
 from moco.commands.common import computing, say
-from moco.config import Linear, check, parse_option, require_all
+from moco.config import MAY_CHANGE, Linear, check, parse_option, require_all
 from moco.contrast.ranks import rank, world_size
 from moco.device import Device
 from moco.errors import UserError
 from moco.reproduce import EXPERIMENTS, Job, estimate, plan, run_missing, sources, write_page, write_varied
-from moco.reproduce.experiments import Cell
+from moco.reproduce.experiments import Cell, Scale
 from moco.training import Stopped, start_logging
 
 
 def reproduce(options: Reproduce) -> None:
     """Runs what is missing of an experiment and writes its page; told to stop, leaves as `pretrain` does."""
     experiment, scale = EXPERIMENTS[options.experiment], options.scale
-    require_all([(options.seeds is None or options.seeds >= 1, f"--seeds {options.seeds}: at least 1")])
     set_, (option, values) = dict(map(parse_option, options.set)), _varied(options.vary)
+    rules = [
+        (options.seeds is None or options.seeds >= 1, f"--seeds {options.seeds}: at least 1"),
+        (options.minutes is None or options.minutes >= 0, f"--minutes {options.minutes}: at least 0"),
+        ("seed" not in {*set_, option}, "seed: --seeds tells how many there are"),
+        (option not in MAY_CHANGE, f"--vary {option}: the results do not depend on it"),
+        (set_.get("knn_every") != 0, "--set knn_every=0: runs are judged by kNN too"),
+    ]
+    require_all(rules)
     if options.data is not None:
         set_["source"] = options.data
-    name = ",".join([f"{experiment.name}-{scale}", *options.set])
+    name = _name(f"{experiment.name}-{scale}", *options.set)
     out = options.out or Path("runs/reproduce") / name
     seeds = options.seeds or (1 if scale == "imagenet" else experiment.seeds)
     grids = {}
@@ -40,6 +47,7 @@ def reproduce(options: Reproduce) -> None:
         grids[spelled] = plan(cells, seeds, out, options.compute, f"{option}={spelled}" if option else "")
     there = {(cell.series, cell.x) for cell in cells}
     claims = [claim for claim in experiment.claims(scale) if {claim.better, claim.worse} <= there]
+    require_all([(bool(claims) or not option, f"--vary {option}: no finding compares what --only leaves")])
     # All settings with one seed before the next.
     jobs = sorted((job for grid in grids.values() for job in grid), key=lambda job: job.seed)
     deadline = None if options.minutes is None else time.monotonic() + 60 * options.minutes
@@ -48,26 +56,44 @@ def reproduce(options: Reproduce) -> None:
         for job in jobs:
             check(job.config, world_size())
         if options.dry_run:
-            _tell_costs(jobs, device)
+            _tell_costs(jobs, device, _linear(scale))
             return
-        # On a CPU the features are computed once; elsewhere it is the protocol of section 4.1 as it stands.
-        linear = Linear(cached=scale == "cpu")
-        stopped = None
+        page, stopped = _folder(options.page or out), None
         try:
-            run_missing(jobs, device, linear, deadline)
+            run_missing(jobs, device, _linear(scale), deadline)
         except Stopped as told:
             stopped = told
         if rank() == 0:
-            context, page = _reproduced(options, jobs, device), options.page or out
+            context, only = _reproduced(options, jobs, device), [f"only={_name(*options.only)}"] if options.only else []
             if option:
-                page = write_varied(experiment, option, grids, claims, context, page, f"{name},vary-{option}")
+                name = _name(name, f"vary-{option}", *only)
+                page = write_varied(experiment, option, grids, claims, context, page, name)
             else:
-                page = write_page(experiment, jobs, claims, context, page, name)
+                page = write_page(experiment, jobs, claims, context, page, _name(name, *only))
             done = sum(job.result() is not None for job in jobs)
             say(f"{done} of {len(jobs)} runs are done; written to {page}")
         if stopped is not None:
             say("the same command goes on")
             raise SystemExit(128 + stopped.signal_number)
+
+
+def _linear(scale: Scale) -> Linear:
+    """On a CPU the features are computed once; elsewhere it is the protocol of section 4.1 as it stands."""
+    return Linear(cached=scale == "cpu")
+
+
+def _name(*parts: str) -> str:
+    """Of a folder or a page, after what it is of."""
+    return ",".join(parts).replace("/", "-")[:150]
+
+
+def _folder(path: Path) -> Path:
+    """A folder that is there and can be written into. Raises UserError before anything is run in vain."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be made: {error.strerror}") from error
+    return path
 
 
 def _varied(spelled: str | None) -> tuple[str, dict[str, dict[str, Any]]]:
@@ -122,7 +148,7 @@ def _shared(jobs: list[Job]) -> str:
     return ", ".join(f"{name} {next(iter(found))}" for name, found in values.items() if len(found) == 1)
 
 
-def _tell_costs(jobs: list[Job], device: Device) -> None:
+def _tell_costs(jobs: list[Job], device: Device, linear: Linear) -> None:
     """A table of an experiment's settings and what each run of it costs here, measured by a few steps."""
     table = Table(title="cost of a run on this machine, by a few steps of it", title_justify="left")
     for column in ("setting", "steps", "minutes", "GPU memory", "done"):
@@ -132,11 +158,11 @@ def _tell_costs(jobs: list[Job], device: Device) -> None:
     for job, source in sources([job for job in jobs if first[job.setting] is job]):
         seeds = [other for other in jobs if other.setting == job.setting]
         done = sum(other.result() is not None for other in seeds)
-        name = job.setting
+        name = escape(job.setting)
         if isinstance(source, UserError):
             table.add_row(name, "", escape(str(source)), "", f"{done} of {len(seeds)}")
             continue
-        cost = estimate(job.config, source, device)
+        cost = estimate(job.config, source, device, linear)
         total += cost.seconds * (len(seeds) - done)
         missing += len(seeds) - done
         memory = f"{cost.memory_mb:,.0f} MB" if on_gpu else ""

@@ -1,5 +1,6 @@
 """moco data and moco pack."""
 
+import shlex
 from pathlib import Path
 
 import torch
@@ -7,7 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from moco.cli import Look, Pack
-from moco.commands.common import console, progress
+from moco.commands.common import console, progress, say
 from moco.config import require_all
 from moco.data import ImageSet, Source, open_source, shuffled
 from moco.data.sources import KINDS
@@ -91,4 +92,4 @@ def pack(options: Pack) -> None:
         workers=options.workers,
     )
     console.print(str(packed), markup=False)
-    console.print(f"train on them by:\n  moco pretrain RECIPE --data shards:{options.out}", markup=False)
+    say(f"train on them by:\n  moco pretrain RECIPE --data {shlex.quote(f'shards:{options.out}')}")

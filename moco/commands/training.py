@@ -1,5 +1,6 @@
 """moco pretrain and moco demo."""
 
+import shlex
 import time
 from itertools import count
 from pathlib import Path
@@ -37,7 +38,8 @@ def pretrain(config: Config, folder: Path, resume: bool) -> Run:
                 folder / "views.png",
             )
         try:
-            train(config, source, run, device, resume)
+            with run.locked():
+                train(config, source, run, device, resume)
         except Stopped as stopped:
             say(f"stopped after step {stopped.step}; continue it by:\n  {_command(config, folder)} --resume")
             raise SystemExit(128 + stopped.signal_number) from None
@@ -48,8 +50,8 @@ def pretrain(config: Config, folder: Path, resume: bool) -> Run:
 
 
 def _command(config: Config, folder: Path) -> str:
-    out = "" if folder == Path("runs") / Path(config.recipe).stem else f" --out {folder}"
-    return f"moco pretrain {config.recipe}{out}"
+    out = [] if folder == Path("runs") / Path(config.recipe).stem else ["--out", str(folder)]
+    return shlex.join(["moco", "pretrain", config.recipe, *out])
 
 
 def demo(out: Path | None) -> None:

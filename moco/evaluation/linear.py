@@ -41,7 +41,7 @@ def evaluate_linear(
     train = source.labelled_train
     n = len(train)
     if n < options.batch_size:
-        raise UserError(f"--batch-size {options.batch_size}: the data set has only {n} training images")
+        raise UserError(f"--batch-size {options.batch_size}: the data set has only {n} training images: give no more")
     test = extract(encoder, source.test, centre, device, workers=workers)
     if options.cached:
         bank = extract(encoder, train, centre, device, workers=workers)

@@ -3,6 +3,7 @@
 import math
 import statistics
 from collections import defaultdict
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from moco.reproduce.experiments import Claim, Measure
@@ -50,20 +51,23 @@ class Finding(NamedTuple):
     verdict: str
 
 
-def examine(claim: Claim, results: Results) -> Finding:
+def examine(claim: Claim, results: Results, grids: Iterable[Results] = ()) -> Finding:
     """Whether a claim shows, by the difference of two means.
 
     The spread between seeds is taken as the same in all settings of the grid, and so estimated from all of them: two or
-    three seeds of one setting say little.
+    three seeds of one setting say little. So it is in all grids that are run at several values of an option.
     """
     better, worse = (results.get(key, []) for key in (claim.better, claim.worse))
     a, b = measured(better, claim.measure), measured(worse, claim.measure)
     if b.diverged and not b.seeds and a.seeds and not claim.alike:
         return Finding(claim, math.nan, None, "shows: the other diverged")
+    if a.diverged and not a.seeds and b.seeds and not claim.alike:
+        return Finding(claim, math.nan, None, "the other way round: it diverged")
     if not (a.seeds and b.seeds):
         return Finding(claim, math.nan, None, "not measured")
     difference = a.mean - b.mean
-    cells = [m for runs in results.values() if (m := measured(runs, claim.measure)).spread is not None]
+    settings = [runs for grid in (grids or [results]) for runs in grid.values()]
+    cells = [m for runs in settings if (m := measured(runs, claim.measure)).spread is not None]
     freedom = sum(m.seeds - 1 for m in cells)
     if not freedom:
         return Finding(claim, difference, None, "one seed: no uncertainty can be told")
@@ -76,14 +80,16 @@ def examine(claim: Claim, results: Results) -> Finding:
 def ordering(findings: list[Finding]) -> str:
     """A sentence on whether the paper's ordering holds, with its uncertainty."""
     verdicts = [finding.verdict for finding in findings]
-    shown = sum(verdict.startswith(("shows", "no difference")) for verdict in verdicts)
-    other = sum(verdict in ("they differ", "the other way round") for verdict in verdicts)
+    shown = sum(verdict.startswith("shows") for verdict in verdicts)
+    alike = sum(verdict == "no difference seen" for verdict in verdicts)
+    other = sum(verdict.startswith(("they differ", "the other way round")) for verdict in verdicts)
     counts = [
         f"{shown} of {len(findings)} findings show",
+        f"{alike} that two are alike, not contradicted" if alike else "",
         f"{other} come out otherwise" if other else "",
-        f"{rest} cannot be told" if (rest := len(findings) - shown - other) else "",
+        f"{rest} cannot be told" if (rest := len(findings) - shown - alike - other) else "",
     ]
-    holds = "holds" if shown == len(findings) else "holds in part" if shown else "does not show"
+    holds = "holds" if shown + alike == len(findings) else "holds in part" if shown else "does not show"
     known = [finding.uncertainty for finding in findings if finding.uncertainty is not None]
     within = f"; a difference is known to ± {max(known):.1f} points or better, at 95 %" if known else ""
     return f"The paper's ordering {holds}: {', '.join(filter(None, counts))}{within}."

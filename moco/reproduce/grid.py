@@ -22,8 +22,8 @@ from moco.evaluation import evaluate_linear, open_trained
 from moco.evaluation.features import extract
 from moco.reproduce.experiments import Cell
 from moco.reproduce.findings import Results, by_cell
-from moco.run import Run, read_lines
-from moco.training import Pretraining, pretrain
+from moco.run import Busy, Run, read_lines
+from moco.training import Diverged, Pretraining, pretrain
 
 log = logging.getLogger("moco")
 
@@ -60,9 +60,11 @@ class Job:
             return None
         Run.open(self.folder).require(self.config)
         try:
-            values: dict[str, Any] = json.loads(path.read_text())
-        except ValueError as error:
-            raise UserError(f"{path}: cannot be read: remove it, and its run is judged again") from error
+            values = json.loads(path.read_text())
+        except ValueError:
+            values = None
+        if not isinstance(values, dict) or not {"series", "x", "seed", "seconds"} <= set(values):
+            raise UserError(f"{path}: cannot be read: remove it, and its run is judged again")
         return values
 
 
@@ -88,8 +90,8 @@ class Estimate(NamedTuple):
     """The most of the GPU; on a CPU, of the process until then."""
 
 
-def estimate(config: Config, source: Source, device: Device) -> Estimate:
-    """The cost of a whole run, its evaluations included."""
+def estimate(config: Config, source: Source, device: Device, linear: Linear | None = None) -> Estimate:
+    """The cost of a whole run, its evaluations included, and the linear protocol if there is to be one."""
     if device.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device.device)
     training = Pretraining(config, source, Run(Path()), device)  # a run that is not written
@@ -107,9 +109,12 @@ def estimate(config: Config, source: Source, device: Device) -> Estimate:
         start = time.perf_counter()
         extract(training.mechanism.query.backbone, sample, training.centre, device, workers=config.compute.workers)
         each = (time.perf_counter() - start) / len(sample)
-        every = config.log.knn_every
-        evaluations = 2 + (options.epochs // every if every else 0)  # at the start, and for the linear classifier
+        every, length = config.log.knn_every, options.iterations or options.epochs
+        evaluations = 1 + length // every if every else 0  # one at the start
         seconds += evaluations * each * (len(source.test) + len(source.labelled_train))
+        if linear is not None:
+            passes = 1 if linear.cached else linear.epochs
+            seconds += each * (len(source.test) + passes * len(source.labelled_train))
     return Estimate(training.steps, seconds, device.peak_mb())
 
 
@@ -120,6 +125,8 @@ def sources(jobs: list[Job]) -> Iterator[tuple[Job, Source | UserError]]:
         try:
             if opened is None or data != job.config.data:
                 opened, data = source_of(job.config), job.config.data
+            if not opened.labelled:
+                raise UserError(f"--data {data.source}: has no labels to judge by")
             check(job.config, world_size(), len(opened.train))
             yield job, opened
         except UserError as error:
@@ -129,34 +136,46 @@ def sources(jobs: list[Job]) -> Iterator[tuple[Job, Source | UserError]]:
 def run_missing(jobs: list[Job], device: Device, linear: Linear, deadline: float | None) -> None:
     """Runs and judges what has no result yet. Raises Stopped when told to stop, or at the deadline.
 
-    Runs whose data is not there are named and left out. A run that diverges is a result, too.
+    Runs whose data is not there, or which another process is at, are named and left out; if all are, it is a UserError.
+    A run that diverges is a result, too.
     """
     todo = [job for job in jobs if job.result() is None]
-    started = {job.folder: (job.folder / "config.yaml").exists() for job in todo}
-    if world_size() > 1:
-        dist.barrier()  # every rank has seen the same
+    left_out: list[UserError] = []
     for number, (job, source) in enumerate(sources(todo), 1):
-        if isinstance(source, UserError):
-            log.warning("left out: %s: %s", job.title, source)
-            continue
-        log.info("run %d of %d: %s", len(jobs) - len(todo) + number, len(jobs), job.title)
-        if started[job.folder]:
-            run = Run.open(job.folder)
-            run.require(job.config)
-        else:
-            run = Run.create(job.folder, job.config)
         try:
-            with _timed(run, device):
-                pretrain(job.config, source, run, device, started[job.folder], deadline)
-            measured = judge(run, source, device, linear)
+            if isinstance(source, UserError):
+                raise source
+            there = (job.folder / "config.yaml").exists()
+            if world_size() > 1:
+                dist.barrier()  # every rank has seen the same
+            run = Run.open(job.folder) if there else Run.create(job.folder, job.config)
+            run.require(job.config)
+            with run.locked():
+                if job.result() is None:  # another process may have been faster
+                    log.info("run %d of %d: %s", len(jobs) - len(todo) + number, len(jobs), job.title)
+                    _run(job, run, source, device, linear, there, deadline)
         except UserError as error:
-            if "finite" not in str(error):
+            if isinstance(source, Source) and not isinstance(error, Busy):
                 raise
-            log.warning("%s: %s", job.title, error)
-            measured = {"diverged": str(error), **_spent(run)}
-        if rank() == 0:
-            about = {"series": job.cell.series, "x": job.cell.x, "seed": job.seed}
-            run.write_json("result", about | measured)
+            log.warning("left out: %s: %s", job.title, error)
+            left_out.append(error)
+    if left_out and len(left_out) == len(jobs):
+        raise left_out[0]
+
+
+def _run(
+    job: Job, run: Run, source: Source, device: Device, linear: Linear, resume: bool, deadline: float | None
+) -> None:
+    try:
+        with _timed(run, device):
+            pretrain(job.config, source, run, device, resume, deadline)
+        measured = judge(run, source, device, linear)
+    except Diverged as error:
+        log.warning("%s: %s", job.title, error)
+        measured = {"diverged": str(error), **_spent(run)}
+    if rank() == 0:
+        about = {"series": job.cell.series, "x": job.cell.x, "seed": job.seed}
+        run.write_json("result", about | measured)
 
 
 def judge(run: Run, source: Source, device: Device, linear: Linear) -> dict[str, Any]:
@@ -164,6 +183,8 @@ def judge(run: Run, source: Source, device: Device, linear: Linear) -> dict[str,
     lines = read_lines(run.metrics)
     look_ups = [line["accuracy"] for line in lines if "accuracy" in line]
     judged = [line["knn"] for line in lines if "knn" in line]
+    if not (judged and look_ups):
+        raise UserError(f"{run.metrics}: holds no kNN accuracy: remove {run.path}, and it is run again")
     measured: dict[str, Any] = {
         "untrained_knn": judged[0],
         "knn": judged[-1],
@@ -198,4 +219,8 @@ def _spent(run: Run) -> dict[str, float]:
     """Seconds in all the run's pieces, start (compilation) and evaluations included, and the most GPU memory in MB."""
     path = run.path / "spent.json"
     none = {"seconds": 0.0, "memory_mb": 0.0}
-    return none | json.loads(path.read_text()) if path.is_file() else none
+    try:
+        return none | json.loads(path.read_text()) if path.is_file() else none
+    except (ValueError, TypeError):
+        log.warning("%s: cannot be read: the time before is not counted", path)
+        return none

@@ -27,7 +27,6 @@ def write_page(
     experiment: Experiment, jobs: list[Job], claims: list[Claim], context: dict[str, Any], out: Path, name: str
 ) -> Path:
     """Writes NAME.md, its figures and .json into the folder `out`, and returns the page's path."""
-    out.mkdir(parents=True, exist_ok=True)
     cells, results = _cells(jobs), results_of(jobs)
     findings = [examine(claim, results) for claim in claims]
     figures = []
@@ -39,16 +38,12 @@ def write_page(
         figures.append(f"{name}-curves.png")
     lines = _head(experiment, context, sum(map(len, results.values())), figures)
     lines += [*table(experiment, cells, results), "", *_untrained(results), _MEANS[context["scale"] == "imagenet"], ""]
-    lines += [
-        "## Which of the findings show",
-        "",
-        ordering(findings),
-        "",
-        "| finding of the paper | here | |",
-        "| --- | --- | --- |",
-    ]
-    lines += [f"| {finding.claim.says} | {_difference(finding)} | {finding.verdict} |" for finding in findings]
-    return _write(out / f"{name}.md", [*lines, "", _DIFFERENCES, ""], context, results)
+    if findings:
+        lines += ["## Which of the findings show", "", ordering(findings), ""]
+        lines += ["| finding of the paper | here | |", "| --- | --- | --- |"]
+        lines += [f"| {finding.claim.says} | {_difference(finding)} | {finding.verdict} |" for finding in findings]
+        lines += ["", _DIFFERENCES, ""]
+    return _write(out / f"{name}.md", lines, context, results)
 
 
 def write_varied(
@@ -61,9 +56,11 @@ def write_varied(
     name: str,
 ) -> Path:
     """The same of a grid that was run at several values of an option: how each finding changes with it."""
-    out.mkdir(parents=True, exist_ok=True)
     results = {value: results_of(jobs) for value, jobs in grids.items()}
-    findings = {claim.says: {value: examine(claim, found) for value, found in results.items()} for claim in claims}
+    findings = {
+        claim.says: {value: examine(claim, found, results.values()) for value, found in results.items()}
+        for claim in claims
+    }
     _draw_varied(option, findings, out / f"{name}.png")
     done = sum(len(runs) for found in results.values() for runs in found.values())
     lines = _head(experiment, context, done, [f"{name}.png"])
@@ -180,18 +177,27 @@ def _series(cells: list[Cell]) -> list[str]:
 
 def _draw_over_x(experiment: Experiment, cells: list[Cell], results: Results, path: Path) -> None:
     """A line for each series over x, with the spread over seeds; the published figures on an axis of their own."""
-    with_published = any(cell.published for cell in cells)
+    measure = experiment.measures[0]
+    published = {
+        series: [
+            cell for cell in cells if cell.series == series and cell.published and cell.published.protocol == measure
+        ]
+        for series in _series(cells)
+    }
+    with_published = any(len(line) > 1 for line in published.values())  # a single figure is in the table
     figure, axes = plt.subplots(1, 1 + with_published, figsize=(6.5 + 4.5 * with_published, 4), squeeze=False)
     places = _places(cells)
     for style, series in zip(_STYLES, _series(cells), strict=False):
         own = [cell for cell in cells if cell.series == series]
-        here = [measured(results.get((cell.series, cell.x), []), experiment.measures[0]) for cell in own]
+        here = [measured(results.get((cell.series, cell.x), []), measure) for cell in own]
         _line(axes[0, 0], style, series, own, [m.mean for m in here], [m.spread or 0 for m in here], places)
         if with_published:
-            values = [cell.published.value if cell.published else math.nan for cell in own]
+            values = [
+                cell.published.value if cell.published and cell in published[series] else math.nan for cell in own
+            ]
             _line(axes[0, 1], style, series, own, values, None, places)
     axes[0, 0].set_title("measured here", loc="left", fontsize=10)
-    axes[0, 0].set_ylabel(MEASURES[experiment.measures[0]])
+    axes[0, 0].set_ylabel(MEASURES[measure])
     if with_published:
         axes[0, 1].set_title("published, at its own scale", loc="left", fontsize=10)
     for axis in axes.flat:

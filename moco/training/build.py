@@ -1,5 +1,7 @@
 """The mechanism that a configuration describes."""
 
+from dataclasses import replace
+
 import torch
 from torch import nn
 
@@ -67,10 +69,12 @@ def _build(config: Config, encoder: nn.Module, images: int, steps: int) -> Mecha
 
 
 def _check_memory(images: int, dim: int, device: Device) -> None:
-    needed, free = images * dim * 4, device.free_bytes()
-    if needed > free:
-        raise UserError(
-            f"--mechanism memory-bank: a vector for each of {images:,} images takes {needed / 1e9:,.3g} GB, "
-            f"{device.device} has {free / 1e9:,.3g} GB free: a lower --dim, or --mechanism moco, whose "
-            "dictionary does not grow with the data"
-        )
+    """Of the bank, which is made on the CPU, goes to the device, and stands in checkpoints."""
+    needed = images * dim * 4
+    for place in {device.device.type: device, "cpu": replace(device, device=torch.device("cpu"))}.values():
+        if needed > (free := place.free_bytes()):
+            raise UserError(
+                f"--mechanism memory-bank: a vector for each of {images:,} images takes {needed / 1e9:,.3g} GB, "
+                f"{place.device} has {free / 1e9:,.3g} GB free: a lower --dim, or --mechanism moco, whose "
+                "dictionary does not grow with the data"
+            )

@@ -12,6 +12,7 @@ from rich.logging import RichHandler
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from torch.utils.tensorboard import SummaryWriter
 
+from moco.errors import UserError
 from moco.run import Run
 
 log = logging.getLogger("moco")
@@ -25,7 +26,10 @@ def start_logging(run: Run | None, main: bool) -> None:
     log.setLevel(logging.INFO if main else logging.CRITICAL)
     log.addHandler(RichHandler(console=console, show_path=False, show_time=False, show_level=False))
     if run is not None and main:
-        handler = logging.FileHandler(run.path / "log.txt")
+        try:
+            handler = logging.FileHandler(run.path / "log.txt")
+        except OSError as error:
+            raise UserError(f"{run.path / 'log.txt'}: cannot be written: {error.strerror}") from error
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         log.addHandler(handler)
 
@@ -44,9 +48,12 @@ class Metrics:
         self.main = main
         if not main:
             return
-        self._metrics = run.metrics.open("ab")
-        self._metrics.truncate(min(size, run.metrics.stat().st_size))
-        self._timing = run.timing.open("a")
+        try:
+            self._metrics = run.metrics.open("ab")
+            self._metrics.truncate(min(size, run.metrics.stat().st_size))
+            self._timing = run.timing.open("a")
+        except OSError as error:
+            raise UserError(f"{error.filename}: cannot be written: {error.strerror}") from error
         self._events = SummaryWriter(str(run.path / "tensorboard"), purge_step=step)
 
     def write(self, step: int, values: dict[str, Any]) -> None:

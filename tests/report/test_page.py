@@ -191,6 +191,15 @@ def test_every_mechanism_has_a_page(mechanism, source, tmp_path):
     assert mechanism in page.text
 
 
+def test_a_page_takes_the_place_of_nothing_but_a_page(run, capsys):
+    before = (run / "config.yaml").read_bytes()
+    with pytest.raises(SystemExit) as left:
+        report(run, "--out", run / "config.yaml")
+    assert left.value.code == 2
+    assert "a page is an .html" in capsys.readouterr().err
+    assert (run / "config.yaml").read_bytes() == before
+
+
 def test_an_unlabelled_set_has_pictures_without_classes(run, tmp_path, random_npz):
     out = copied(run, tmp_path / "run", f"npz:{random_npz(120, classes=0)}")
     report(out, "--points", 30)

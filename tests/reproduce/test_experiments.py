@@ -56,7 +56,9 @@ def test_what_is_set_holds_for_every_run_and_end_to_end_still_scales():
 def test_data_elsewhere_is_not_taken_for_cifar_100():
     cells = EXPERIMENTS["small-scale"].cells("gpu", {"source": "cifar10:/elsewhere"})
     sources = {cell.series.split(",")[0]: cell.config.data.source for cell in cells}
-    assert sources == {"CIFAR-10": "cifar10:/elsewhere", "CIFAR-100": "cifar100:/elsewhere"}
+    assert sources["CIFAR-10"] == "cifar10:/elsewhere"
+    assert sources["CIFAR-100"] == "cifar100:/elsewhere"
+    assert sources["Imagenette"] == "imagenette:data"
 
 
 def test_the_published_figures_stand_beside_the_settings_they_are_of():
@@ -72,5 +74,13 @@ def test_the_published_figures_stand_beside_the_settings_they_are_of():
     assert largest == {"MoCo": 60.6, "memory bank": 58.0}
     encoders = [cell.published.value for cell in EXPERIMENTS["encoders"].cells("imagenet")]
     assert encoders == [60.6, 63.9, 65.4, 68.6]
-    small = [cell.published.value for cell in EXPERIMENTS["small-scale"].cells("gpu")]
-    assert small == [83.8, 84.7, 89.9, 92.94, 69.89]
+    small = {cell.label: cell.published for cell in EXPERIMENTS["small-scale"].cells("gpu")}
+    assert [published.value for published in small.values()] == [83.8, 84.7, 89.9, 92.94, 69.89, 56.0, 87.4]
+    assert [published.protocol for published in small.values()] == ["knn"] * 3 + ["linear"] * 2 + ["knn"] * 2
+    (r50,) = EXPERIMENTS["small-scale"].cells("imagenet")
+    assert (r50.config.encoder.encoder, r50.published.value) == ("resnet50", 61.5)
+    # Below the paper's scale they stand beside what corresponds: the largest dictionary, the same encoder.
+    for scale, largest in (("cpu", 1024), ("gpu", 16384)):
+        shown = {cell.label for cell in EXPERIMENTS["mechanisms"].cells(scale) if cell.published}
+        assert shown == {f"MoCo {largest:,}", f"memory bank {largest:,}"}
+    assert [cell.x for cell in EXPERIMENTS["encoders"].cells("gpu") if cell.published] == ["resnet50", "resnet50w2"]

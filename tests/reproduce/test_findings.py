@@ -30,6 +30,13 @@ def test_the_interval_is_student_s_with_the_spread_of_all_settings():
     assert found.verdict == "shows"
 
 
+def test_the_spread_is_that_of_all_grids():
+    one = math.sqrt(0.5) / 100
+    grid = results(a=[0.6 - one, 0.6 + one], b=[0.5 - one, 0.5 + one])
+    found = examine(Claim("a is above b", ("a", 1), ("b", 1)), grid, [grid, grid])
+    assert found.uncertainty == pytest.approx(2.78, abs=0.01)  # 4 degrees of freedom
+
+
 @pytest.mark.parametrize(
     ("a", "b", "alike", "verdict"),
     [
@@ -50,6 +57,7 @@ def test_a_run_that_diverges_is_below():
     grouped = by_cell([{"series": "a", "x": 1, "linear": 0.5}, {"series": "b", "x": 1, "diverged": "not finite"}])
     assert examine(Claim("a is above b", ("a", 1), ("b", 1)), grouped).verdict == "shows: the other diverged"
     assert measured(grouped["b", 1], "linear").diverged == 1
+    assert examine(Claim("b is above a", ("b", 1), ("a", 1)), grouped).verdict == "the other way round: it diverged"
 
 
 def test_the_ordering_in_a_sentence():

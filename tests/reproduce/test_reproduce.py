@@ -9,7 +9,12 @@ import pytest
 from moco import cli
 from moco.config import with_options
 from moco.reproduce import EXPERIMENTS
-from moco.reproduce.experiments import Cell, Claim, changed
+from moco.reproduce.experiments import Cell, Claim
+from moco.run import Run
+
+
+def changed(cells: list[Cell], changes: dict) -> list[Cell]:
+    return [replace(cell, config=with_options(cell.config, **changes)) for cell in cells]
 
 
 @pytest.fixture(scope="module")
@@ -89,11 +94,11 @@ def test_a_grid_is_run_at_several_values_of_an_option(tiny, npz, tmp_path):
     reproduce(npz, tmp_path, *vary)
     results = {path.relative_to(tmp_path).parts[0] for path in tmp_path.glob("*/*/result.json")}
     assert results == {"epochs=1", "epochs=2"}
-    page = (tmp_path / "momentum-cpu,per_class=24,vary-epochs.md").read_text()
+    page = (tmp_path / "momentum-cpu,per_class=24,vary-epochs,only=0.9,0.md").read_text()
     assert "| finding of the paper | epochs 1 | epochs 2 |" in page
     assert page.count("| MoCo | 0.9 |") == 2
     assert "8 of 8 runs" in page
-    everything = json.loads((tmp_path / "momentum-cpu,per_class=24,vary-epochs.json").read_text())
+    everything = json.loads((tmp_path / "momentum-cpu,per_class=24,vary-epochs,only=0.9,0.json").read_text())
     assert {value: len(runs) for value, runs in everything["results"].items()} == {"1": 4, "2": 4}
 
 
@@ -108,6 +113,12 @@ def test_a_grid_is_run_at_several_values_of_an_option(tiny, npz, tmp_path):
         (["--only", "0.5"], "there is no such setting; there are MoCo 0, MoCo 0.9"),
         (["--seeds", "0"], "--seeds 0: at least 1"),
         (["--set", "momentum=0.5"], "settings of momentum would be the same"),
+        (["--set", "seed=1"], "--seeds tells how many there are"),
+        (["--vary", "seed=0,1"], "--seeds tells how many there are"),
+        (["--vary", "log_every=1,2"], "the results do not depend on it"),
+        (["--vary", "epochs=1,2", "--only", "0.9"], "no finding compares"),
+        (["--set", "knn_every=0"], "runs are judged by kNN too"),
+        (["--minutes", "-1"], "--minutes -1.0: at least 0"),
     ],
 )
 def test_what_cannot_be_set_is_said(words, says, tiny, npz, tmp_path, capsys):
@@ -118,10 +129,54 @@ def test_what_cannot_be_set_is_said(words, says, tiny, npz, tmp_path, capsys):
     assert not list(tmp_path.iterdir())
 
 
-def test_settings_that_do_not_fit_the_data_are_left_out(tiny, npz, tmp_path, capsys):
-    reproduce(npz, tmp_path, "--set", "batch_size=512", "--seeds", "1")
+def test_if_no_run_can_be_had_that_is_said_and_no_page_is_left(tiny, npz, tmp_path, capsys, random_npz):
+    for words, says in (
+        (["--set", "batch_size=512"], "the data set has only 72 training images"),
+        (["--data", f"npz:{random_npz(80, classes=0)}"], "has no labels to judge by"),
+        (["--data", f"npz:{tmp_path}/none.npz"], "no such path"),
+    ):
+        with pytest.raises(SystemExit) as left:
+            reproduce(npz, tmp_path / "out", *words, "--seeds", "1")
+        assert left.value.code == 2
+        assert says in " ".join(capsys.readouterr().err.split())
+        assert not list((tmp_path / "out").iterdir())
+
+
+def test_a_run_that_another_process_is_at_is_left_out(tiny, npz, tmp_path, capsys):
+    reproduce(npz, tmp_path, "--seeds", "1")
+    (tmp_path / "moco-0.9-seed0" / "result.json").unlink()
+    with Run.open(tmp_path / "moco-0.9-seed0").locked():
+        reproduce(npz, tmp_path, "--seeds", "1")
     said = capsys.readouterr()
-    assert "0 of 2 runs are done" in said.out
+    assert "another process is training it" in " ".join(said.err.split())
+    assert "1 of 2 runs are done" in said.out
+
+
+def test_a_result_that_is_damaged_is_named(tiny, npz, tmp_path, capsys):
+    reproduce(npz, tmp_path, "--seeds", "1")
+    path = tmp_path / "moco-0.9-seed0" / "result.json"
+    for text in ("[1, 2]", '{"seed": 0}', "{"):
+        path.write_text(text)
+        with pytest.raises(SystemExit) as left:
+            reproduce(npz, tmp_path, "--seeds", "1")
+        assert left.value.code == 2
+        assert f"{path}: cannot be read: remove it" in capsys.readouterr().err
+
+
+def test_a_page_that_cannot_be_written_is_said_before_anything_runs(tiny, npz, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit) as left:
+        reproduce(npz, tmp_path / "out", "--page", str(tmp_path / "file"))
+    assert left.value.code == 2
+    assert "cannot be made" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_path_among_the_options_is_no_path_in_the_page_s_name(tiny, npz, tmp_path):
+    out = tmp_path / "[/bold] out"
+    cli.main(["reproduce", "momentum", "--set", f"data=npz:{npz}", "--seeds", "1", "--out", str(out)])
+    (page,) = out.glob("*.md")
+    assert "2 of 2 runs" in page.read_text()
 
 
 def test_a_dry_run_tells_the_cost_and_starts_nothing(tiny, npz, tmp_path, capsys):
@@ -130,11 +185,6 @@ def test_a_dry_run_tells_the_cost_and_starts_nothing(tiny, npz, tmp_path, capsys
     assert "MoCo 0.9" in said
     assert "4 runs are missing" in said
     assert not (tmp_path / "runs").exists()
-
-
-def test_runs_whose_data_is_not_there_are_left_out(tiny, tmp_path, capsys):
-    cli.main(["reproduce", "momentum", "--data", f"npz:{tmp_path}/none.npz", "--out", str(tmp_path), "--device", "cpu"])
-    assert "0 of 4 runs are done" in capsys.readouterr().out
 
 
 def test_curves_over_epochs_are_drawn(tiny, npz, tmp_path, monkeypatch):
