@@ -83,7 +83,7 @@ class Monitor:
                 "rank_of": float(min(features.shape)),
                 "spread": spread(q),
             }
-            measured |= self._look_ups(step)
+            measured |= self._look_ups(step, q)
             if isinstance(self.mechanism, MoCo):
                 measured |= self._queue(step)
         return {name: value for name, value in measured.items() if value is not None}
@@ -95,10 +95,9 @@ class Monitor:
             outputs.append(part(outputs[-1]))
         return gather(outputs[1].float()), gather(F.normalize(outputs[-1].float(), dim=1))
 
-    def _look_ups(self, step: int) -> dict[str, Any]:
+    def _look_ups(self, step: int, q: Tensor) -> dict[str, Any]:
         """Cosines of the probe's queries with their positives and negatives; what shared BN statistics add to them."""
         images, views = self.probe()
-        _, q = self._forward(views[0])
         if isinstance(self.mechanism, MoCoV3):
             q = gather(F.normalize(self.mechanism.predictor(self.mechanism.query(views[0])).float(), dim=1))
         shuffles = isinstance(self.mechanism, MoCo | EndToEnd)
@@ -152,9 +151,10 @@ class Monitor:
 
     def _among_others(self, view: Tensor) -> Tensor:
         """One BN group has nothing to shuffle: each quarter of its keys is encoded among images of another step."""
-        other, quarter = self.probe(1).views[-1], torch.arange(len(view), device=view.device) % 4
+        other, place = self.probe(1).views[-1], torch.arange(len(view), device=view.device)
+        quarter = place % 4
         found = [self._encode(torch.where((quarter == i).view(-1, 1, 1, 1), view, other), False) for i in range(4)]
-        return torch.stack(found)[quarter, torch.arange(len(view))]
+        return torch.stack(found)[quarter, place]
 
     def _real(self, step: int) -> int:
         """How many keys of the queue are of images; the others are those that it begins with."""
