@@ -16,7 +16,8 @@ from moco.data.shapes import draw
 from moco.device import choose_device
 from moco.run import Run, read_lines
 from moco.training import Diverged, diagnose, pretrain
-from moco.training.doctor import RULES, Records
+from moco.training.doctor import RULES
+from moco.training.records import Records
 
 CONFIG = Config(
     recipe="shapes-cpu",
