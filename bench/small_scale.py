@@ -104,6 +104,7 @@ def main(arguments: list[str] | None = None) -> None:
 def _run(options: argparse.Namespace, deadline: float, command: str) -> None:
     compute = fastest(options)
     page = options.page or (options.out if options.quick else ROOT / "bench/results")
+    page.mkdir(parents=True, exist_ok=True)
     todo = {"published": (PUBLISHED_ROWS, Linear(cached=True)), "speed": (SPEED, Linear())}
     for name, (experiment, linear) in todo.items():
         if options.only not in (None, name):

@@ -59,17 +59,24 @@ class Run:
     def locked(self) -> Iterator[None]:
         """For as long as this process trains the run. Raises Busy, on all ranks, if another does."""
         busy = Busy(f"{self.path}: another process is training it: wait for it, or --out another")
-
-        def lock(file: IO[bytes]) -> None:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise busy from None
-            except OSError:  # a file system without locks
-                log.debug("%s: cannot be locked", self.path)
-
         with ExitStack() as held:
-            _on_main_rank(lambda: lock(held.enter_context(self._config_file.open("rb"))), busy)
+
+            def lock() -> None:
+                path = self.path / ".lock"
+                try:
+                    file = held.enter_context(path.open("ab"))
+                except OSError as error:
+                    raise UserError(f"{path}: cannot be written: {error.strerror}") from error
+                try:
+                    # A file of its own, as a lock of this kind goes when its process closes the file, however it opened
+                    # it; the workers that a killed process leaves behind do not have it.
+                    fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except (BlockingIOError, PermissionError):
+                    raise busy from None
+                except OSError as error:  # a file system without locks
+                    log.warning("%s: cannot be locked: train it by one process alone (%s)", self.path, error.strerror)
+
+            _on_main_rank(lock, busy)
             yield
 
     @classmethod

@@ -178,7 +178,7 @@ def warnings(facts: Facts, broken: int, looked_at: int) -> list[str]:
         found.append(
             f"{broken:,} of the {looked_at:,} images looked at cannot be read: moco data {facts.source} names them"
             + (
-                f"; --max-bad {math.ceil(120 * broken / looked_at) / 100:g} trains without"
+                f"; --max-bad {min(1, math.ceil(120 * broken / looked_at) / 100):g} trains without"
                 if broken > looked_at / 100
                 else ""
             )

@@ -1,4 +1,7 @@
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -16,3 +19,20 @@ def random_npz(tmp_path_factory) -> Callable[..., Path]:
         return path
 
     return save
+
+
+@pytest.fixture(scope="session")
+def locked_elsewhere() -> Callable[[Path], AbstractContextManager[None]]:
+    """`with locked_elsewhere(run):` another process trains the run, and is killed at the end."""
+    lock = "import fcntl, sys; f = open(sys.argv[1], 'ab'); fcntl.lockf(f, fcntl.LOCK_EX); print(flush=True); input()"
+
+    @contextmanager
+    def locked(run: Path) -> Iterator[None]:
+        words = [sys.executable, "-c", lock, str(run / ".lock")]
+        with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+            assert other.stdout is not None
+            other.stdout.readline()
+            yield
+            other.kill()
+
+    return locked

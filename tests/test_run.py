@@ -52,11 +52,14 @@ def test_a_folder_that_holds_a_run_is_refused_and_untouched(run):
     assert {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()} == before
 
 
-def test_a_run_is_trained_by_one_process_at_a_time(run):
-    with run.locked(), pytest.raises(Busy, match="another process is training it"), Run.open(run.path).locked():
-        pass
-    with Run.open(run.path).locked():
-        pass
+def test_a_run_is_trained_by_one_process_at_a_time(run, locked_elsewhere):
+    with locked_elsewhere(run.path):
+        with pytest.raises(Busy, match="another process is training it"), run.locked():
+            pass
+        assert run.config() == CONFIG
+    for _ in range(2):  # the other was killed
+        with run.locked():
+            pass
 
 
 def test_what_is_left_of_a_run_without_its_configuration_is_not_overwritten(run):

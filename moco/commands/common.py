@@ -29,7 +29,7 @@ def computing(compute: Compute) -> Iterator[Device]:
         yield device
     except torch.OutOfMemoryError as error:
         said = str(error).partition(". ")[0]
-        raise UserError(f"{device.device}: {said}: a smaller --batch-size, or --accumulate 2, takes less") from error
+        raise UserError(f"{device.device}: {said}: a smaller batch takes less") from error
     finally:
         stop_ranks()
 

@@ -47,7 +47,7 @@ def reproduce(options: Reproduce) -> None:
         grids[spelled] = plan(cells, seeds, out, options.compute, f"{option}={spelled}" if option else "")
     there = {(cell.series, cell.x) for cell in cells}
     claims = [claim for claim in experiment.claims(scale) if {claim.better, claim.worse} <= there]
-    require_all([(bool(claims) or not option, f"--vary {option}: no finding compares what --only leaves")])
+    require_all([(bool(claims) or not option, f"--vary {option}: there is no finding to compare")])
     # All settings with one seed before the next.
     jobs = sorted((job for grid in grids.values() for job in grid), key=lambda job: job.seed)
     deadline = None if options.minutes is None else time.monotonic() + 60 * options.minutes
@@ -71,9 +71,9 @@ def reproduce(options: Reproduce) -> None:
             else:
                 page = write_page(experiment, jobs, claims, context, page, _name(name, *only))
             done = sum(job.result() is not None for job in jobs)
-            say(f"{done} of {len(jobs)} runs are done; written to {page}")
+            more = "" if done == len(jobs) else "; the same command goes on"
+            say(f"{done} of {len(jobs)} runs are done{more}; written to {page}")
         if stopped is not None:
-            say("the same command goes on")
             raise SystemExit(128 + stopped.signal_number)
 
 
@@ -102,7 +102,7 @@ def _varied(spelled: str | None) -> tuple[str, dict[str, dict[str, Any]]]:
         return "", {"": {}}
     name, _, values = spelled.partition("=")
     changes = {value: dict([parse_option(f"{name}={value}")]) for value in values.split(",")}
-    return name, changes
+    return next(iter(next(iter(changes.values())))), changes
 
 
 def _only(cells: list[Cell], asked: tuple[str, ...]) -> list[Cell]:

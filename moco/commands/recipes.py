@@ -1,7 +1,9 @@
 """moco recipes and moco suggest."""
 
+import gc
 import logging
 import shlex
+from contextlib import suppress
 from dataclasses import replace
 
 import torch
@@ -99,13 +101,13 @@ def _fitting(facts: Facts, compute: Compute, source: Source, device: Device) -> 
     """The facts with the batch that fits into memory, and what a run of it costs, both found by a few real steps."""
     while True:
         config, _ = suggested(facts, compute)
-        try:
+        with suppress(torch.OutOfMemoryError):
             return facts, estimate(config, source, device)
-        except torch.OutOfMemoryError:
-            if config.training.batch_size < 4:
-                raise
-            facts = replace(facts, fits=config.training.batch_size // 2)
-            torch.cuda.empty_cache()
+        if config.training.batch_size < 4:
+            raise UserError(f"{device.device}: its memory does not hold a step of {config.training.batch_size} images")
+        gc.collect()  # what was tried is gone only now
+        torch.cuda.empty_cache()
+        facts = replace(facts, fits=config.training.batch_size // 2)
 
 
 def _time(seconds: float) -> str:

@@ -63,7 +63,7 @@ class Job:
             values = json.loads(path.read_text())
         except ValueError:
             values = None
-        if not isinstance(values, dict) or not {"series", "x", "seed", "seconds"} <= set(values):
+        if not isinstance(values, dict) or not {"series", "x", "seed"} <= set(values):
             raise UserError(f"{path}: cannot be read: remove it, and its run is judged again")
         return values
 
@@ -139,19 +139,15 @@ def run_missing(jobs: list[Job], device: Device, linear: Linear, deadline: float
     Runs whose data is not there, or which another process is at, are named and left out; if all are, it is a UserError.
     A run that diverges is a result, too.
     """
-    todo = [job for job in jobs if job.result() is None]
+    todo = [job for job in jobs if not _agreed(job.result() is not None)]
     left_out: list[UserError] = []
     for number, (job, source) in enumerate(sources(todo), 1):
         try:
             if isinstance(source, UserError):
                 raise source
-            there = (job.folder / "config.yaml").exists()
-            if world_size() > 1:
-                dist.barrier()  # every rank has seen the same
-            run = Run.open(job.folder) if there else Run.create(job.folder, job.config)
-            run.require(job.config)
+            run, there = _run_of(job)
             with run.locked():
-                if job.result() is None:  # another process may have been faster
+                if not _agreed(job.result() is not None):  # another process may have been faster
                     log.info("run %d of %d: %s", len(jobs) - len(todo) + number, len(jobs), job.title)
                     _run(job, run, source, device, linear, there, deadline)
         except UserError as error:
@@ -161,6 +157,27 @@ def run_missing(jobs: list[Job], device: Device, linear: Linear, deadline: float
             left_out.append(error)
     if left_out and len(left_out) == len(jobs):
         raise left_out[0]
+
+
+def _run_of(job: Job) -> tuple[Run, bool]:
+    """The job's run, and whether it was there."""
+    if not _agreed(job.folder.joinpath("config.yaml").exists()):
+        try:
+            return Run.create(job.folder, job.config), False
+        except UserError:
+            if not _agreed(job.folder.joinpath("config.yaml").exists()):
+                raise  # else another process was faster
+    run = Run.open(job.folder)
+    run.require(job.config)
+    return run, True
+
+
+def _agreed(seen: bool) -> bool:
+    """What the main rank saw: each looks at the disk at another time, while other processes write there."""
+    answer = torch.tensor(float(seen))
+    if world_size() > 1:
+        dist.broadcast(answer, 0)
+    return bool(answer)
 
 
 def _run(

@@ -33,9 +33,7 @@ def write_page(
     if experiment.axis != "epoch":
         _draw_over_x(experiment, cells, results, out / f"{name}.png")
         figures.append(f"{name}.png")
-    if max(len(_curve(Run(job.folder), "knn")) for job in jobs) > 2:
-        _draw_curves(jobs, out / f"{name}-curves.png")
-        figures.append(f"{name}-curves.png")
+    figures += _curves_of(jobs, out, name)
     lines = _head(experiment, context, sum(map(len, results.values())), figures)
     lines += [*table(experiment, cells, results), "", *_untrained(results), _MEANS[context["scale"] == "imagenet"], ""]
     if findings:
@@ -72,7 +70,9 @@ def write_varied(
     lines += ["", _DIFFERENCES, ""]
     for value, jobs in grids.items():
         said = ordering([row[value] for row in findings.values()])
-        lines += [f"## {option} {value}", "", said, "", *table(experiment, _cells(jobs), results[value]), ""]
+        lines += [f"## {option} {value}", "", said, ""]
+        lines += [f"![{option} {value}]({figure})\n" for figure in _curves_of(jobs, out, f"{name}={value}")]
+        lines += [*table(experiment, _cells(jobs), results[value]), ""]
         lines += _untrained(results[value])
     lines += [_MEANS[context["scale"] == "imagenet"], ""]
     return _write(out / f"{name}.md", lines, context, results)
@@ -247,6 +247,15 @@ def _draw_varied(option: str, findings: dict[str, dict[str, Finding]], path: Pat
     _finish(axis, legend=False)
     axis.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.15))
     _save(figure, path)
+
+
+def _curves_of(jobs: list[Job], out: Path, name: str) -> list[str]:
+    """Draws NAME-curves.png where runs were judged often enough; its name, or nothing."""
+    if max(len(_curve(Run(job.folder), "knn")) for job in jobs) <= 2:
+        return []
+    figure = f"{name}-curves.png"
+    _draw_curves(jobs, out / figure)
+    return [figure]
 
 
 def _draw_curves(jobs: list[Job], path: Path) -> None:

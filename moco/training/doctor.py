@@ -72,7 +72,8 @@ def _diverged(records: Records) -> Finding | None:
         "problem",
         "The loss or the weights are infinite: the steps were too long.",
         f"at step {step:,.0f}, with --lr {training.lr:g} for a batch of {training.batch_size}",
-        f"--lr {training.lr / 4:.2g}, a --warmup, or --precision fp32",
+        f"--lr {training.lr / 4:.2g}, or a --warmup"
+        + ("" if records.config.compute.precision == "fp32" else ", or --precision fp32"),
         "arithmetic",
     )
 
@@ -136,14 +137,15 @@ def _cheating(records: Records) -> Finding | None:
     if recent < 0.1 or (shuffled and groups != 1):
         return None
     batch = records.config.training.batch_size
-    alone = f"--bn-group {max(2, min(32, batch // 4))}: in one group there is nothing to shuffle"
+    group = next((size for size in range(min(32, batch // 4), 1, -1) if batch % size == 0), None)
+    divided = f"--bn-group {group}" if group else "another --batch-size, and --bn-group a quarter of it or less"
     return Finding(
         "cheating through BN",
         "problem",
         "BN statistics tell which sub-batch a key came from, and the model finds the positive by them: the look-up "
         "accuracy rises and the features get worse.",
         f"look-up accuracy {accuracy[-1][1]:.1%} in training; on the probe {recent:+.1%} without shuffled statistics",
-        alone if groups == 1 else "--shuffle",
+        f"{divided} --shuffle: in one group there is nothing to shuffle" if groups == 1 else "--shuffle",
         "shuffling BN, section 3.3 and Fig. A.1",
     )
 

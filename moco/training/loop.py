@@ -132,6 +132,7 @@ class _Telling:
 
     def look(self) -> None:
         """Records what the monitor sees; what the doctor makes of it is said once."""
+        self.training.require_finite()
         self.metrics.write(
             self.training.step, {"epoch": self.training.epoch, **self.monitor.measure(self.training.step)}
         )

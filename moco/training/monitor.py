@@ -8,17 +8,20 @@ import copy
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from moco.config import Config, keys_per_step
 from moco.contrast import EndToEnd, MemoryBank, MoCo, MoCoV3
 from moco.contrast.ranks import gather, world_size
 from moco.contrast.shuffle import random_bits
 from moco.data import Batch, Encoded, Loader, training_plan
+from moco.data.loader import Decoder
 from moco.device import Device
 
 BINS = 40
@@ -39,115 +42,127 @@ class Monitor:
     """
 
     def __init__(self, config: Config, mechanism: Any, loader: Loader, images: int, device: Device) -> None:
-        self.config, self.mechanism, self.images, self.device = config, mechanism, images, device
+        self.config, self.mechanism, self.loader, self.images, self.device = config, mechanism, loader, images, device
         self.streamed = isinstance(loader.images, Encoded) and loader.images.reader.remote
-        views = copy.copy(loader.views)
-        if views.count == 1:  # of a memory bank, in whose place another view tells of the alignment
-            views.pretexts *= 2
-        # Else in this process: workers take longer to start than a batch to decode.
-        way = (loader.workers, loader.decoder) if self.streamed else ()
-        self.loader = Loader(loader.images, views, device.device, *way)
-        self._drawn: list[Batch] = []
+        self._drawn: dict[int, Batch] = {}
         training, group = config.training, config.contrast.bn_group
         self.bn_groups = training.batch_size // (group or training.batch_size // (world_size() * training.accumulate))
+        normalised = any(isinstance(module, _BatchNorm) for module in mechanism.modules())
+        self.shuffles = isinstance(mechanism, MoCo | EndToEnd) and normalised
 
     def probe(self, step: int = 0) -> Batch:
         """This rank's share of the first step's images, or of the second's; drawn once."""
-        if not self._drawn:
-            self._drawn = [Batch(images, [view.clone() for view in views]) for images, views in self._first_batches()]
+        if step not in self._drawn:
+            batch = self._of_stream(step) if self.streamed else self._batch_of(step)
+            self._drawn[step] = batch._replace(views=[view.clone() for view in batch.views])
         return self._drawn[step]
 
-    def _first_batches(self) -> Iterator[Batch]:
-        if not self.streamed:
-            return map(self._batch_of, (0, 1))
-        training, lanes = self.config.training, self.config.data.lanes
-        return self.loader.training(training.batch_size, training.seed, 0, 2, lanes)
+    def _loader(self, workers: int = 0, decoder: Decoder = "cpu") -> Loader:
+        """Of the run's images, two views each."""
+        views = copy.copy(self.loader.views)
+        if views.count == 1:  # of a memory bank, in whose place another view tells of the alignment
+            views.pretexts *= 2
+        return Loader(self.loader.images, views, self.device.device, workers, decoder)
 
     def _batch_of(self, step: int) -> Batch:
         """A step's batch, drawn again: its views are functions of its place. Not of streams, which are read through."""
         training = self.config.training
         plan = training_plan(self.images, training.batch_size, training.seed, step, step + 1)
-        return next(self.loader.batches(plan))
+        # In this process: workers take longer to start than a batch to decode.
+        return next(self._loader().batches(plan))
+
+    def _of_stream(self, step: int) -> Batch:
+        training, lanes = self.config.training, self.config.data.lanes
+        loader = self._loader(self.loader.workers, self.loader.decoder)
+        batches = loader.training(training.batch_size, training.seed, 0, step + 1, lanes)
+        return next(islice(batches, step, None))
 
     @torch.no_grad()
     def measure(self, step: int) -> dict[str, Any]:
         """What is recorded after a step, as the table in docs/monitor.md tells."""
-        with _untouched(self.mechanism, self.device), self.device.autocast():
-            encoded = [self._forward(view) for view in self.probe().views]
-            features = torch.cat([found for found, _ in encoded])
-            (_, q), (_, other) = encoded
+        with _untouched(self.mechanism, self.device):
+            (features, outputs), (other_features, others) = (self._forward(view) for view in self.probe().views)
+            q, features = F.normalize(outputs, dim=1), torch.cat((features, other_features))
             measured: dict[str, Any] = {
-                "alignment": alignment(q, other),
+                "alignment": alignment(q, F.normalize(others, dim=1)),
                 "uniformity": uniformity(q),
                 "rank": effective_rank(features),
                 "rank_of": float(min(features.shape)),
                 "spread": spread(q),
             }
-            measured |= self._look_ups(step, q)
+            measured |= self._look_ups(step, q if not isinstance(self.mechanism, MoCoV3) else self._predict(outputs))
             if isinstance(self.mechanism, MoCo):
                 measured |= self._queue(step)
         return {name: value for name, value in measured.items() if value is not None}
 
     def _forward(self, view: Tensor) -> tuple[Tensor, Tensor]:
-        """Features and queries of all ranks' probes; part by part, so that nothing is compiled for it."""
-        outputs = [view]
-        for part in self.mechanism.query.children():
-            outputs.append(part(outputs[-1]))
-        return gather(outputs[1].float()), gather(F.normalize(outputs[-1].float(), dim=1))
+        """Features and the head's outputs of all ranks' probes, in as many parts as in training."""
+        found = []
+        with self.device.autocast():
+            for part in view.chunk(self.config.training.accumulate):
+                outputs = [part]
+                for module in self.mechanism.query.children():  # one by one, so that nothing is compiled for it
+                    outputs.append(module(outputs[-1]))
+                found.append((outputs[1].float(), outputs[-1].float()))
+        features, ends = zip(*found, strict=True)
+        return gather(torch.cat(features)), gather(torch.cat(ends))
+
+    def _predict(self, outputs: Tensor) -> Tensor:
+        """MoCo v3's queries."""
+        with self.device.autocast():
+            for module in self.mechanism.predictor.children():
+                outputs = module(outputs)
+        return F.normalize(outputs.float(), dim=1)
 
     def _look_ups(self, step: int, q: Tensor) -> dict[str, Any]:
         """Cosines of the probe's queries with their positives and negatives; what shared BN statistics add to them."""
-        images, views = self.probe()
-        if isinstance(self.mechanism, MoCoV3):
-            q = gather(F.normalize(self.mechanism.predictor(self.mechanism.query(views[0])).float(), dim=1))
-        shuffles = isinstance(self.mechanism, MoCo | EndToEnd)
-        pairs = {apart: self._pairs(q, images, views[-1], apart) for apart in ((False, True) if shuffles else (False,))}
-        as_trained = shuffles and self.mechanism.shuffle and self.bn_groups > 1
-        positives, negatives = pairs[bool(as_trained)]
-        real = self._real(step) if isinstance(self.mechanism, MoCo) else 0
+        queued = q @ self.mechanism.queue.keys.T if isinstance(self.mechanism, MoCo) else None
+        pairs = {apart: self._pairs(q, apart, queued) for apart in ((False, True) if self.shuffles else (False,))}
+        as_trained = self.shuffles and self.mechanism.shuffle and self.bn_groups > 1
+        positives, negatives = pairs[as_trained]
+        shown = min(self._real(step), 4096) if isinstance(self.mechanism, MoCo) else 4096
         measured: dict[str, Any] = {
             "positive_histogram": histogram(positives),
-            "negative_histogram": histogram(negatives[:, : min(real, 4096) or 4096]),
+            "negative_histogram": histogram(negatives[:, : shown or 4096]),
         }
-        if shuffles:
-            accuracy = {
-                apart: float((own > others.amax(dim=1)).float().mean()) for apart, (own, others) in pairs.items()
-            }
-            measured |= {"bn_leak": accuracy[False] - accuracy[True], "bn_groups": self.bn_groups}
+        if self.shuffles:
+            shared, apart = (float((own > rest.amax(dim=1)).float().mean()) for own, rest in pairs.values())
+            measured |= {"bn_leak": shared - apart, "bn_groups": self.bn_groups}
         return measured
 
-    def _pairs(self, q: Tensor, images: Tensor, view: Tensor, apart: bool) -> tuple[Tensor, Tensor]:
+    def _pairs(self, q: Tensor, apart: bool, queued: Tensor | None) -> tuple[Tensor, Tensor]:
         """Cosines of queries with their positives (n,) and their negatives (n, k)."""
-        mechanism = self.mechanism
+        mechanism, (images, views) = self.mechanism, self.probe()
         if isinstance(mechanism, MemoryBank):
-            own = gather(images.to(q.device))
-            drawn = mechanism.draw()
+            own, drawn = gather(images.to(q.device)), mechanism.draw()
             negatives = (q @ mechanism.vectors[drawn].T).masked_fill(drawn == own[:, None], math.nan)
             return (q * mechanism.vectors[own]).sum(dim=1), negatives
-        keys = self._encode(view, apart)
-        if isinstance(mechanism, MoCo):
-            return (q * keys).sum(dim=1), q @ mechanism.queue.keys.T
+        keys = self._encode(views[-1], apart)
+        if queued is not None:
+            return (q * keys).sum(dim=1), queued
         cosines = q @ keys.T
         others = ~torch.eye(len(q), dtype=torch.bool, device=q.device)
         return cosines.diagonal(), cosines[others].view(len(q), -1)
 
     def _encode(self, view: Tensor, apart: bool) -> Tensor:
         """Keys of the probe, in other BN groups than their queries or in the same."""
-        mechanism = self.mechanism
-        if isinstance(mechanism, MoCoV3):
-            return gather(F.normalize(mechanism.key(view).float(), dim=1))
         if apart and self.bn_groups == 1:
             return self._among_others(view)
-        before, mechanism.shuffle = mechanism.shuffle, apart
+        if not self.shuffles:
+            return self._keys(view)
+        before, self.mechanism.shuffle = self.mechanism.shuffle, apart
         keys = self._keys(view)
-        mechanism.shuffle = before
+        self.mechanism.shuffle = before
         return keys
 
     def _keys(self, view: Tensor) -> Tensor:
-        """In as many parts as in training."""
-        parts = (self.config.training.accumulate,) if isinstance(self.mechanism, MoCo) else ()
-        keys: Tensor = self.mechanism.encode_keys(view, *parts)
-        return keys
+        """As in training, in as many parts."""
+        with self.device.autocast():
+            if isinstance(self.mechanism, MoCoV3):
+                return gather(F.normalize(self.mechanism.key(view).float(), dim=1))
+            parts = (self.config.training.accumulate,) if isinstance(self.mechanism, MoCo) else ()
+            keys: Tensor = self.mechanism.encode_keys(view, *parts)
+            return keys
 
     def _among_others(self, view: Tensor) -> Tensor:
         """One BN group has nothing to shuffle: each quarter of its keys is encoded among images of another step."""

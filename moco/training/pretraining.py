@@ -189,12 +189,17 @@ class Pretraining:
         stands = f"the last good checkpoint is {good}" if good else "no checkpoint was written before"
         raise Diverged(f"{what}: a lower --lr or --precision fp32 may help; {stands}", step)
 
-    def save(self) -> None:
-        """Writes the checkpoint of the finished step, unless something in it is not finite."""
+    def require_finite(self) -> Tensor:
+        """The pending values, (steps, 3). Stops the run where they, or the weights, are not finite."""
         pending = self.pending_values()
         self._check(pending, self.step)
         if not torch.stack([p.isfinite().all() for p in self.parameters]).all():
             self._diverged(f"the weights after step {self.step} are not finite", self.step)
+        return pending
+
+    def save(self) -> None:
+        """Writes the checkpoint of the finished step, unless something in it is not finite."""
+        pending = self.require_finite()
         if rank() != 0:
             return
         state = {

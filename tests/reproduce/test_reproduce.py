@@ -10,7 +10,6 @@ from moco import cli
 from moco.config import with_options
 from moco.reproduce import EXPERIMENTS
 from moco.reproduce.experiments import Cell, Claim
-from moco.run import Run
 
 
 def changed(cells: list[Cell], changes: dict) -> list[Cell]:
@@ -116,7 +115,7 @@ def test_a_grid_is_run_at_several_values_of_an_option(tiny, npz, tmp_path):
         (["--set", "seed=1"], "--seeds tells how many there are"),
         (["--vary", "seed=0,1"], "--seeds tells how many there are"),
         (["--vary", "log_every=1,2"], "the results do not depend on it"),
-        (["--vary", "epochs=1,2", "--only", "0.9"], "no finding compares"),
+        (["--vary", "epochs=1,2", "--only", "0.9"], "there is no finding to compare"),
         (["--set", "knn_every=0"], "runs are judged by kNN too"),
         (["--minutes", "-1"], "--minutes -1.0: at least 0"),
     ],
@@ -132,7 +131,7 @@ def test_what_cannot_be_set_is_said(words, says, tiny, npz, tmp_path, capsys):
 def test_if_no_run_can_be_had_that_is_said_and_no_page_is_left(tiny, npz, tmp_path, capsys, random_npz):
     for words, says in (
         (["--set", "batch_size=512"], "the data set has only 72 training images"),
-        (["--data", f"npz:{random_npz(80, classes=0)}"], "has no labels to judge by"),
+        (["--data", f"npz:{random_npz(80, classes=0)}", "--set", "per_class=none"], "has no labels to judge by"),
         (["--data", f"npz:{tmp_path}/none.npz"], "no such path"),
     ):
         with pytest.raises(SystemExit) as left:
@@ -142,14 +141,14 @@ def test_if_no_run_can_be_had_that_is_said_and_no_page_is_left(tiny, npz, tmp_pa
         assert not list((tmp_path / "out").iterdir())
 
 
-def test_a_run_that_another_process_is_at_is_left_out(tiny, npz, tmp_path, capsys):
+def test_a_run_that_another_process_is_at_is_left_out(tiny, npz, tmp_path, capsys, locked_elsewhere):
     reproduce(npz, tmp_path, "--seeds", "1")
     (tmp_path / "moco-0.9-seed0" / "result.json").unlink()
-    with Run.open(tmp_path / "moco-0.9-seed0").locked():
+    with locked_elsewhere(tmp_path / "moco-0.9-seed0"):
         reproduce(npz, tmp_path, "--seeds", "1")
     said = capsys.readouterr()
     assert "another process is training it" in " ".join(said.err.split())
-    assert "1 of 2 runs are done" in said.out
+    assert "1 of 2 runs are done; the same command goes on" in said.out
 
 
 def test_a_result_that_is_damaged_is_named(tiny, npz, tmp_path, capsys):

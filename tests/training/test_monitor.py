@@ -96,6 +96,16 @@ def test_keys_have_not_drifted_while_the_key_encoder_stands(tmp_path, symmetric)
     assert monitor.measure(5)["key_drift"] < 0.999
 
 
+def test_parts_are_bn_groups(tmp_path):
+    training, contrast = replace(CONFIG.training, accumulate=2), replace(CONFIG.contrast, bn_group=None)
+    _, parts = started(tmp_path, replace(CONFIG, contrast=contrast, training=training), steps=3)
+    _, groups = started(tmp_path, replace(CONFIG, contrast=replace(contrast, bn_group=8)), steps=3)
+    ours, theirs = parts.measure(3), groups.measure(3)
+    assert ours["bn_groups"] == theirs["bn_groups"] == 2
+    for name in ("rank", "spread", "uniformity", "bn_leak"):
+        assert ours[name] == pytest.approx(theirs[name], rel=1e-3, abs=1e-6)
+
+
 @pytest.mark.parametrize(("group", "shuffle", "groups"), [(8, True, 2), (8, False, 2), (16, True, 1), (None, True, 1)])
 @pytest.mark.parametrize("mechanism", ["moco", "end-to-end"])
 def test_the_leak_is_what_shared_statistics_add(tmp_path, mechanism, group, shuffle, groups):
@@ -128,6 +138,16 @@ def test_the_leak_is_what_shared_statistics_add(tmp_path, mechanism, group, shuf
     assert (shared - apart).norm() > 0.1
     assert measured["bn_leak"] == pytest.approx(found[0] - found[1], abs=1e-6)
     assert measured["bn_groups"] == groups
+
+
+def test_the_probe_and_the_keys_drawn_again_are_training_s_in_bf16_too(tmp_path):
+    config = replace(
+        CONFIG, compute=replace(CONFIG.compute, precision="bf16"), contrast=replace(CONFIG.contrast, momentum=1.0)
+    )
+    run, monitor = started(tmp_path, config, steps=5)
+    assert monitor.measure(5)["key_drift"] == pytest.approx(1, abs=1e-6)
+    for drawn, trained in zip(monitor.probe().views, next(run.loader.training(16, 0, 0, 1)).views, strict=True):
+        assert torch.equal(drawn, trained)
 
 
 @pytest.mark.parametrize("mechanism", ["moco", "end-to-end", "memory-bank", "moco-v3"])
