@@ -137,6 +137,7 @@ def _shared(jobs: list[Job]) -> str:
     """The options that all runs have alike, of those that a reader asks for."""
     asked = {
         "epochs": "training.epochs",
+        "steps": "training.iterations",
         "batch": "training.batch_size",
         "learning rate": "training.lr",
         "K": "contrast.queue_size",
@@ -145,7 +146,10 @@ def _shared(jobs: list[Job]) -> str:
         "BN groups of": "contrast.bn_group",
     }
     values = {name: {attrgetter(path)(job.config) for job in jobs} for name, path in asked.items()}
-    return ", ".join(f"{name} {next(iter(found))}" for name, found in values.items() if len(found) == 1)
+    if any(values["steps"] - {None}):
+        del values["epochs"]  # steps are given in their place
+    shared = {name: next(iter(found)) for name, found in values.items() if len(found) == 1}
+    return ", ".join(f"{name} {value}" for name, value in shared.items() if value is not None)
 
 
 def _tell_costs(jobs: list[Job], device: Device, linear: Linear) -> None:

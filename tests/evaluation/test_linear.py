@@ -117,7 +117,7 @@ def test_crops_are_without_colour_work(name):
     [
         ({"epochs": 0}, "--epochs 0: at least 1"),
         ({"batch_size": 0}, "--batch-size 0: at least 1"),
-        ({"batch_size": 121}, "--batch-size 121: the data set has only 120 training images"),
+        ({"batch_size": 121}, "--batch-size 121: the data set has only 120 training images: give no more"),
         ({"lr": 0.0}, "--lr 0.0: above 0"),
         ({"weight_decay": -1.0}, "--weight-decay -1.0: at least 0"),
     ],
