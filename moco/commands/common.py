@@ -6,13 +6,14 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
+import torch.distributed as dist
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import track
 from rich.text import Text
 
 from moco.config import Compute
-from moco.contrast.ranks import rank
+from moco.contrast.ranks import rank, world_size
 from moco.device import Device, choose_device, start_ranks, stop_ranks
 from moco.errors import UserError
 
@@ -27,6 +28,8 @@ def computing(compute: Compute) -> Iterator[Device]:
     start_ranks(device.device)
     try:
         yield device
+        if world_size() > 1:
+            dist.barrier()  # none leaves while another still works
     except torch.OutOfMemoryError as error:
         said = str(error).partition(". ")[0]
         raise UserError(f"{device.device}: {said}: a smaller batch takes less") from error

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from moco.contrast import MoCo
+from tests.launch import launch
 
 sys.path.insert(0, str(Path(__file__).parent))
 from algorithm1 import Algorithm1
@@ -49,12 +50,7 @@ def test_is_algorithm_1(queue_size, head):
 
 def run_ranks(ranks: int, script: str, folder: Path) -> None:
     """A script of this folder on so many gloo ranks."""
-    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={ranks}", "--master-port=0"]
-    command += ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]
-    done = subprocess.run(
-        [*command, str(Path(__file__).parent / script), str(folder)], capture_output=True, text=True, timeout=240
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    launch(ranks, str(Path(__file__).parent / script), str(folder))
 
 
 def test_two_ranks_are_algorithm_1_and_one_rank_with_groups(tmp_path):

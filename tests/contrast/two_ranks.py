@@ -59,6 +59,7 @@ def main(folder: Path) -> None:
             if kind == "plain":
                 queue, pointer = torch.stack(literal.queue), literal.pointer
                 torch.save({"losses": literal_losses, "queue": queue, "pointer": pointer}, folder / "literal.pt")
+    dist.barrier()  # none leaves while another still works
     dist.destroy_process_group()
 
 

@@ -33,6 +33,7 @@ def main(folder: Path) -> None:
     if dist.get_rank() == 0:
         state = {"losses": losses, "parameters": list(mechanism.parameters())}
         torch.save(state, folder / f"end-to-end-{dist.get_world_size()}.pt")
+    dist.barrier()  # none leaves while another still works
     dist.destroy_process_group()
 
 

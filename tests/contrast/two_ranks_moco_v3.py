@@ -50,6 +50,7 @@ def main(folder: Path) -> None:
     if dist.get_rank() == 0:
         saved = {"losses": losses, "state": state, "same_on_all_ranks": same, "refused": refused()}
         torch.save(saved, folder / f"moco-v3-{dist.get_world_size()}.pt")
+    dist.barrier()  # none leaves while another still works
     dist.destroy_process_group()
 
 

@@ -1,12 +1,12 @@
 """Several ranks are one rank: the whole program under torchrun, with gloo."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+
+from tests.launch import launch
 
 OPTIONS = (
     "--encoder tiny --batch-size 32 --bn-group 16 --queue-size 80 --epochs 2 --log-every 1 --knn-every 1 --knn-k 5"
@@ -21,13 +21,8 @@ def data(tmp_path: Path, random_npz) -> Path:
 
 
 def moco(ranks: int, words: str) -> str:
-    """Runs a command on so many ranks; what it printed."""
-    launcher = ["-m", "torch.distributed.run", f"--nproc-per-node={ranks}", "--rdzv-backend=c10d"]
-    launcher += ["--rdzv-endpoint=localhost:0"]
-    command = [sys.executable, *(launcher if ranks > 1 else []), "-m", "moco", *words.split()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
+    """Runs a command on so many ranks, one being an ordinary process; what it printed."""
+    return launch(ranks if ranks > 1 else 0, "-m", "moco", *words.split())
 
 
 def pretrain(ranks: int, data: Path, out: str, more: str = "") -> tuple[list[dict], dict]:
