@@ -178,12 +178,10 @@ def _series(cells: list[Cell]) -> list[str]:
 def _draw_over_x(experiment: Experiment, cells: list[Cell], results: Results, path: Path) -> None:
     """A line for each series over x, with the spread over seeds; the published figures on an axis of their own."""
     measure = experiment.measures[0]
-    published = {
-        series: [
-            cell for cell in cells if cell.series == series and cell.published and cell.published.protocol == measure
-        ]
-        for series in _series(cells)
-    }
+    published: dict[str, dict[float | str, float]] = {series: {} for series in _series(cells)}
+    for cell in cells:
+        if cell.published and cell.published.protocol == measure:
+            published[cell.series][cell.x] = cell.published.value
     with_published = any(len(line) > 1 for line in published.values())  # a single figure is in the table
     figure, axes = plt.subplots(1, 1 + with_published, figsize=(6.5 + 4.5 * with_published, 4), squeeze=False)
     places = _places(cells)
@@ -192,9 +190,7 @@ def _draw_over_x(experiment: Experiment, cells: list[Cell], results: Results, pa
         here = [measured(results.get((cell.series, cell.x), []), measure) for cell in own]
         _line(axes[0, 0], style, series, own, [m.mean for m in here], [m.spread or 0 for m in here], places)
         if with_published:
-            values = [
-                cell.published.value if cell.published and cell in published[series] else math.nan for cell in own
-            ]
+            values = [published[series].get(cell.x, math.nan) for cell in own]
             _line(axes[0, 1], style, series, own, values, None, places)
     axes[0, 0].set_title("measured here", loc="left", fontsize=10)
     axes[0, 0].set_ylabel(MEASURES[measure])
