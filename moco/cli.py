@@ -5,11 +5,12 @@ Nothing heavy is imported before a command is known to be right, so that help an
 
 import difflib
 import io
+import itertools
 import os
 import re
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import redirect_stdout, suppress
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -218,15 +219,29 @@ def _nearest(word: str, known: Any) -> str:
 
 
 def _parse(options: type[Options], words: list[str], prog: str, default: Options | None = None) -> Options:
-    """The options of a command. UserError at an unknown one, naming the nearest."""
+    """The options of a command. UserError at an unknown one, naming the nearest, and at a value that none can be."""
     kwargs: dict[str, Any] = {} if default is None else {"default": default}
-    parsed, unknown = tyro.cli(options, args=words, prog=prog, return_unknown_args=True, **kwargs)
+    told = io.StringIO()
+    try:
+        with redirect_stderr(told):
+            parsed, unknown = tyro.cli(options, args=words, prog=prog, return_unknown_args=True, **kwargs)
+    except SystemExit as left:
+        if not left.code:  # --help
+            raise
+        raise UserError(f"{prog}: {_unboxed(told.getvalue())} ({prog} --help)") from None
     for word in unknown:
         if word.startswith("-"):
             raise UserError(f"{prog}: no option {word.split('=')[0]}: {_nearest(word.split('=')[0], _flags(options))}")
     if unknown:
         raise UserError(f"{prog}: do not know what to do with {' '.join(unknown)!r} ({prog} --help)")
     return parsed  # type: ignore[no-any-return]
+
+
+def _unboxed(text: str) -> str:
+    """What stands first in tyro's box, in one line."""
+    lines = [line.strip("│ ") for line in text.splitlines() if line.startswith("│")]
+    first = itertools.takewhile(lambda line: not line.startswith("──"), lines)
+    return " ".join(" ".join(first if lines else [text]).split())
 
 
 def _flags(options: type) -> list[str]:

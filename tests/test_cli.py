@@ -314,3 +314,22 @@ def test_nothing_that_can_be_read_makes_no_contact_sheet(tmp_path, capsys):
     assert "3 cannot be read" in capsys.readouterr().out
     assert "no image can be read" in refused(capsys, f"data folder:{tmp_path / 'set'} --out {tmp_path / 'sheet.png'}")
     assert not (tmp_path / "sheet.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("reproduce momentun", "invalid choice 'momentun' for argument 'experiment'"),
+        ("pretrain shapes-cpu --mechanism moc", "invalid choice 'moc' for argument '--mechanism'"),
+        ("pretrain shapes-cpu --epochs x", "Error parsing --epochs: invalid literal for int() with base 10: 'x'"),
+        ("knn", "Missing from moco knn: PATH"),
+    ],
+)
+def test_a_value_that_cannot_be_is_told_in_one_line(line, says, capsys):
+    with pytest.raises(SystemExit) as left:
+        main(line.split())
+    assert left.value.code == 2
+    (told,) = capsys.readouterr().err.splitlines()
+    assert told.startswith("moco: moco ")
+    assert says in told
+    assert told.endswith("--help)")
