@@ -19,13 +19,12 @@ from torchvision import transforms as T
 
 from bench.material import Material
 from bench.side_by_side import Side, Turn, Work
-from moco.config import Compute
 from moco.data import Encoded, Files, InMemory, Loader, Source, training_plan
-from moco.data.pack import pack
-from moco.data.shards import open_shards
-from moco.device import choose_device
+from moco.data.formats.pack import pack
+from moco.data.sources.shards import open_shards
+from moco.runtime.device import choose_device
 from moco.views import Parameters, Views
-from moco.views.pretext import IMAGENET
+from moco.views.recipes import IMAGENET
 
 # Ours.
 
@@ -39,7 +38,7 @@ class Crops(Views):
 
 def load(images: Encoded | InMemory, views: Views, batch: int, workers: int) -> Turn:
     """An epoch of our loader a turn, in a process that is set up as the program sets up its own."""
-    device = choose_device(Compute(device="cpu")).device
+    device = choose_device(name="cpu").device
     loader, steps = Loader(images, views, device, workers), len(images) // batch
     epochs = itertools.count()
 

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from bench.data import Pictures, lightly_v2, loader_of
 from bench.material import prepare
 from bench.steps import LR, SGD_MOMENTUM, WEIGHT_DECAY, LightlyMoCo, PlainMoCo, run_of
-from moco.config import Compute
 from moco.data import Source, open_source
-from moco.data.pack import pack
-from moco.data.shapes import draw
+from moco.data.formats.pack import pack
+from moco.data.sources.shapes import draw
 from moco.encoders import build_encoder
+from moco.runs.config import Compute
 from moco.training import Pretraining
 
 
@@ -102,7 +102,7 @@ def ours_from_shards(
     if not shards.exists():
         prepare(folder / "material", None, None, 16 if few else 256, 1 if few else 16, 16)
         pack(open_source(f"folder:{folder / 'material/many'}"), shards, workers=0)
-    source: Source = open_source(f"shards:{shards}", resident_mb=0)
+    source: Source = open_source(f"shards:{shards}", cache_mb=0)
     workers = 1 if few else max(1, (os.cpu_count() or 2) - 1)
     compute = Compute(device=device.type, decoder=decoder, workers=workers, **options)
     run = run_of(source, "v2", sizes.size, sizes.encoder, sizes.batch, sizes.queue, 0.999, compute)

@@ -12,8 +12,8 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from moco.data import open_source
-from moco.data.folder import SUFFIXES
-from moco.data.shapes import draw
+from moco.data.sources.folder import SUFFIXES
+from moco.data.sources.shapes import draw
 
 SIZE = (500, 375)
 """Width and height of a JPEG: ImageNet's most common."""

@@ -14,13 +14,13 @@ from pathlib import Path
 
 import torch
 
-from moco.config import with_options
 from moco.data import open_source
-from moco.device import choose_device
-from moco.recipes import get_recipe
-from moco.run import Run
+from moco.diagnosis.monitor import Monitor
+from moco.runs.config import with_options
+from moco.runs.folder import Run
+from moco.runs.recipes.recipes import get_recipe
 from moco.training import Pretraining
-from moco.training.monitor import Monitor
+from moco.training.build import device_of
 
 
 def main() -> None:
@@ -34,7 +34,7 @@ def main() -> None:
     source = open_source(options.data)
     for name in options.recipes:
         config = with_options(get_recipe(name).config, source=options.data)
-        device = choose_device(config.compute)
+        device = device_of(config.compute)
 
         def now(on_gpu: bool = device.device.type == "cuda") -> float:
             if on_gpu:

@@ -19,8 +19,8 @@ from rich.console import Console
 from rich.table import Table
 
 from moco.data import stream
-from moco.data.images import Encoded
-from moco.data.shards import Shards, UnreadableShardError
+from moco.data.dataset import Encoded
+from moco.data.sources.shards import Shards, UnreadableShardError
 
 
 class MadeUp(Shards):
@@ -74,7 +74,7 @@ def main() -> None:
     parser.add_argument("--per-shard", type=int, default=10_000)
     parser.add_argument("--ranks", type=int, default=64)
     parser.add_argument("--batch", type=int, default=1024)
-    parser.add_argument("--lanes", type=int, default=512)
+    parser.add_argument("--shard-streams", type=int, default=512)
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--bytes", type=int, default=25_000, help="mean size of an image, for the totals")
     parser.add_argument("--rate", type=float, default=3000, help="images/s a rank, for the totals")

@@ -15,10 +15,9 @@ from pathlib import Path
 
 import torch
 
-from moco.config import Compute
 from moco.contrast import MoCo
-from moco.device import choose_device
 from moco.encoders import build_encoder
+from moco.runtime.device import choose_device
 
 
 def main() -> None:
@@ -29,7 +28,7 @@ def main() -> None:
     parser.add_argument("--precision", choices=["auto", "bf16", "fp32"], default="auto")
     parser.add_argument("--out", type=Path, help="a JSON file for the result")
     options = parser.parse_args()
-    device = choose_device(Compute(precision=options.precision))
+    device = choose_device(precision=options.precision)
     steps = {"plain BN, no shuffling": step_of(device, None), "groups of 32, shuffled": step_of(device, 32)}
     times: dict[str, list[float]] = {name: [] for name in steps}
     shape = (options.batch, 3, options.size, options.size)

@@ -21,14 +21,16 @@ import torch
 from rich.console import Console
 
 from bench.gpu import VARIANTS, context_of
-from moco.config import Compute, Linear, with_options
 from moco.data import source_of
-from moco.device import choose_device
-from moco.errors import UserError
-from moco.recipes import RECIPES
-from moco.reproduce import EXPERIMENTS, Experiment, Job, estimate, plan, results_of, run_missing, write_page
+from moco.reproduce import EXPERIMENTS, Experiment, Job, plan, results_of, run_missing, write_page
 from moco.reproduce.experiments import Cell, Changes, Claim, Scale
-from moco.training import Stopped, start_logging
+from moco.runs.config import Compute, Linear, with_options
+from moco.runs.recipes.recipes import RECIPES
+from moco.runtime.errors import UserError
+from moco.runtime.signals import Stopped
+from moco.training import start_logging
+from moco.training.build import device_of
+from moco.training.estimate import estimate
 
 ROOT = Path(__file__).parents[1]
 console = Console(highlight=False)
@@ -112,7 +114,7 @@ def _run(options: argparse.Namespace, deadline: float, command: str) -> None:
         jobs = jobs_of(experiment, options, compute)
         stopped = False
         try:
-            run_missing(jobs, choose_device(compute), linear, deadline)
+            run_missing(jobs, device_of(compute), linear, deadline)
         except Stopped:
             stopped = True
         context = _context(command, experiment, jobs, compute)
@@ -146,7 +148,7 @@ def fastest(options: argparse.Namespace) -> Compute:
         compute = Compute(**flags)
         (job, *_) = jobs_of(PUBLISHED_ROWS, options, compute)
         try:
-            times[name] = estimate(job.config, source_of(job.config), choose_device(compute)).seconds
+            times[name] = estimate(job.config, source_of(job.config), device_of(compute)).seconds
             console.print(f"{name}: a run would take {times[name]:,.0f} s")
         except (RuntimeError, ImportError) as error:
             console.print(f"{name}: cannot be had here: {str(error).splitlines()[0]}", markup=False)
@@ -159,7 +161,7 @@ def fastest(options: argparse.Namespace) -> Compute:
 
 
 def _context(command: str, experiment: Experiment, jobs: list[Job], compute: Compute) -> dict[str, Any]:
-    device = choose_device(compute)
+    device = device_of(compute)
     about = context_of(device.device, command)
     flags = [name for name, on in (("compiled", compute.compile), ("recorded", compute.cuda_graph)) if on]
     return {

@@ -15,13 +15,14 @@ from torch import Tensor, nn
 from bench.data import Pictures, lightly_v2, loader_of
 from bench.material import Material
 from bench.side_by_side import Side, Turn, Work
-from moco.config import Compute, Config, Contrast, Encoder, Training
-from moco.config import Views as ViewsConfig
 from moco.data import InMemory, Source, training_plan
-from moco.device import choose_device
 from moco.encoders import build_encoder
-from moco.run import Run
+from moco.runs.config import Compute, Config, Contrast, Encoder, Training
+from moco.runs.config import Views as ViewsConfig
+from moco.runs.folder import Run
+from moco.runtime.device import choose_device
 from moco.training import Pretraining
+from moco.training.build import device_of
 
 LR, SGD_MOMENTUM, WEIGHT_DECAY = 0.03, 0.9, 1e-4
 
@@ -49,7 +50,7 @@ def run_of(
     )
     source = Source(InMemory(images), None, None) if isinstance(images, Tensor) else images
     # Nothing is written: the run's folder is only named.
-    return Pretraining(config, source, Run(Path(tempfile.gettempdir()) / "bench"), choose_device(compute))
+    return Pretraining(config, source, Run(Path(tempfile.gettempdir()) / "bench"), device_of(compute))
 
 
 pretraining = partial(run_of, compute=Compute(device="cpu"))
@@ -189,7 +190,7 @@ def plain_large_step(encoder: str, size: int, batch: int, queue: int) -> Turn:
 
 
 def _precision() -> str:
-    return "bf16 autocast" if choose_device(Compute(device="cpu")).bf16 else "float32"
+    return "bf16 autocast" if choose_device(name="cpu").bf16 else "float32"
 
 
 def small_step(

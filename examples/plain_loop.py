@@ -11,7 +11,7 @@ from torchvision import models
 from torchvision.transforms import v2
 
 from moco import MoCo
-from moco.data.shapes import draw
+from moco.data.sources.shapes import draw
 
 TRANSFORM = v2.Compose(
     [

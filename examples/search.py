@@ -16,13 +16,13 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
-from moco import cli
+from moco.cli import main as cli
 from moco.data import Encoded, Files
-from moco.data.folder import find_images
-from moco.device import choose_device
-from moco.errors import UserError
+from moco.data.sources.folder import find_images
 from moco.evaluation import encode, open_trained
-from moco.run import Run
+from moco.runs.folder import Run
+from moco.runtime.errors import UserError
+from moco.training.build import device_of
 from moco.views import CentreCrop
 
 SIDE = 128
@@ -30,7 +30,7 @@ SIDE = 128
 
 def drawn(folder: Path, count: int = 600) -> Path:
     """A folder of drawn objects."""
-    from moco.data.shapes import draw
+    from moco.data.sources.shapes import draw
 
     for number, image in enumerate(draw(torch.arange(count)).images):
         to_pil_image(image).save(folder / f"{number:04d}.png")
@@ -40,7 +40,7 @@ def drawn(folder: Path, count: int = 600) -> Path:
 def features(run: Path, files: list[Path]) -> tuple[Tensor, list[Path]]:
     """Unit vectors (n, num_features) by the run's encoder, of the images that can be read, and which these are."""
     trained = open_trained(run)
-    device, views = choose_device(trained.config.compute), trained.config.views
+    device, views = device_of(trained.config.compute), trained.config.views
     encoder = trained.encoder.to(device.device)
     centre = CentreCrop(views.views, views.image_size)
     values, places = encode(encoder, Encoded(Files(files), max_bad=1), centre, device)

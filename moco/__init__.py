@@ -7,7 +7,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from moco.contrast import EndToEnd, InfoNCE, MemoryBank, MoCo, MoCoV3, Queue, info_nce, momentum_update
     from moco.encoders import build_encoder, load_encoder, save_encoder
-    from moco.errors import UserError
+    from moco.runtime.errors import UserError
     from moco.views import Views
 
 _HOMES = {

@@ -1,4 +1,4 @@
-from moco.cli import main
+from moco.cli.main import main
 
 if __name__ == "__main__":
     main()

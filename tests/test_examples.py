@@ -8,7 +8,7 @@ import pytest
 import torch
 from torchvision.transforms.functional import to_pil_image
 
-from moco.data.shapes import draw
+from moco.data.sources.shapes import draw
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 

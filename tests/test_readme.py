@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from moco import cli
+from moco.cli import main as cli
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.S)
@@ -36,14 +36,14 @@ def test_each_command_is_one_that_is_understood(words, monkeypatch):
     for name in names:
         monkeypatch.setattr(commands, name, lambda *arguments: called.append(arguments))
     if "--resume" in words:
-        monkeypatch.setattr("moco.run.Run.open", lambda path: FakeRun())
+        monkeypatch.setattr("moco.runs.folder.Run.open", lambda path: FakeRun())
     cli.main(words[words.index("moco") + 1 :])
     assert len(called) == 1
 
 
 class FakeRun:
     def config(self):
-        from moco.recipes import get_recipe
+        from moco.runs.recipes.recipes import get_recipe
 
         return get_recipe("cifar10-r18").config
 

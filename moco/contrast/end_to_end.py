@@ -1,29 +1,28 @@
 """The end-to-end mechanism (Fig. 2a): the dictionary is the mini-batch, and both encoders are trained."""
 
 import copy
-from collections.abc import Iterator
-from typing import Literal
+import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from moco.contrast.loss import InfoNCE, info_nce
-from moco.contrast.mechanism import check_temperature, mean_of, with_head
-from moco.contrast.ranks import gather, gather_with_gradient, local, rank
-from moco.contrast.shuffle import permutation
+from moco.contrast.batchnorm import permutation
+from moco.contrast.collectives import exchange, gather_with_gradient, rank, world_size
+from moco.contrast.heads import Head, check_temperature, normalised, with_head
+from moco.contrast.loss import InfoNCE, info_nce, mean_of
+from moco.contrast.mechanism import Mechanism
 
 
-class EndToEnd(nn.Module):
+class EndToEnd(Mechanism):
     """Contrast within the mini-batch: a query's negatives are the keys of the other images of all ranks.
 
-    `query` and `key` are both to be trained; they begin alike. Averaging the gradients over ranks is left to the loop.
+    `query` and `key` are both trained; they start equal.
 
     Args:
         encoder, dim, temperature, head, hidden, symmetric, bn_group, shuffle, num_features: as of `MoCo`.
 
     Raises:
-        ValueError: a number out of range, or an encoder whose features cannot be told.
+        ValueError: a number out of range, or an encoder whose number of features is unknown.
     """
 
     steps: Tensor
@@ -34,7 +33,7 @@ class EndToEnd(nn.Module):
         dim: int = 128,
         temperature: float = 0.07,
         *,
-        head: Literal["linear", "mlp"] = "linear",
+        head: Head = "linear",
         hidden: int | None = None,
         symmetric: bool = False,
         bn_group: int | None = None,
@@ -50,37 +49,35 @@ class EndToEnd(nn.Module):
 
     def forward(self, view1: Tensor, view2: Tensor) -> InfoNCE:
         """The loss of one step; views (n, ...) as of `MoCo`."""
-        (result,) = self.parts(view1, view2)
-        return result
-
-    def parts(self, view1: Tensor, view2: Tensor, count: int = 1) -> Iterator[InfoNCE]:
-        """The same, for a loop that accumulates gradients. Raises ValueError at a `count` other than 1."""
-        if count != 1:
-            raise ValueError("end-to-end: the mini-batch is the dictionary, and cannot be taken in parts")
         pairs = [(view1, view2), (view2, view1)] if self.symmetric else [(view1, view2)]
-        yield mean_of([self._look_up(*pair, stream) for stream, pair in enumerate(pairs)])
+        q = [normalised(self.query(x_q)) for x_q, _ in pairs]  # queries: NxC
+        k = [self.encode_keys(x_k, i) for i, (_, x_k) in enumerate(pairs)]  # keys of all ranks, with gradient
         if self.training:
             self.steps += 1
-
-    def _look_up(self, query_view: Tensor, key_view: Tensor, stream: int) -> InfoNCE:
-        query = F.normalize(self.query(query_view).float(), dim=1)
-        return look_up_in_batch(query, self.encode_keys(key_view, stream), self.temperature)
+        return mean_of([contrast_in_batch(q_i, k_i, self.temperature) for q_i, k_i in zip(q, k, strict=True)])
 
     def encode_keys(self, view: Tensor, stream: int = 0) -> Tensor:
-        """Keys of every rank's view, in the order of the ranks, with gradient; encoded in another (shuffling BN)."""
+        """Keys of every rank's view (n, ...), in rank order, with gradient: float32 (world_size * n, dim).
+
+        In training mode they are encoded in a permuted order (shuffling BN); the two views of a symmetric step, stream
+        0 and 1, in two different ones.
+        """
         if not (self.shuffle and self.training):
-            return gather_with_gradient(F.normalize(self.key(view).float(), dim=1))
-        view = gather(view)
-        order = permutation(len(view), self.steps * 2 + stream)
-        keys = gather_with_gradient(F.normalize(self.key(view[local(order)]).float(), dim=1))
-        return keys[order.argsort()]
+            return gather_with_gradient(normalised(self.key(view)))
+        steps = self.steps if world_size() == 1 else self.steps.cpu()  # the CPU plans the exchange
+        order = permutation(world_size() * len(view), steps * 2 + stream)
+        keys = gather_with_gradient(normalised(self.key(exchange(view, order))))
+        return keys[order.argsort().to(keys.device)]
+
+    def chance_loss(self, batch_size: int) -> float:
+        return math.log(batch_size)
 
 
-def look_up_in_batch(query: Tensor, keys: Tensor, temperature: float) -> InfoNCE:
-    """This rank's queries (n, dim) among the keys of all ranks (world_size * n, dim), both normalised.
+def contrast_in_batch(queries: Tensor, keys: Tensor, temperature: float) -> InfoNCE:
+    """This rank's queries (n, dim) against the keys of all ranks (world_size * n, dim), both L2-normalised.
 
-    The positive of a query is the key of its image, the negatives are those of all others.
+    The positive of a query is the key of its image, the negatives are the keys of all others.
     """
-    own = torch.arange(len(query), device=query.device) + rank() * len(query)
-    is_own = torch.arange(len(keys), device=query.device) == own[:, None]
-    return info_nce(query, keys[own], keys, temperature, excluded=is_own)
+    own = torch.arange(len(queries), device=queries.device) + rank() * len(queries)
+    is_own = torch.arange(len(keys), device=queries.device) == own[:, None]
+    return info_nce(queries, keys[own], keys, temperature, excluded=is_own)

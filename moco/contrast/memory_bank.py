@@ -1,19 +1,19 @@
-"""The memory bank (Fig. 2b; Wu et al., 2018): a vector for every image of the set, a dictionary drawn from them."""
+"""The memory bank (Fig. 2b; Wu et al., 2018): a vector for every image of the set, a dictionary sampled from them."""
 
-from collections.abc import Iterator
-from typing import Literal
+import math
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from moco.contrast.batchnorm import random_bits
+from moco.contrast.collectives import gather
+from moco.contrast.heads import Head, check_parts, check_temperature, normalised, with_head
 from moco.contrast.loss import InfoNCE, info_nce
-from moco.contrast.mechanism import check_temperature, with_head
-from moco.contrast.ranks import gather
-from moco.contrast.shuffle import random_bits
+from moco.contrast.mechanism import Backward, Mechanism
 
 
-class MemoryBank(nn.Module):
+class MemoryBank(Mechanism):
     """Contrast with what the images' features were when they were last seen.
 
     Only `query` is trained. The bank is the same on all ranks, and is part of the state dict.
@@ -21,14 +21,16 @@ class MemoryBank(nn.Module):
     Args:
         encoder, dim, temperature, head, hidden, bn_group, num_features: as of `MoCo`.
         images: how many the data set has; each takes 4 * dim bytes.
-        draws: K, the vectors that are drawn at random, with repetition, at each step, the same for all queries; the
+        draws: K, the vectors that are sampled at random, with replacement, at each step, the same for all queries; the
             query's own image is no negative.
         momentum: of an image's vector: v <- normalise(momentum * v + (1 - momentum) * q), in 0..1.
 
     Raises:
-        ValueError: a number out of range, or an encoder whose features cannot be told.
+        ValueError: a number out of range, or an encoder whose number of features is unknown.
     """
 
+    num_views = 1
+    takes_index = True
     vectors: Tensor
     steps: Tensor
 
@@ -41,7 +43,7 @@ class MemoryBank(nn.Module):
         momentum: float = 0.5,
         temperature: float = 0.07,
         *,
-        head: Literal["linear", "mlp"] = "linear",
+        head: Head = "linear",
         hidden: int | None = None,
         bn_group: int | None = None,
         num_features: int | None = None,
@@ -59,34 +61,48 @@ class MemoryBank(nn.Module):
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 
     def forward(self, view: Tensor, images: Tensor) -> InfoNCE:
-        """The loss of one step; in evaluation the bank stays as it is.
+        """The loss of one step; in evaluation mode the bank stays as it is.
 
         Args:
             view: (n, ...), the inputs of the encoder.
-            images: int64 (n,), which images they are.
+            images: int64 (n,), the images' indices in the data set.
         """
-        (result,) = self.parts(view, images)
+        images = images.to(self.vectors.device)
+        queries = normalised(self.query(view))
+        result = self.contrast(queries, images, self.draw())
+        self._refresh(images, queries)
         return result
 
-    def parts(self, view: Tensor, images: Tensor, count: int = 1) -> Iterator[InfoNCE]:
-        """The same step in `count` parts of the batch, for gradient accumulation; all draw the same dictionary."""
-        images = images.to(self.vectors.device)
-        drawn = self.draw()
-        positives, negatives = self.vectors[images], self.vectors[drawn]
-        queries = []
-        for part, positive, own in zip(view.chunk(count), positives.chunk(count), images.chunk(count), strict=True):
-            query = F.normalize(self.query(part).float(), dim=1)
-            queries.append(query.detach())
-            yield info_nce(query, positive, negatives, self.temperature, excluded=drawn == own[:, None])
-        if self.training:
-            self._refresh(gather(images), gather(torch.cat(queries)))
-            self.steps += 1
+    def accumulate(self, view: Tensor, images: Tensor, *, parts: int, backward: Backward) -> None:
+        """The same step in `parts` equal parts of the batch, as `MoCo.accumulate`; all share one dictionary."""
+        check_parts(len(view), parts)
+        images, drawn = images.to(self.vectors.device), self.draw()
+        queries: list[Tensor] = []
+        for part, own in zip(view.chunk(parts), images.chunk(parts), strict=True):
+
+            def loss(part: Tensor = part, own: Tensor = own) -> InfoNCE:
+                queries.append(normalised(self.query(part)))
+                return self.contrast(queries[-1], own, drawn)
+
+            backward(loss)
+        self._refresh(images, torch.cat(queries))
 
     def draw(self) -> Tensor:
         """Which vectors are this step's dictionary, int64 (draws,)."""
         return random_bits(self.draws, self.steps) % len(self.vectors)
 
+    def contrast(self, queries: Tensor, images: Tensor, drawn: Tensor) -> InfoNCE:
+        """Queries (n, dim) of images (n,) against those images' vectors and the vectors drawn (K,)."""
+        excluded = drawn == images[:, None]
+        return info_nce(queries, self.vectors[images], self.vectors[drawn], self.temperature, excluded)
+
     @torch.no_grad()
     def _refresh(self, images: Tensor, queries: Tensor) -> None:
-        moved = self.vectors[images].lerp(queries, 1 - self.momentum)
-        self.vectors.index_copy_(0, images, F.normalize(moved, dim=1))
+        if self.training:
+            images, queries = gather(images), gather(queries.detach())
+            moved = self.vectors[images].lerp(queries, 1 - self.momentum)
+            self.vectors.index_copy_(0, images, F.normalize(moved, dim=1))
+            self.steps += 1
+
+    def chance_loss(self, batch_size: int) -> float:
+        return math.log(self.draws + 1)

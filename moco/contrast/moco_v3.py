@@ -3,26 +3,24 @@
 import copy
 import math
 from collections import OrderedDict
-from collections.abc import Iterator
-from itertools import pairwise
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from moco.contrast.end_to_end import look_up_in_batch
-from moco.contrast.loss import InfoNCE
-from moco.contrast.mechanism import check_temperature, count_features, mean_of
+from moco.contrast.batchnorm import synchronise_batch_norm
+from moco.contrast.collectives import gather
+from moco.contrast.end_to_end import contrast_in_batch
+from moco.contrast.heads import check_temperature, count_features, mlp, normalised
+from moco.contrast.loss import InfoNCE, mean_of
+from moco.contrast.mechanism import Mechanism
 from moco.contrast.momentum import momentum_update
-from moco.contrast.ranks import gather
-from moco.contrast.synchronise import synchronise_batch_norm
 
 
-class MoCoV3(nn.Module):
+class MoCoV3(Mechanism):
     """Algorithm 1 of MoCo v3: the dictionary is the mini-batch of all ranks, and its keys come from a momentum encoder.
 
-    `query` (backbone and projector) and `predictor` are to be trained. BN, the encoder's too, takes its statistics over
-    the images of all ranks, and so nothing is shuffled. Averaging the gradients over ranks is left to the loop.
+    `query` (backbone and projector) and `predictor` are trained. BN statistics, the encoder's too, are computed over
+    the images of all ranks, and so nothing is shuffled.
 
     Args:
         encoder, num_features: as of `MoCo`.
@@ -35,7 +33,8 @@ class MoCoV3(nn.Module):
         predictor_bn: BN after the predictor's last layer, as the released code has it for a ViT and not for a ResNet.
 
     Raises:
-        ValueError: a number out of range, an encoder whose features cannot be told, or BN that cannot be synchronised.
+        ValueError: a number out of range, an encoder whose number of features is unknown, or BN that cannot be
+            synchronised.
     """
 
     steps: Tensor
@@ -73,25 +72,16 @@ class MoCoV3(nn.Module):
     def forward(self, view1: Tensor, view2: Tensor) -> InfoNCE:
         """The loss of one step, 2 tau (ctr(q1, k2) + ctr(q2, k1)); views (n, ...) as of `MoCo`.
 
-        In evaluation the key encoder and the count of steps stay as they are. The momentum update comes first, between
-        the optimiser's last step and these keys, where Algorithm 1 has it too.
+        In evaluation mode the key encoder and the count of steps stay as they are.
         """
-        (result,) = self.parts(view1, view2)
-        return result
-
-    def parts(self, view1: Tensor, view2: Tensor, count: int = 1) -> Iterator[InfoNCE]:
-        """The same, for a loop that accumulates gradients. Raises ValueError at a `count` other than 1."""
-        if count != 1:
-            raise ValueError("moco-v3: the mini-batch is the dictionary, and cannot be taken in parts")
+        q = [normalised(self.predictor(self.query(view))) for view in (view1, view2)]  # queries: NxC
         if self.training:
             momentum_update(self.key, self.query, self.current_momentum())
-        queries = [F.normalize(self.predictor(self.query(view)).float(), dim=1) for view in (view1, view2)]
-        with torch.no_grad():
-            keys = [gather(F.normalize(self.key(view).float(), dim=1)) for view in (view2, view1)]
-        both = mean_of([look_up_in_batch(q, k, self.temperature) for q, k in zip(queries, keys, strict=True)])
-        yield both._replace(loss=4 * self.temperature * both.loss)  # the sum of two, each times 2 tau
-        if self.training:
             self.steps += 1
+        with torch.no_grad():
+            k = [gather(normalised(self.key(view))) for view in (view2, view1)]  # keys of all ranks
+        both = mean_of([contrast_in_batch(q_i, k_i, self.temperature) for q_i, k_i in zip(q, k, strict=True)])
+        return both._replace(loss=4 * self.temperature * both.loss)  # the sum of two, each times 2 tau
 
     def current_momentum(self) -> float | Tensor:
         """m of the step to come, 1 - (1 - momentum) (1 + cos(pi steps / total_steps)) / 2.
@@ -103,18 +93,8 @@ class MoCoV3(nn.Module):
         progress = (self.steps.double() / self.total_steps).clamp(max=1)
         return 1 - (1 - self.momentum) * (1 + torch.cos(math.pi * progress)) / 2
 
+    def chance_loss(self, batch_size: int) -> float:
+        return 4 * self.temperature * math.log(batch_size)
 
-def mlp(widths: list[int], last_bn: bool = True) -> nn.Sequential:
-    """Linear layers from width to width, with synchronised BN after each and ReLU between: (n, first) to (n, last).
-
-    The last layer's BN, if it has one, learns no scale and shift: normalising the output would undo most of it.
-    """
-    layers: list[nn.Module] = []
-    for before, after in pairwise(widths[:-1]):
-        layers += [nn.Linear(before, after, bias=False), nn.BatchNorm1d(after), nn.ReLU(inplace=True)]
-    layers.append(nn.Linear(widths[-2], widths[-1], bias=False))
-    if last_bn:
-        layers.append(nn.BatchNorm1d(widths[-1], affine=False))
-    whole = nn.Sequential(*layers)
-    synchronise_batch_norm(whole)
-    return whole
+    def keys_per_step(self, batch_size: int) -> int:
+        return 2 * batch_size

@@ -1,10 +1,11 @@
 """Where images come from, in what order, and how they reach the device."""
 
-from moco.data.folder import Files
-from moco.data.images import Encoded, ImageSet, InMemory, Reader
-from moco.data.loader import Batch, Loader
+from moco.data.dataset import Encoded, ImageSet, InMemory, Reader
+from moco.data.loading.loader import Batch, Loader
 from moco.data.order import Asked, Plan, evaluation_plan, shuffled, training_plan
-from moco.data.sources import Source, open_source, source_of
+from moco.data.sources.folder import Files
+from moco.data.sources.registry import open_source, source_of
+from moco.data.sources.source import Source
 
 __all__ = [
     "Asked",

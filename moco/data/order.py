@@ -11,8 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from moco.contrast.ranks import local
-from moco.philox import philox
+from moco.contrast.collectives import local
+from moco.views.counter_rng import philox
 
 
 class Asked(NamedTuple):

@@ -12,12 +12,12 @@ from itertools import chain, pairwise
 
 import torch
 
-from moco.contrast.ranks import rank, world_size
-from moco.data.decode import UnreadableImageError
-from moco.data.images import Encoded
+from moco.contrast.collectives import rank, world_size
+from moco.data.dataset import Encoded
+from moco.data.formats.decode import UnreadableImageError
 from moco.data.order import Asked, shuffled
-from moco.data.shards import Shards, UnreadableShardError
-from moco.errors import UserError
+from moco.data.sources.shards import Shards, UnreadableShardError
+from moco.runtime.errors import UserError
 
 LANES = 64
 """What is shared by the ranks and their workers: a run has as many streams, and a rank at most as many workers as
@@ -168,7 +168,7 @@ class Streamed:
         lanes = next(n for n in range(min(lanes, len(starts) - 1), 0, -1) if batch % n == 0)
         if lanes % world_size():
             raise UserError(
-                f"{world_size()} ranks cannot share {lanes} streams of shards evenly: choose --lanes that divides "
+                f"{world_size()} ranks cannot share {lanes} shard streams evenly: choose --shard-streams that divides "
                 f"--batch-size {batch}, is a multiple of the ranks, and no more than the {len(starts) - 1} shards"
             )
         own = lanes // world_size()

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from moco.data.decode import UnreadableImageError, decode
-from moco.data.images import Encoded, ImageSet, InMemory
+from moco.data.dataset import Encoded, ImageSet, InMemory
+from moco.data.formats.decode import UnreadableImageError, decode
 from moco.data.order import shuffled
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")

@@ -12,7 +12,7 @@ from moco.encoders.resnet import resnext50_32x8d, use_small_stem, wide_resnet50
 from moco.encoders.tiny import TinyResNet
 from moco.encoders.vit import freeze_patches as freeze
 from moco.encoders.vit import vit_s_16
-from moco.errors import UserError
+from moco.runtime.errors import UserError
 
 OURS: dict[str, Callable[[], nn.Module]] = {
     "resnet50w2": lambda: wide_resnet50(2),

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import VisionTransformer
 
-from moco.errors import UserError
+from moco.runtime.errors import UserError
 
 
 def vit_s_16() -> VisionTransformer:

@@ -9,8 +9,8 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from moco.errors import UserError
-from moco.files import write_whole
+from moco.runtime.errors import UserError
+from moco.runtime.files import write_whole
 
 # Where the query encoder lies: in our checkpoints, and in those of the released code (facebookresearch/moco).
 PREFIXES = ("query.backbone.", "module.encoder_q.")

@@ -6,9 +6,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from moco.contrast.ranks import gather, world_size
+from moco.contrast.collectives import gather, world_size
 from moco.data import Asked, ImageSet, Loader, evaluation_plan
-from moco.device import Device
+from moco.runtime.device import Device
 from moco.views import CentreCrop
 
 

@@ -5,8 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moco.data import Source
-from moco.device import Device
 from moco.evaluation.features import Features, extract
+from moco.runtime.device import Device
 from moco.views import CentreCrop
 
 _QUERIES, _BANK = 512, 65536

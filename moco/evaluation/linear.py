@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from moco.config import Linear, require_all
-from moco.contrast.ranks import average, local, world_size
+from moco.contrast.collectives import average, local, world_size
 from moco.data import Loader, Source, shuffled, training_plan
-from moco.device import Device
-from moco.errors import UserError
 from moco.evaluation.features import extract
+from moco.runs.config import Linear, check_ranges
+from moco.runtime.device import Device
+from moco.runtime.errors import UserError, require_all
 from moco.views import CentreCrop, Pretext, Views
 
 
@@ -36,6 +36,7 @@ def evaluate_linear(
 
     `progress` wraps the iteration over the epochs. Raises UserError for a set smaller than a batch.
     """
+    check_ranges(options)
     _check(options)
     assert source.test is not None
     train = source.labelled_train
@@ -76,10 +77,6 @@ def evaluate_linear(
 
 def _check(options: Linear) -> None:
     rules = [
-        (options.epochs >= 1, f"--epochs {options.epochs}: at least 1"),
-        (options.batch_size >= 1, f"--batch-size {options.batch_size}: at least 1"),
-        (options.lr > 0, f"--lr {options.lr}: above 0"),
-        (options.weight_decay >= 0, f"--weight-decay {options.weight_decay}: at least 0"),
         (
             options.batch_size % world_size() == 0,
             f"--batch-size {options.batch_size} does not divide into {world_size()} ranks",

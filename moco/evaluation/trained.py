@@ -5,11 +5,12 @@ from pathlib import Path
 
 from torch import nn
 
-from moco.config import Config, Encoder, Views
-from moco.device import Device
 from moco.encoders import build_encoder, load_encoder, read_arch
-from moco.errors import UserError
-from moco.run import Run
+from moco.runs.checkpoint import newest_checkpoint
+from moco.runs.config import Config, Encoder, Views
+from moco.runs.folder import Run
+from moco.runtime.device import Device
+from moco.runtime.errors import UserError
 from moco.views import CentreCrop
 
 
@@ -25,7 +26,7 @@ class Trained:
     """The file that the weights come from."""
 
     def on(self, device: Device) -> tuple[nn.Module, CentreCrop]:
-        """The encoder where it is judged, and how it sees images there."""
+        """The encoder on the device, and how it sees images there."""
         views = self.config.views
         encoder = self.encoder.to(device.device, memory_format=device.memory_format)  # type: ignore[call-overload]
         return encoder, CentreCrop(views.views, views.image_size, device.channels_last)
@@ -51,7 +52,7 @@ def open_trained(path: Path, encoder: str | None = None, image_size: int | None 
     else:
         run = Run.open(path)
         config = run.config()
-        newest = run.newest()
+        newest = newest_checkpoint(run)
         if newest is None:
             raise UserError(f"{path}: the run has no checkpoint yet")
         weights, folder = newest, path

@@ -1,14 +1,12 @@
 """What a person looks at: tables and pictures of a run, and the page that holds it all."""
 
 from moco.report.gallery import Gallery, GalleryMaker
-from moco.report.metrics import SEVERITIES
 from moco.report.page import write_page
 from moco.report.pictures import draw_contacts, draw_curves, draw_views
 from moco.report.survey import survey_table
 from moco.report.tables import accuracy_table
 
 __all__ = [
-    "SEVERITIES",
     "Gallery",
     "GalleryMaker",
     "accuracy_table",

@@ -16,10 +16,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from moco.data import Asked, Encoded, ImageSet, Loader, Source, shuffled
-from moco.device import Device
 from moco.evaluation import encode
 from moco.report.map import NEIGHBOURS, draw_map, nearest
 from moco.report.pictures import shown
+from moco.runtime.device import Device
 from moco.views import CentreCrop, Views
 
 QUERIES, SHOWN_NEIGHBOURS = 12, 8

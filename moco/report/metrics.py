@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from moco.config import Config, guessing
-from moco.run import Run, read_lines
+from moco.diagnosis.records import Records
+from moco.runs.folder import Run, read_lines
 
 log = logging.getLogger("moco")
 
@@ -24,9 +24,9 @@ class Known(NamedTuple):
 
 
 KNOWN = {
-    "loss": Known("InfoNCE loss", "nats", "It starts near guessing among the dictionary and should fall below it."),
+    "loss": Known("InfoNCE loss", "nats", "It starts near chance and should fall below it."),
     "accuracy": Known(
-        "Look-up accuracy", "%", "How often the positive wins against the whole dictionary; it should rise."
+        "Contrastive accuracy", "%", "How often the positive wins against the whole dictionary; it should rise."
     ),
     "knn": Known("kNN accuracy", "%", "Test images classified by their nearest training images: the features' worth."),
     "positive_histogram": Known(
@@ -43,7 +43,9 @@ KNOWN = {
     "rank": Known(
         "Effective rank", "dimensions", "RankMe: how many dimensions the features use; a fall is a collapse."
     ),
-    "spread": Known("Spread", "1 = spread out", "Standard deviation of a feature times the root of dim; 0: collapsed."),
+    "feature_std": Known(
+        "Feature std", "1 = uniform", "Standard deviation of a dimension times the root of dim; 0: collapsed."
+    ),
     "queue_real": Known("Real keys in the queue", "%", "The rest are the random keys that a queue starts with."),
     "key_age": Known("Age of the keys", "steps", "Mean over the queue; half of K / batch when it is full."),
     "key_drift": Known(
@@ -54,7 +56,9 @@ KNOWN = {
         "Keys of the query's own image", "in the queue", "Negatives that push two views of one image apart: near 0."
     ),
     "bn_leak": Known(
-        "Leak through batch statistics", "%", "Look-up accuracy without shuffled statistics less that with: near 0."
+        "Leak through batch statistics",
+        "%",
+        "Contrastive accuracy without shuffled BN statistics less that with: near 0.",
     ),
     "gradient_norm": Known("Norm of the gradient", "", "A sudden rise comes before a divergence."),
     "lr": Known("Learning rate", "", "The schedule."),
@@ -63,7 +67,7 @@ KNOWN = {
 }
 """In the order in which they are shown; a number of another name is shown after them."""
 
-UNSHOWN = ("rank_of", "bn_groups", "diverged")
+UNSHOWN = ("rank_of", "bn_groups", "diverged", "chance_loss", "keys_per_step", "images")
 """What only the doctor reads."""
 
 HISTOGRAMS = ("positive_histogram", "negative_histogram")
@@ -104,10 +108,11 @@ def _is_number(value: Any, finite: bool = True) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and (not finite or math.isfinite(value))
 
 
-def chance(config: Config) -> tuple[float, str]:
-    """The loss of guessing, and how it is spelled."""
+def chance(run: Run) -> tuple[float, str]:
+    """The loss at chance, and its formula."""
+    config = run.config()
     spelled = {"end-to-end": "log(batch)", "moco-v3": "4 tau log(batch)"}.get(config.contrast.mechanism, "log(K+1)")
-    return guessing(config), f"guessing, {spelled}"
+    return Records(config, read_lines(run.metrics), []).chance, f"chance, {spelled}"
 
 
 def read_json(path: Path) -> Any:
@@ -130,7 +135,3 @@ def read_accuracies(run: Run) -> list[dict[str, Any]]:
         and isinstance(values.get("accuracy"), dict)
         and all(map(_is_number, values["accuracy"].values()))
     ]
-
-
-SEVERITIES = {"problem": "✖", "warning": "▲", "note": "●", "good": "✔"}
-"""Of the doctor's findings, the gravest first, each with a sign, so that it is told without colour."""

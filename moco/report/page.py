@@ -7,13 +7,13 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from moco.files import write_whole
 from moco.report.exhibits import images
 from moco.report.gallery import Gallery
 from moco.report.html import Html, joined, tag
 from moco.report.metrics import HISTOGRAMS, KNOWN, chance, read_curves
 from moco.report.sections import findings, numbers, results, what_was_run
-from moco.run import Run
+from moco.runs.folder import Run
+from moco.runtime.files import write_whole
 
 _WEB = Path(__file__).parent / "web"
 _SCRIPTS = ("page", "histogram", "curves", "canvas", "map")
@@ -47,7 +47,7 @@ def build_page(runs: list[Run], galleries: list[Gallery | str]) -> str:
     ]
     data = {
         "runs": [
-            {"name": name, "chance": chance(run.config()), "curves": curve}
+            {"name": name, "chance": chance(run), "curves": curve}
             for name, run, curve in zip(names, runs, curves, strict=True)
         ],
         "known": KNOWN,

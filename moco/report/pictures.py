@@ -12,10 +12,10 @@ import torch
 from PIL import Image, ImageDraw, ImageOps
 from torch import Tensor
 
-from moco.config import guessing
 from moco.data import Asked, ImageSet, InMemory, Loader
-from moco.files import write_whole
-from moco.run import Run, read_lines
+from moco.diagnosis.records import Records
+from moco.runs.folder import Run, read_lines
+from moco.runtime.files import write_whole
 from moco.views import Pretext, Views
 
 PAIRS = 24
@@ -95,16 +95,15 @@ def shown(view: Tensor, pretext: Pretext) -> np.ndarray:
 
 
 def draw_curves(run: Run) -> Path:
-    """The run's loss, look-up accuracy and kNN accuracy over the epochs, as curves.png in its folder."""
+    """The run's loss, contrastive accuracy and kNN accuracy over the epochs, as curves.png in its folder."""
     lines = read_lines(run.metrics)
     trained = [line for line in lines if "loss" in line]
     judged = [line for line in lines if "knn" in line]
     figure, axes = plt.subplots(1, 3, figsize=(12, 3.4))
-    config = run.config()
-    chance = guessing(config)
+    chance = Records(run.config(), lines, []).chance
     panels = [
         (axes[0], trained, "loss", "InfoNCE loss (nats)", 1),
-        (axes[1], trained, "accuracy", "look-up accuracy (%)", 100),
+        (axes[1], trained, "accuracy", "contrastive accuracy (%)", 100),
         (axes[2], judged, "knn", "kNN accuracy (%)", 100),
     ]
     for axis, rows, key, title, scale in panels:
@@ -116,7 +115,7 @@ def draw_curves(run: Run) -> Path:
         axis.grid(alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].axhline(chance, color="grey", linestyle="--", linewidth=1)
-    axes[0].annotate("guessing", (0, chance), fontsize=8, color="grey", va="bottom")
+    axes[0].annotate("chance", (0, chance), fontsize=8, color="grey", va="bottom")
     figure.suptitle(f"{run.config().recipe}  ({run.path.name})", x=0.01, ha="left", fontsize=10)
     figure.tight_layout()
     path = run.path / "curves.png"

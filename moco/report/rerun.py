@@ -3,8 +3,8 @@
 import shlex
 from dataclasses import fields, is_dataclass
 
-from moco.config import Config
-from moco.recipes import RECIPES
+from moco.runs.config import Config
+from moco.runs.recipes.recipes import RECIPES
 
 _SPELLED = {"source": "data", "download": "data.download"}
 

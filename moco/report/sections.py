@@ -2,13 +2,14 @@
 
 from typing import Any
 
-from moco.config import Config, differences, to_dict
-from moco.recipes import PUBLISHED, RECIPES
+from moco.diagnosis.doctor import SEVERITIES, Finding, diagnose
 from moco.report.html import Html, joined, table, tag
-from moco.report.metrics import KNOWN, SEVERITIES, read_accuracies
+from moco.report.metrics import KNOWN, read_accuracies
 from moco.report.rerun import rerun
-from moco.run import Run
-from moco.training import Finding, diagnose
+from moco.runs.config import Config, differences, to_dict
+from moco.runs.folder import Run
+from moco.runs.published import PUBLISHED
+from moco.runs.recipes.recipes import RECIPES
 
 Curves = dict[str, dict[str, list[Any]]]
 
@@ -70,10 +71,10 @@ def _facts(rows: list[tuple[str, Any]]) -> Html:
 def _dictionary(config: Config) -> str:
     contrast = config.contrast
     return {
-        "moco": f"queue of {contrast.queue_size:,} keys, momentum {contrast.momentum:g}",
+        "moco": f"queue of {contrast.queue_size:,} keys, momentum {contrast.key_momentum:g}",
         "end-to-end": f"the mini-batch, {config.training.batch_size} keys",
         "memory-bank": f"{contrast.queue_size:,} keys drawn from one per image, momentum {contrast.bank_momentum:g}",
-        "moco-v3": f"the mini-batch, {config.training.batch_size} keys, momentum {contrast.momentum:g} rising to 1",
+        "moco-v3": f"the mini-batch, {config.training.batch_size} keys, momentum {contrast.key_momentum:g} rising to 1",
     }[contrast.mechanism]
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from rich.table import Table
 from rich.text import Text
 
-from moco.recipes.published import Published
+from moco.runs.published import Published
 
 
 def accuracy_table(title: str, rows: Sequence[tuple[str, float, Published | None]]) -> Table:

@@ -1,16 +1,14 @@
 """The experiments of the paper as grids of runs: what is missing is run, and a page says what shows."""
 
 from moco.reproduce.experiments import EXPERIMENTS, Experiment, Scale
-from moco.reproduce.grid import Estimate, Job, estimate, plan, results_of, run_missing, sources
+from moco.reproduce.grid import Job, plan, results_of, run_missing, sources
 from moco.reproduce.page import write_page, write_varied
 
 __all__ = [
     "EXPERIMENTS",
-    "Estimate",
     "Experiment",
     "Job",
     "Scale",
-    "estimate",
     "plan",
     "results_of",
     "run_missing",

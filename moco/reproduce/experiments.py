@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
 
-from moco.config import Config, with_options
-from moco.errors import UserError
-from moco.recipes import RECIPES
-from moco.recipes.published import ENCODERS, MECHANISMS, MOMENTA, SMALL_SCALE, Published
+from moco.runs.config import Config, with_options
+from moco.runs.published import ENCODERS, MECHANISMS, MOMENTA, SMALL_SCALE, Published
+from moco.runs.recipes.recipes import RECIPES
+from moco.runtime.errors import UserError
 
 Scale = Literal["cpu", "gpu", "imagenet"]
 Changes = dict[str, Any]
@@ -170,7 +170,7 @@ _MOMENTA = (0.0, 0.9, 0.99, 0.999, 0.9999)
 
 def _momentum(scale: Scale, changes: Changes) -> list[Cell]:
     shared = base(scale, changes, queue_size=4096)
-    return [Cell("MoCo", m, with_options(shared, momentum=m), MOMENTA.get(m)) for m in _MOMENTA]
+    return [Cell("MoCo", m, with_options(shared, key_momentum=m), MOMENTA.get(m)) for m in _MOMENTA]
 
 
 def _momentum_claims(scale: Scale) -> list[Claim]:

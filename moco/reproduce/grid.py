@@ -5,29 +5,23 @@ import logging
 import statistics
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import torch
-import torch.distributed as dist
-
-from moco.config import Compute, Config, Linear, check, with_options
-from moco.contrast.ranks import rank, world_size
 from moco.data import Source, source_of
-from moco.device import Device
-from moco.errors import UserError
 from moco.evaluation import evaluate_linear, open_trained
-from moco.evaluation.features import extract
 from moco.reproduce.experiments import Cell
 from moco.reproduce.findings import Results, by_cell
-from moco.run import Busy, Run, read_lines
-from moco.training import Diverged, Pretraining, pretrain
+from moco.runs.config import Compute, Config, Linear, check, with_options
+from moco.runs.folder import Busy, Run, read_lines
+from moco.runtime.device import Device
+from moco.runtime.errors import UserError
+from moco.runtime.ranks import on_main, rank, world_size
+from moco.training import Diverged, pretrain
 
 log = logging.getLogger("moco")
-
-_TIMED_STEPS = 5
 
 
 @dataclass(frozen=True)
@@ -81,43 +75,6 @@ def results_of(jobs: list[Job]) -> Results:
     return by_cell([result for job in jobs if (result := job.result()) is not None])
 
 
-class Estimate(NamedTuple):
-    """What a run would cost here, measured by a few steps of it."""
-
-    steps: int
-    seconds: float
-    memory_mb: float
-    """The most of the GPU; on a CPU, of the process until then."""
-
-
-def estimate(config: Config, source: Source, device: Device, linear: Linear | None = None) -> Estimate:
-    """The cost of a whole run, its evaluations included, and the linear protocol if there is to be one."""
-    if device.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device.device)
-    training = Pretraining(config, source, Run(Path()), device)  # a run that is not written
-    options = config.training
-    times = []
-    start = time.perf_counter()
-    for batch in training.loader.training(options.batch_size, options.seed, 0, _TIMED_STEPS, config.data.lanes):
-        training.update(*training.inputs(batch))
-        training.pending[-1].sum().item()  # waits for a GPU
-        times.append(time.perf_counter() - start)
-        start = time.perf_counter()
-    seconds = training.steps * statistics.median(times[1:])
-    if source.labelled and source.test is not None:
-        sample = source.test.subset(torch.arange(min(512, len(source.test))))
-        start = time.perf_counter()
-        extract(training.mechanism.query.backbone, sample, training.centre, device, workers=config.compute.workers)
-        each = (time.perf_counter() - start) / len(sample)
-        every, length = config.log.knn_every, options.iterations or options.epochs
-        evaluations = 1 + length // every if every else 0  # one at the start
-        seconds += evaluations * each * (len(source.test) + len(source.labelled_train))
-        if linear is not None:
-            passes = 1 if linear.cached else linear.epochs
-            seconds += each * (len(source.test) + passes * len(source.labelled_train))
-    return Estimate(training.steps, seconds, device.peak_mb())
-
-
 def sources(jobs: list[Job]) -> Iterator[tuple[Job, Source | UserError]]:
     """Each run with its data, or why it cannot be had; what several runs in a row share is opened once."""
     opened, data = None, None
@@ -146,7 +103,8 @@ def run_missing(jobs: list[Job], device: Device, linear: Linear, deadline: float
             if isinstance(source, UserError):
                 raise source
             run, there = _run_of(job)
-            with run.locked():
+            with ExitStack() as held:
+                on_main(lambda run=run: held.enter_context(run.locked()))  # type: ignore[misc]
                 if not _agreed(job.result() is not None):  # another process may have been faster
                     log.info("run %d of %d: %s", len(jobs) - len(todo) + number, len(jobs), job.title)
                     _run(job, run, source, device, linear, there, deadline)
@@ -163,7 +121,8 @@ def _run_of(job: Job) -> tuple[Run, bool]:
     """The job's run, and whether it was there."""
     if not _agreed(job.folder.joinpath("config.yaml").exists()):
         try:
-            return Run.create(job.folder, job.config), False
+            on_main(lambda: Run.create(job.folder, job.config) and None)
+            return Run(job.folder), False
         except UserError:
             if not _agreed(job.folder.joinpath("config.yaml").exists()):
                 raise  # else another process was faster
@@ -174,10 +133,7 @@ def _run_of(job: Job) -> tuple[Run, bool]:
 
 def _agreed(seen: bool) -> bool:
     """What the main rank saw: each looks at the disk at another time, while other processes write there."""
-    answer = torch.tensor(float(seen))
-    if world_size() > 1:
-        dist.broadcast(answer, 0)
-    return bool(answer)
+    return on_main(lambda: seen)
 
 
 def _run(
@@ -220,14 +176,12 @@ def judge(run: Run, source: Source, device: Device, linear: Linear) -> dict[str,
 def _timed(run: Run, device: Device) -> Iterator[None]:
     """Adds what passes to the run's spent.json, also when it is stopped."""
     before, start = _spent(run), time.monotonic()
-    on_gpu = device.device.type == "cuda"
-    if on_gpu:
-        torch.cuda.reset_peak_memory_stats(device.device)
+    device.reset_peak()
     try:
         yield
     finally:
         if rank() == 0:
-            memory = device.peak_mb() if on_gpu else 0.0
+            memory = device.peak_mb() if device.is_gpu else 0.0
             spent = {"seconds": before["seconds"] + time.monotonic() - start}
             run.write_json("spent", spent | {"memory_mb": max(memory, before["memory_mb"])})
 

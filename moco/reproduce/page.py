@@ -13,11 +13,11 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from moco.files import write_whole
 from moco.reproduce.experiments import MEASURES, Cell, Claim, Experiment, Measure
 from moco.reproduce.findings import Finding, Measured, Results, examine, measured, ordering
 from moco.reproduce.grid import Job, results_of
-from moco.run import Run, read_lines
+from moco.runs.folder import Run, read_lines
+from moco.runtime.files import write_whole
 
 _STYLES = [("o", "-"), ("s", "--"), ("^", ":"), ("D", "-."), ("v", "-")]
 """Marker and line of each series: they differ without colour too."""

@@ -1,9 +1,9 @@
-"""The loop, schedules, the monitor and what is told of a run while it goes."""
+"""Pre-training: the step, the loop, optimisers, schedules, and what is logged."""
 
-from moco.training.doctor import Finding, diagnose, write_findings
+from moco.training.build import device_of
+from moco.training.estimate import Estimate, estimate
 from moco.training.log import start_logging
 from moco.training.loop import pretrain
-from moco.training.pretraining import Diverged, Pretraining
-from moco.training.signals import Stopped
+from moco.training.step import Diverged, Pretraining
 
-__all__ = ["Diverged", "Finding", "Pretraining", "Stopped", "diagnose", "pretrain", "start_logging", "write_findings"]
+__all__ = ["Diverged", "Estimate", "Pretraining", "device_of", "estimate", "pretrain", "start_logging"]

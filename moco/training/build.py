@@ -5,71 +5,128 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from moco.config import Config
-from moco.contrast import EndToEnd, MemoryBank, MoCo, MoCoV3
-from moco.device import Device
+from moco.contrast import EndToEnd, Mechanism, MemoryBank, MoCo, MoCoV3
 from moco.encoders import build_encoder, patch_projection
-from moco.errors import UserError
+from moco.runs.config import Compute, Config
+from moco.runtime.device import Device, choose_device
+from moco.runtime.errors import UserError
+from moco.runtime.ranks import rank
 
-Mechanism = MoCo | EndToEnd | MemoryBank | MoCoV3
+
+def device_of(compute: Compute) -> Device:
+    """The device that a configuration names. Raises UserError if it is not there, or cannot do what is wanted."""
+    device = choose_device(compute.device, compute.precision, compute.channels_last)
+    if compute.cuda_graph and device.device.type != "cuda":
+        raise UserError("--cuda-graph: there is no CUDA GPU to record on")
+    if compute.decoder == "gpu" and device.device.type != "cuda":
+        raise UserError("--decoder gpu: there is no CUDA GPU to decode on")
+    return device
 
 
 def build_mechanism(config: Config, images: int, steps: int, device: Device) -> Mechanism:
     """The mechanism of a run, with random weights that are a function of its seed.
 
     Args:
-        images: how many are trained on.
+        images: how many the data set has.
         steps: how many the run takes.
 
     Raises:
-        UserError: an encoder that does not fit, or a memory bank of so many images that does not.
+        UserError: options that do not fit together, or a memory bank of so many images that does not fit.
     """
     torch.manual_seed(config.training.seed)
     encoder = build_encoder(config.encoder.encoder, config.encoder.small_stem, config.encoder.freeze_patches)
-    if config.contrast.mechanism == "memory-bank":
-        _check_memory(images, config.contrast.dim, device)
+    name = config.contrast.mechanism
     try:
-        return _build(config, encoder, images, steps)
+        mechanism = BUILDERS[name](config, encoder, images, steps, device)
     except ValueError as error:
-        raise UserError(str(error)) from error
-
-
-def _build(config: Config, encoder: nn.Module, images: int, steps: int) -> Mechanism:
-    contrast = config.contrast
-    dim, temperature, head, bn_group = contrast.dim, contrast.temperature, contrast.head, contrast.bn_group
-    symmetric, shuffle = contrast.symmetric, contrast.shuffle
-    if contrast.mechanism == "end-to-end":
-        return EndToEnd(encoder, dim, temperature, head=head, symmetric=symmetric, bn_group=bn_group, shuffle=shuffle)
-    if contrast.mechanism == "memory-bank":
-        draws, momentum = contrast.queue_size, contrast.bank_momentum
-        return MemoryBank(encoder, images, dim, draws, momentum, temperature, head=head, bn_group=bn_group)
-    if contrast.mechanism == "moco-v3":
-        is_vit = patch_projection(encoder) is not None
-        return MoCoV3(
-            encoder,
-            dim,
-            contrast.momentum,
-            temperature,
-            total_steps=steps,
-            hidden=contrast.hidden,
-            projector_layers=3 if is_vit else 2,
-            predictor_bn=is_vit,
+        raise UserError(f"--mechanism {name}: {error}") from error
+    if config.training.accumulation_steps > 1 and not hasattr(mechanism, "accumulate"):
+        raise UserError(
+            f"--accumulation-steps {config.training.accumulation_steps}: --mechanism {name} uses the whole mini-batch "
+            "as its dictionary: --accumulation-steps 1"
         )
+    # Ranks start with the same weights, but what they draw at random in training (dropout) differs.
+    torch.manual_seed((config.training.seed + (rank() + 1) * 2**32) % 2**63)
+    return mechanism
+
+
+def check_mechanism(config: Config) -> None:
+    """Raises UserError for an encoder that does not exist, or cannot take images of the views' size."""
+    options, size = config.encoder, config.views.image_size
+    encoder = build_encoder(options.encoder, options.small_stem, options.freeze_patches).eval()
+    try:
+        with torch.no_grad():
+            encoder(torch.zeros(1, 3, size, size))
+    except Exception as error:  # what an encoder raises is its own affair
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"--image-size {size}: {options.encoder} cannot take images of this size: {reason}") from error
+
+
+def _moco(config: Config, encoder: nn.Module, images: int, steps: int, device: Device) -> Mechanism:
+    options = config.contrast
     return MoCo(
         encoder,
-        dim,
-        contrast.queue_size,
-        contrast.momentum,
-        temperature,
-        head=head,
-        symmetric=symmetric,
-        bn_group=bn_group,
-        shuffle=shuffle,
+        options.dim,
+        options.queue_size,
+        options.key_momentum,
+        options.temperature,
+        head=options.head,
+        symmetric=options.symmetric,
+        bn_group=options.bn_group,
+        shuffle=options.shuffle,
     )
 
 
+def _end_to_end(config: Config, encoder: nn.Module, images: int, steps: int, device: Device) -> Mechanism:
+    options = config.contrast
+    return EndToEnd(
+        encoder,
+        options.dim,
+        options.temperature,
+        head=options.head,
+        symmetric=options.symmetric,
+        bn_group=options.bn_group,
+        shuffle=options.shuffle,
+    )
+
+
+def _memory_bank(config: Config, encoder: nn.Module, images: int, steps: int, device: Device) -> Mechanism:
+    options = config.contrast
+    if options.symmetric:
+        raise ValueError("has one view of an image: --no-symmetric")
+    _check_memory(images, options.dim, device)
+    return MemoryBank(
+        encoder,
+        images,
+        options.dim,
+        options.queue_size,
+        options.bank_momentum,
+        options.temperature,
+        head=options.head,
+        bn_group=options.bn_group,
+    )
+
+
+def _moco_v3(config: Config, encoder: nn.Module, images: int, steps: int, device: Device) -> Mechanism:
+    options, is_vit = config.contrast, patch_projection(encoder) is not None
+    return MoCoV3(
+        encoder,
+        options.dim,
+        options.key_momentum,
+        options.temperature,
+        total_steps=steps,
+        hidden=options.hidden,
+        projector_layers=3 if is_vit else 2,
+        predictor_bn=is_vit,
+    )
+
+
+BUILDERS = {"moco": _moco, "end-to-end": _end_to_end, "memory-bank": _memory_bank, "moco-v3": _moco_v3}
+"""By the name of --mechanism."""
+
+
 def _check_memory(images: int, dim: int, device: Device) -> None:
-    """Of the bank, which is made on the CPU, goes to the device, and stands in checkpoints."""
+    """Whether the bank fits: it is made on the CPU, and moved to the device."""
     needed = images * dim * 4
     for place in {device.device.type: device, "cpu": replace(device, device=torch.device("cpu"))}.values():
         if needed > (free := place.free_bytes()):

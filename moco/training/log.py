@@ -1,4 +1,4 @@
-"""What is told of a run while it goes: metrics, events, a progress bar."""
+"""What is logged of a run during training: metrics, TensorBoard events, a progress bar."""
 
 import json
 import logging
@@ -12,15 +12,15 @@ from rich.logging import RichHandler
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from torch.utils.tensorboard import SummaryWriter
 
-from moco.errors import UserError
-from moco.run import Run
+from moco.runs.folder import Run
+from moco.runtime.errors import UserError
 
 log = logging.getLogger("moco")
 console = Console(stderr=True)
 
 
 def start_logging(run: Run | None, main: bool) -> None:
-    """Warnings and news go to the terminal and, of a run, into log.txt; only the main rank speaks."""
+    """Warnings and news go to the terminal and, of a run, into log.txt; only the main rank logs."""
     log.handlers.clear()
     log.propagate = False
     log.setLevel(logging.INFO if main else logging.CRITICAL)
@@ -34,7 +34,7 @@ def start_logging(run: Run | None, main: bool) -> None:
         log.addHandler(handler)
 
 
-class Metrics:
+class MetricsWriter:
     """metrics.jsonl, timing.jsonl and TensorBoard's events of a run. All numbers but the timings are the run's own.
 
     Args:
@@ -94,7 +94,7 @@ class _Rate(ProgressColumn):
 
 
 class Bar:
-    """Progress over the run's steps: images/s, loss, look-up accuracy, time left.
+    """Progress over the run's steps: images/s, loss, contrastive accuracy, time left.
 
     Where there is no terminal it prints a line every half minute instead.
     """
@@ -106,7 +106,7 @@ class Bar:
             TextColumn("epoch {task.fields[epoch]}"),
             BarColumn(bar_width=24),
             TextColumn("{task.completed}/{task.total}"),
-            TextColumn("loss {task.fields[loss]:.3f}  look-up {task.fields[accuracy]:.1%}  kNN {task.fields[knn]}"),
+            TextColumn("loss {task.fields[loss]:.3f}  acc {task.fields[accuracy]:.1%}  kNN {task.fields[knn]}"),
             _Rate(),
             TimeRemainingColumn(compact=True),
             console=console,
@@ -127,7 +127,7 @@ class Bar:
             left = (self.steps - step) * self.images_per_step / max(rate, 1e-9)
             console.print(
                 f"epoch {fields['epoch']}  step {step}/{self.steps}  loss {fields['loss']:.3f}  "
-                f"look-up {fields['accuracy']:.1%}  kNN {fields['knn']}  {rate:,.0f} images/s  {left:.0f} s left",
+                f"acc {fields['accuracy']:.1%}  kNN {fields['knn']}  {rate:,.0f} images/s  {left:.0f} s left",
                 highlight=False,
             )
         return rate

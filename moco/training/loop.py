@@ -4,16 +4,17 @@ import logging
 import time
 from collections.abc import Iterable, Iterator
 
-from moco.config import Config
-from moco.contrast.ranks import rank
 from moco.data import Batch, Source
-from moco.device import Device
-from moco.run import Run
-from moco.training.doctor import Finding, diagnose
-from moco.training.log import Bar, Metrics
-from moco.training.monitor import Monitor
-from moco.training.pretraining import Diverged, Pretraining, Reading
-from moco.training.signals import Signals, Stopped
+from moco.diagnosis.doctor import Finding, diagnose
+from moco.diagnosis.monitor import Monitor
+from moco.runs.config import Config
+from moco.runs.folder import Run
+from moco.runtime.device import Device
+from moco.runtime.errors import UserError
+from moco.runtime.ranks import is_main, world_size
+from moco.runtime.signals import Signals, Stopped
+from moco.training.log import Bar, MetricsWriter
+from moco.training.step import Diverged, Metrics, Pretraining
 
 log = logging.getLogger("moco")
 
@@ -21,7 +22,7 @@ log = logging.getLogger("moco")
 def pretrain(
     config: Config, source: Source, run: Run, device: Device, resume: bool = False, deadline: float | None = None
 ) -> None:
-    """Trains until the last epoch. Raises Stopped when told to stop by SIGINT or SIGTERM, after saving.
+    """Trains until the last step. Raises Stopped when SIGINT or SIGTERM stops it, after saving.
 
     At the deadline, a time of time.monotonic(), it stops as at SIGTERM.
 
@@ -30,66 +31,80 @@ def pretrain(
     training = Pretraining(config, source, run, device)
     if resume:
         training.load()
-    main = rank() == 0
-    metrics = Metrics(run, training.metrics_size, training.step, main)
-    bar = Bar(training.step, training.steps, config.training.batch_size, main)
+    writer = MetricsWriter(run, training.metrics_size, training.step, is_main())
+    bar = Bar(training.step, training.steps, config.training.batch_size, is_main())
     try:
         with Signals(deadline) as signals:
-            _loop(training, _Telling(training, metrics, bar), signals)
+            _loop(training, _Logger(training, writer, bar), signals)
     except Diverged as diverged:
-        metrics.write(diverged.step, {"diverged": diverged.step})
+        writer.write(diverged.step, {"diverged": diverged.step})
         raise
     finally:
         bar.close()
-        metrics.close()
+        writer.close()
 
 
-def _loop(training: Pretraining, telling: "_Telling", signals: Signals) -> None:
+def _loop(training: Pretraining, logger: "_Logger", signals: Signals) -> None:
     config = training.config
-    judged = config.log.knn_every > 0 and training.source.labelled
-    if judged and training.step == 0:
-        telling.judge()
+    evaluated = config.log.knn_every > 0 and training.source.labelled
+    if training.step == 0:
+        logger.write_facts()
+        if evaluated:
+            logger.evaluate()
+        logger.save()  # whether it can be written shows before an hour is spent; a failure has one to go back to
     saved = time.monotonic()
-    options, lanes = config.training, config.data.lanes
-    batches = training.loader.training(options.batch_size, options.seed, training.step, training.steps, lanes)
-    for batch in telling.waiting(batches):
+    for batch in logger.timed(logger.batches()):
         training.update(*training.inputs(batch))
         step, last = training.step, training.step == training.steps
-        knn_due = judged and training.knn_due()
-        look_due = telling.look_due()
-        told, due = signals.agree(time.monotonic() - saved >= 60 * config.log.checkpoint_minutes)
-        save = bool(told or last or due)
+        knn_due = evaluated and training.knn_due()
+        monitor_due = logger.monitor_due()
+        stop, due = signals.agree(time.monotonic() - saved >= 60 * config.log.checkpoint_minutes)
+        save = bool(stop or last or due)
         if step % config.log.log_every == 0 or last:
-            telling.read(wait=knn_due or look_due or save)
-        elif knn_due or look_due or save:
-            telling.tell()
+            logger.log(wait=knn_due or monitor_due or save)
+            training.loader.agree_on_unreadable()
+        elif knn_due or monitor_due or save:
+            logger.write_metrics()
         if knn_due:
-            telling.judge()
-        if look_due:
-            telling.look()
+            logger.evaluate()
+        if monitor_due:
+            logger.monitor()
         if save:
-            training.metrics_size = telling.metrics.size()
-            training.save()
+            logger.save()
             saved = time.monotonic()
-        if told and not last:
-            raise Stopped(told, step)
+        if stop and not last:
+            raise Stopped(stop, step)
 
 
-class _Telling:
-    """What is told of the run while it goes: metrics, the bar, kNN, the monitor, what the doctor finds."""
+class _Logger:
+    """What is recorded of the run during training: metrics, the bar, kNN, the monitor, the doctor's findings."""
 
-    def __init__(self, training: Pretraining, metrics: Metrics, bar: Bar) -> None:
-        self.training, self.metrics, self.bar = training, metrics, bar
+    def __init__(self, training: Pretraining, writer: MetricsWriter, bar: Bar) -> None:
+        self.training, self.writer, self.bar = training, writer, bar
         config, source = training.config, training.source
-        self.monitor = Monitor(config, training.mechanism, training.loader, len(source.train), training.device)
+        self.probe = Monitor(config, training.mechanism, training.loader, len(source.train), training.device)
         every = config.log.monitor_every
-        self.look_every = max(100, training.steps // 100) if every is None else every
-        self.reading: Reading | None = None
+        self.monitor_every = max(100, training.steps // 100) if every is None else every
+        self.on_the_way: Metrics | None = None
         self.found = {finding.name for finding in self._findings()} if training.step else set()
         self.start, self.waited = time.monotonic(), 0.0
 
-    def waiting(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """The batches; how long each was waited for is added up."""
+    def batches(self) -> Iterator[Batch]:
+        """The batches that are left. If one cannot be read, a run on one rank is saved as far as it came."""
+        training, options = self.training, self.training.config.training
+        streams = training.config.data.shard_streams
+        try:
+            yield from training.loader.training(
+                options.batch_size, options.seed, training.step, training.steps, streams
+            )
+        except UserError:
+            if world_size() == 1:
+                self.write_metrics()
+                self.save()
+            raise
+
+    def timed(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """The batches; how long the loop waits for each is added up."""
         iterator = iter(batches)
         while True:
             start = time.monotonic()
@@ -99,50 +114,64 @@ class _Telling:
                 return
             yield batch
 
-    def read(self, wait: bool) -> None:
-        """Tells the last reading and takes the next, which on a GPU is told with the one after, if need not be now."""
-        self.tell()
-        self.reading = self.training.read_pending()
-        if wait or self.reading.arrived is None:
-            self.tell()
+    def write_facts(self) -> None:
+        """What the mechanism says about itself and the data set's size, for who reads the run without them."""
+        training, batch = self.training, self.training.config.training.batch_size
+        facts = {
+            "chance_loss": training.mechanism.chance_loss(batch),
+            "keys_per_step": training.mechanism.keys_per_step(batch),
+            "images": len(training.source.train),
+        }
+        self.writer.write(0, {"epoch": 0.0, **facts})
 
-    def tell(self) -> None:
-        """Tells the reading that is under way."""
-        if self.reading is None:
+    def log(self, wait: bool) -> None:
+        """Writes the metrics on the way and takes the next, which on a GPU are written a line later unless `wait`."""
+        self.write_metrics()
+        self.on_the_way = self.training.take_pending()
+        if wait or self.on_the_way.arrived is None:
+            self.write_metrics()
+
+    def write_metrics(self) -> None:
+        """Writes the metrics that are on the way from the device."""
+        if self.on_the_way is None:
             return
-        reading, self.reading = self.reading, None
-        values = self.training.mean(reading)
-        self.metrics.write(reading.step, {"epoch": reading.epoch, **values, "lr": reading.lr})
+        metrics, self.on_the_way = self.on_the_way, None
+        values = self.training.mean(metrics)
+        self.writer.write(metrics.step, {"epoch": metrics.epoch, **values, "lr": metrics.lr})
         rate = self.bar.update(
-            self.training.step, epoch=int(reading.epoch), loss=values["loss"], accuracy=values["accuracy"]
+            self.training.step, epoch=int(metrics.epoch), loss=values["loss"], accuracy=values["accuracy"]
         )
         now = time.monotonic()
         share = min(1.0, self.waited / max(now - self.start, 1e-9))
         self.start, self.waited = now, 0.0
-        self.metrics.write_timing(reading.step, {"images_per_second": rate, "waiting": share})
+        self.writer.write_timing(metrics.step, {"images_per_second": rate, "waiting": share})
 
-    def judge(self) -> None:
+    def evaluate(self) -> None:
+        """Records the kNN accuracy."""
         accuracy = self.training.knn()
-        self.metrics.write(self.training.step, {"epoch": self.training.epoch, "knn": accuracy})
+        self.writer.write(self.training.step, {"epoch": self.training.epoch, "knn": accuracy})
         self.bar.update(self.training.step, knn=f"{accuracy:.1%}")
 
-    def look_due(self) -> bool:
+    def monitor_due(self) -> bool:
         step = self.training.step
-        return self.look_every > 0 and (step % self.look_every == 0 or step == self.training.steps)
+        return self.monitor_every > 0 and (step % self.monitor_every == 0 or step == self.training.steps)
 
-    def look(self) -> None:
-        """Records what the monitor sees; what the doctor makes of it is said once."""
+    def monitor(self) -> None:
+        """Records what the monitor measures; each of the doctor's findings is logged once."""
         self.training.require_finite()
-        self.metrics.write(
-            self.training.step, {"epoch": self.training.epoch, **self.monitor.measure(self.training.step)}
-        )
+        self.writer.write(self.training.step, {"epoch": self.training.epoch, **self.probe.measure(self.training.step)})
         for finding in self._findings():
             if finding.name not in self.found and finding.severity != "good":
                 self.found.add(finding.name)
                 log.warning("%s: %s (%s)", finding.name, finding.advice, finding.evidence)
 
+    def save(self) -> None:
+        """Writes a checkpoint, and how much of metrics.jsonl belongs to it."""
+        self.training.metrics_size = self.writer.size()
+        self.training.save()
+
     def _findings(self) -> list[Finding]:
-        if rank() != 0:
+        if not is_main():
             return []
-        self.metrics.size()
+        self.writer.size()
         return diagnose(self.training.run)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
-from moco.config import Training
+from moco.runs.config import Training
 
 
 def build_optimizer(training: Training, parameters: list[nn.Parameter], recorded: bool = False) -> Optimizer:

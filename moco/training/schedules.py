@@ -2,7 +2,7 @@
 
 import math
 
-from moco.config import Training
+from moco.runs.config import Training
 
 
 def learning_rate(training: Training, step: int, steps_per_unit: float) -> float:

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from moco.philox import uniform
-from moco.views.pretext import Pretext
+from moco.views.counter_rng import uniform
+from moco.views.recipes import Pretext
 
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 _ORDERS = torch.tensor(list(itertools.permutations(range(4))))

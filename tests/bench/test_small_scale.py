@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from bench.small_scale import main, published, speed
-from moco.config import check
+from moco.runs.config import check
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ from torch import nn
 from torch.nn.functional import normalize
 
 from moco.contrast import MoCoV3, SyncBatchNorm, momentum_update, synchronise_batch_norm
-from moco.contrast.moco_v3 import mlp
-from tests.contrast.test_mechanism import batch, bn_encoder, run_ranks, small_encoder
+from moco.contrast.heads import mlp
+from tests.contrast.test_moco import batch, bn_encoder, run_ranks, small_encoder
 
 
 def contrast(queries, keys, tau):

@@ -8,8 +8,8 @@ from torch import nn
 from torch.nn.functional import normalize
 
 from moco.contrast import EndToEnd, MemoryBank
-from moco.contrast.shuffle import random_bits
-from tests.contrast.test_mechanism import batch, bn_encoder, run_ranks, small_encoder
+from moco.contrast.batchnorm import random_bits
+from tests.contrast.test_moco import batch, bn_encoder, run_ranks, small_encoder
 
 
 def softmax_loss(logits: list[list[torch.Tensor]]) -> torch.Tensor:

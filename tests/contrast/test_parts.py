@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from moco.contrast import GroupBatchNorm, Queue, group_batch_norm, info_nce, momentum_update
-from moco.contrast.shuffle import permutation
+from moco.contrast.batchnorm import permutation
 
 
 def unit(*shape: int) -> torch.Tensor:

@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import nn
 
 from moco.contrast import MoCo
-from moco.contrast.ranks import average, gather, local
+from moco.contrast.collectives import average, gather, local
 from moco.views import Views
 
 sys.path.insert(0, str(Path(__file__).parent))

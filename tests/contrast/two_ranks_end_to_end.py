@@ -8,7 +8,7 @@ import torch.distributed as dist
 from torch import nn
 
 from moco.contrast import EndToEnd
-from moco.contrast.ranks import average, local
+from moco.contrast.collectives import average, local
 
 
 def main(folder: Path) -> None:

@@ -8,7 +8,7 @@ import torch.distributed as dist
 from torch import nn
 
 from moco.contrast import MoCoV3, group_batch_norm
-from moco.contrast.ranks import average, gather, local
+from moco.contrast.collectives import average, gather, local
 
 
 def encoder() -> nn.Module:

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moco.contrast import ranks
+from moco.contrast import collectives as ranks
 from moco.data import evaluation_plan, shuffled, training_plan
 
 

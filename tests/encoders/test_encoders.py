@@ -9,7 +9,7 @@ from torch import nn
 
 from moco.encoders import TinyResNet, build_encoder
 from moco.encoders.resnet import wide_resnet50
-from moco.errors import UserError
+from moco.runtime.errors import UserError
 
 
 def on_meta(name: str, small_stem: bool = False) -> nn.Module:

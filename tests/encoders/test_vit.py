@@ -5,11 +5,11 @@ import math
 import pytest
 import torch
 
-from moco.config import Compute, Config, Contrast, Encoder
-from moco.device import choose_device
 from moco.encoders import build_encoder, patch_projection
 from moco.encoders.vit import sine_cosine
-from moco.errors import UserError
+from moco.runs.config import Config, Contrast, Encoder
+from moco.runtime.device import choose_device
+from moco.runtime.errors import UserError
 from moco.training.build import build_mechanism
 
 TIMM = ["timm:vit_small_patch16_224", "timm:deit_tiny_distilled_patch16_224"]
@@ -91,7 +91,7 @@ def test_positions_of_another_kind_are_refused():
 @pytest.mark.parametrize(("name", "layers", "last_bn"), [("vit_s_16", 3, True), ("tiny", 2, False)])
 def test_a_vits_heads_are_not_a_resnets(name, layers, last_bn):
     config = Config(encoder=Encoder(name), contrast=Contrast(dim=8, mechanism="moco-v3", hidden=16))
-    mechanism = build_mechanism(config, 100, 50, choose_device(Compute(device="cpu")))
+    mechanism = build_mechanism(config, 100, 50, choose_device(name="cpu"))
     assert sum(isinstance(layer, torch.nn.Linear) for layer in mechanism.query.head) == layers
     assert isinstance(mechanism.predictor[-1], torch.nn.modules.batchnorm._BatchNorm) == last_bn
     assert mechanism.total_steps == 50

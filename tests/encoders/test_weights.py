@@ -12,7 +12,7 @@ from torch import nn
 from torchvision.models import resnet18
 
 from moco.encoders import build_encoder, load_encoder, read_arch, save_encoder
-from moco.errors import UserError
+from moco.runtime.errors import UserError
 
 ZERO = torch.zeros(())  # expanded, it takes no room in a file
 

@@ -7,10 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from moco.config import Compute
 from moco.data import InMemory, Source
-from moco.device import choose_device
 from moco.evaluation import Features, evaluate_knn, knn_predict
+from moco.runtime.device import choose_device
 from moco.views import CentreCrop
 
 CPU = torch.device("cpu")
@@ -84,7 +83,7 @@ def test_evaluation_of_an_encoder_counts_right_answers_and_restores_its_mode():
     test[:4] = (test[:4] + 1) % 3  # wrong on purpose
     source = Source(InMemory(images, labels), InMemory(images[:10], test), None)
     encoder = Means().train()
-    device = choose_device(Compute(device="cpu", precision="fp32"))
+    device = choose_device(name="cpu", precision="fp32")
     assert evaluate_knn(encoder, source, CentreCrop("v2", 16), device, k=5, batch_size=7) == pytest.approx(0.6)
     assert encoder.training
 
@@ -95,5 +94,5 @@ def test_the_bank_votes_where_there_is_one():
     images[torch.arange(30), labels] = 250
     labelled = InMemory(images[:12], labels[:12])
     source = Source(InMemory(images), InMemory(images[12:], labels[12:]), None, bank=labelled)
-    device = choose_device(Compute(device="cpu", precision="fp32"))
+    device = choose_device(name="cpu", precision="fp32")
     assert evaluate_knn(Means().eval(), source, CentreCrop("v2", 16), device, k=3) == 1.0

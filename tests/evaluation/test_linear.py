@@ -6,15 +6,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from moco.config import Compute, Linear
 from moco.data import InMemory, Source
-from moco.device import choose_device
-from moco.errors import UserError
 from moco.evaluation import evaluate_linear
 from moco.evaluation.linear import crops_only
+from moco.runs.config import Linear
+from moco.runtime.device import choose_device
+from moco.runtime.errors import UserError
 from moco.views import CentreCrop, Views, get_pretext
 
-DEVICE = choose_device(Compute(device="cpu", precision="fp32"))
+DEVICE = choose_device(name="cpu", precision="fp32")
 OPTIONS = Linear(epochs=5, batch_size=16, lr=1.0)
 
 

@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from moco.config import Config, Encoder
 from moco.encoders import build_encoder
-from moco.errors import UserError
 from moco.evaluation import open_trained
-from moco.recipes import RECIPES
-from moco.run import Run
+from moco.runs.config import Config, Encoder
+from moco.runs.folder import Run
+from moco.runs.recipes.recipes import RECIPES
+from moco.runtime.errors import UserError
 
 CONFIG = RECIPES["shapes-cpu"].config
 

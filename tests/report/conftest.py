@@ -19,4 +19,4 @@ def run(tmp_path_factory, source) -> Path:
 
 @pytest.fixture(scope="session")
 def second(tmp_path_factory, source) -> Path:
-    return train(source, tmp_path_factory.mktemp("runs") / "other", "--momentum 0.5")
+    return train(source, tmp_path_factory.mktemp("runs") / "other", "--key-momentum 0.5")

@@ -14,12 +14,12 @@ from browser import Browser, find_browser
 from PIL import Image
 from tiny_runs import HOSTILE
 
-from moco.cli import main
+from moco.cli.main import main
 from moco.report import Gallery
 from moco.report.gallery import _uri
 from moco.report.map import nearest
 from moco.report.page import write_page
-from moco.run import Run
+from moco.runs.folder import Run
 
 pytestmark = pytest.mark.skipif(find_browser() is None, reason="there is no Chromium here (Debian: chromium)")
 

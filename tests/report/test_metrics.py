@@ -5,10 +5,10 @@ import math
 
 import pytest
 
-from moco.config import Config, Contrast, Training
 from moco.report.metrics import KNOWN, chance, read_curves
 from moco.report.page import as_json
-from moco.run import Run
+from moco.runs.config import Config, Contrast, Training
+from moco.runs.folder import Run
 
 
 @pytest.fixture

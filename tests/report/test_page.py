@@ -15,10 +15,10 @@ import pytest
 from PIL import Image
 from tiny_runs import HOSTILE, copied, train
 
-from moco.cli import main
-from moco.config import Contrast
-from moco.run import Run
-from moco.training import Finding
+from moco.cli.main import main
+from moco.diagnosis.doctor import Finding
+from moco.runs.config import Contrast
+from moco.runs.folder import Run
 
 SECTIONS = ["runs", "findings", "results", "curves", "map", "neighbours", "pairs", "views"]
 
@@ -109,7 +109,7 @@ def test_nothing_is_fetched_and_only_its_own_script_runs(page, run):
 def test_the_command_runs_the_same_run(page, run, monkeypatch):
     (command,) = re.findall(r"<code>(.*?)</code>", (run / "report.html").read_text())
     called = []
-    monkeypatch.setattr("moco.commands.pretrain", lambda *arguments: called.append(arguments))
+    monkeypatch.setattr("moco.cli.commands.pretrain.pretrain", lambda *arguments: called.append(arguments))
     main(shlex.split(re.sub("<.*?>", "", command))[1:])
     assert called[0][0] == Run.open(run).config()
 

@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import pytest
 
-from moco.cli import main
-from moco.config import Config, Contrast, Data, Training
-from moco.recipes import RECIPES
+from moco.cli.main import main
 from moco.report.rerun import rerun
+from moco.runs.config import Config, Contrast, Data, Training
+from moco.runs.recipes.recipes import RECIPES
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ from moco.report.rerun import rerun
 )
 def test_the_command_gives_the_configuration(config, monkeypatch):
     called = []
-    monkeypatch.setattr("moco.commands.pretrain", lambda *arguments: called.append(arguments))
+    monkeypatch.setattr("moco.cli.commands.pretrain.pretrain", lambda *arguments: called.append(arguments))
     main(shlex.split(rerun(config, "runs/a b"))[1:])
     found, folder, resume = called[0]
     assert found == config

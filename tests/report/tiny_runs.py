@@ -6,7 +6,7 @@ from pathlib import Path
 
 import yaml
 
-from moco.cli import main
+from moco.cli.main import main
 
 HOSTILE = "<script>alert('&')</script>"
 

@@ -1,9 +1,9 @@
 import pytest
 
-from moco.config import check
-from moco.errors import UserError
 from moco.reproduce import EXPERIMENTS
 from moco.reproduce.experiments import MEASURES
+from moco.runs.config import check
+from moco.runtime.errors import UserError
 
 SCALES = ["cpu", "gpu", "imagenet"]
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from moco import cli
-from moco.config import with_options
+from moco.cli import main as cli
 from moco.reproduce import EXPERIMENTS
 from moco.reproduce.experiments import Cell, Claim
+from moco.runs.config import with_options
 
 
 def changed(cells: list[Cell], changes: dict) -> list[Cell]:

@@ -6,12 +6,12 @@ from functools import partialmethod
 import pytest
 import torch
 
-from moco.config import Compute, Config, Contrast, Encoder, Training, Views, check
 from moco.data import InMemory, Source
-from moco.device import choose_device
-from moco.errors import UserError
-from moco.run import Run
+from moco.runs.config import Compute, Config, Contrast, Encoder, Training, Views, check
+from moco.runs.folder import Run
+from moco.runtime.errors import UserError
 from moco.training import Pretraining
+from moco.training.build import device_of
 
 CONFIG = Config(
     views=Views("cifar", 16),
@@ -24,7 +24,12 @@ CONFIG = Config(
 
 def losses(tmp_path, config: Config, steps: int = 6) -> torch.Tensor:
     images = torch.randint(0, 256, (64, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    run = Pretraining(config, Source(InMemory(images), None, None), Run(tmp_path), choose_device(config.compute))
+    run = Pretraining(
+        config,
+        Source(InMemory(images), None, None),
+        Run(tmp_path),
+        device_of(config.compute),
+    )
     for batch in run.loader.training(16, 0, 0, steps):
         run.update(*run.inputs(batch))
     return run.pending_values()[:, 0].cpu()
@@ -62,6 +67,6 @@ def assert_recorded_is_the_same(tmp_path, config: Config) -> None:
 
 def test_there_is_no_graph_without_a_gpu_nor_on_several_ranks():
     with pytest.raises(UserError, match="no GPU to record on"):
-        choose_device(replace(CONFIG.compute, cuda_graph=True))
+        device_of(replace(CONFIG.compute, cuda_graph=True))
     with pytest.raises(UserError, match="on one GPU, not on 2 ranks"):
         check(replace(CONFIG, compute=replace(CONFIG.compute, cuda_graph=True)), ranks=2)

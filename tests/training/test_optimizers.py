@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from moco.config import Training
+from moco.runs.config import Training
 from moco.training.optimizers import LARS, build_optimizer
 
 STEPS = 6

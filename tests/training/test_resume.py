@@ -15,15 +15,17 @@ import numpy as np
 import pytest
 import torch
 
-from moco.cli import main
-from moco.config import Compute, Config, Contrast, Data, Encoder, Log, Training, Views
+from moco.cli.main import main
 from moco.data import InMemory, open_source
-from moco.data.pack import pack
-from moco.data.sources import Source
-from moco.device import choose_device
-from moco.errors import UserError
-from moco.run import Run, read_checkpoint
-from moco.training import Pretraining, Stopped, pretrain
+from moco.data.formats.pack import pack
+from moco.data.sources.source import Source
+from moco.runs.checkpoint import read_checkpoint
+from moco.runs.config import Compute, Config, Contrast, Data, Encoder, Log, Training, Views
+from moco.runs.folder import Run
+from moco.runtime.errors import UserError
+from moco.runtime.signals import Stopped
+from moco.training import Pretraining, pretrain
+from moco.training.build import device_of
 
 STEPS = 11  # 2 epochs of 87 images, 16 at a time; 9 of 96 are held out
 
@@ -48,7 +50,13 @@ def config(images) -> Config:
 
 
 def train(config: Config, run: Run, resume: bool = False) -> None:
-    pretrain(config, open_source(config.data.source), run, choose_device(config.compute), resume)
+    pretrain(
+        config,
+        open_source(config.data.source),
+        run,
+        device_of(config.compute),
+        resume,
+    )
 
 
 def stop_after(monkeypatch, *steps: int, number: int = signal.SIGTERM) -> None:
@@ -94,14 +102,20 @@ def test_continued_within_an_epoch_with_other_workers_from_shards(tmp_path, monk
     config = replace(
         config,
         data=Data(f"shards:{tmp_path / 'shards'}"),
-        compute=replace(config.compute, workers=2, resident_mb=0),
+        compute=replace(config.compute, workers=2, cache_mb=0),
     )
     monkeypatch.setattr("moco.data.shards._OPEN", 2)
 
     def run_in(folder, config, resume=False):
         run = Run.open(folder) if resume else Run.create(folder, config)
-        source = open_source(config.data.source, resident_mb=0)
-        pretrain(config, source, run, choose_device(config.compute), resume)
+        source = open_source(config.data.source, cache_mb=0)
+        pretrain(
+            config,
+            source,
+            run,
+            device_of(config.compute),
+            resume,
+        )
         return run
 
     whole = run_in(tmp_path / "whole", config)
@@ -151,7 +165,7 @@ def changed(config: Config, name: str) -> Config:
     return {
         "fp32": config,
         "bf16": replace(config, compute=replace(config.compute, precision="bf16")),
-        "accumulate": replace(config, training=replace(config.training, accumulate=2)),
+        "accumulate": replace(config, training=replace(config.training, accumulation_steps=2)),
         "checkpoints": replace(config, log=replace(config.log, checkpoint_minutes=0.0, keep_checkpoints=2)),
         "no shuffle, v1": replace(config, contrast=Contrast(16, 40, shuffle=False, bn_group=None)),
     }[name]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from moco.config import Training
+from moco.runs.config import Training
 from moco.training.schedules import learning_rate
 
 

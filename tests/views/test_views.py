@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torchvision.transforms import ColorJitter, GaussianBlur, InterpolationMode, RandomResizedCrop
 from torchvision.transforms.v2 import functional as F
 
-from moco.errors import UserError
+from moco.runtime.errors import UserError
 from moco.views import PRETEXTS, CentreCrop, Pretext, Views, draw_parameters, get_pretext
 
 IMAGES = torch.randint(0, 256, (40, 3, 20, 26), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))

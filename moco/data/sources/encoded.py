@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from moco.data.folder import list_folder
-from moco.data.images import Encoded, ImageSet
+from moco.data.dataset import Encoded, ImageSet
+from moco.data.sources.folder import list_folder
 from moco.data.sources.source import Opening, Source
-from moco.errors import UserError
+from moco.runtime.errors import UserError
 
 if TYPE_CHECKING:
-    from moco.data.shards import Shards
+    from moco.data.sources.shards import Shards
 
 TEST_NAMES = ("test", "val", "validation")
 
@@ -29,12 +29,12 @@ def open_split(train: Path, tests: Sequence[Path], opening: Opening) -> Source:
     """A folder of training images and, first of `tests`, one of test images."""
     images, classes = list_folder(train, opening.max_bad, None)
     test = list_folder(tests[0], opening.max_bad, classes)[0] if tests else None
-    return Source(opening.resident(images), None if test is None else opening.resident(test), classes)
+    return Source(opening.cached(images), None if test is None else opening.cached(test), classes)
 
 
 def open_shards(argument: str, opening: Opening) -> Source:
     """Tar shards, here or far away."""
-    from moco.data import shards
+    from moco.data.sources import shards
 
     train, test, classes = shards.open_shards(argument)
     return Source(_wrap(train, opening), None if test is None else _wrap(test, opening), classes)
@@ -43,4 +43,4 @@ def open_shards(argument: str, opening: Opening) -> Source:
 def _wrap(reader: "Shards", opening: Opening) -> ImageSet:
     """Shards far away are read as they are needed, those here may come into memory."""
     images = Encoded(reader, reader.labels(), opening.max_bad)
-    return images if reader.remote else opening.resident(images)
+    return images if reader.remote else opening.cached(images)

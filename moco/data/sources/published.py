@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torchvision import datasets
 
-from moco.data.images import InMemory
-from moco.data.sources.arrays import channels_first
+from moco.data.dataset import InMemory
 from moco.data.sources.encoded import open_split
+from moco.data.sources.npz import channels_first
 from moco.data.sources.source import Opening, Source
-from moco.errors import UserError
+from moco.runtime.errors import UserError
 
 _WNID = re.compile(r"n\d{8}")
 

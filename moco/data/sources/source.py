@@ -4,8 +4,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from moco.data.images import Encoded, ImageSet, in_memory
-from moco.errors import UserError
+from moco.data.dataset import Encoded, ImageSet, in_memory
+from moco.runtime.errors import UserError
 
 
 @dataclass
@@ -73,14 +73,14 @@ class Opening:
         size: side in pixels of what is drawn (shapes).
         download: whether a published data set that is not there is fetched.
         max_bad: the share of unreadable images above which UserError is raised.
-        resident_mb: encoded images of one size up to so many MB are decoded into memory; 0: none, all stay encoded.
+        cache_mb: encoded images of one size up to so many MB are decoded into memory; 0: none, all stay encoded.
     """
 
     size: int = 32
     download: bool = False
     max_bad: float = 0.01
-    resident_mb: int = 4096
+    cache_mb: int = 4096
 
-    def resident(self, images: Encoded) -> ImageSet:
+    def cached(self, images: Encoded) -> ImageSet:
         """The images in memory, if that is wanted and they fit; else as they are."""
-        return (in_memory(images, self.resident_mb) if self.resident_mb else None) or images
+        return (in_memory(images, self.cache_mb) if self.cache_mb else None) or images

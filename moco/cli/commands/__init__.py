@@ -1,0 +1,1 @@
+"""A file a command, named as the command."""

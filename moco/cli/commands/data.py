@@ -1,0 +1,67 @@
+"""moco data: what is in a data set."""
+
+from pathlib import Path
+
+import torch
+from rich.markup import escape
+from rich.table import Table
+
+from moco.cli.commands.common import console, progress
+from moco.cli.options import Survey as Options
+from moco.data import ImageSet, Source, open_source, shuffled
+from moco.data.sources.registry import KINDS
+from moco.data.survey import Survey, survey
+from moco.report import draw_contacts, survey_table
+from moco.runtime.errors import UserError, require_all
+from moco.views import Views, get_pretext
+
+CONTACTS = 24
+"""Images on a contact sheet."""
+
+
+def list_sources() -> None:
+    """A table of what --data takes."""
+    table = Table(title="sources", title_justify="left")
+    for column in ("SOURCE", "what"):
+        table.add_column(column, no_wrap=column == "SOURCE")
+    for name, kind in KINDS.items():
+        table.add_row(kind.spelling(name), escape(kind.about) + (" (--data.download)" if kind.fetched else ""))
+    console.print(table)
+
+
+def run(options: Options) -> None:
+    """Prints what is in a data set, and draws a contact sheet of it."""
+    get_pretext(options.views)
+    out, size = options.out, options.image_size
+    rules = [
+        (out is None or out.suffix.lower() == ".png", f"--out {out}: a contact sheet is a .png"),
+        (out is None or out.absolute().parent.is_dir(), f"--out {out}: no such folder: {out and out.parent}"),
+    ]
+    require_all(rules)
+    # Broken images are counted here, not refused, and nothing is decoded into memory before.
+    source = open_source(options.source, size=size or 32, download=options.download, max_bad=1, cache_mb=0)
+    found = _survey("training images", source.train, options)
+    if source.bank is not None:
+        _survey("labelled training images", source.bank, options)
+    if source.test is not None:
+        _survey("test images", source.test, options, found)
+    if out is not None:
+        _draw_contacts(source, found, options, out)
+
+
+def _survey(name: str, images: ImageSet, options: Options, trained_on: Survey | None = None) -> Survey:
+    found = survey(images, options.sample, progress=progress(name))
+    console.print(survey_table(f"{options.source}: {name}", found, trained_on))
+    return found
+
+
+def _draw_contacts(source: Source, found: Survey, options: Options, out: Path) -> None:
+    if not len(found.readable):
+        raise UserError(f"{options.source}: no image can be read, so there is no contact sheet")
+    own = min(224, *max(found.sizes)) if len(found.sizes) == 1 else 224
+    chosen = shuffled(torch.arange(min(CONTACTS, len(found.readable))), len(found.readable), 0, 0)
+    views = Views(options.views, options.image_size or own, seed=0)
+    draw_contacts(source.train, found.readable[chosen], views, out, source.classes)
+    console.print(
+        f"written to {out}: images, and two views of each ({options.views}, {views.size} pixels)", markup=False
+    )

@@ -1,0 +1,54 @@
+"""moco demo: pre-training on drawn images, and what it gains."""
+
+import time
+from itertools import count
+from pathlib import Path
+
+from moco.cli.commands.common import computing, say
+from moco.cli.commands.pretrain import pretrain
+from moco.cli.options import Demo
+from moco.data import InMemory, Source, source_of
+from moco.evaluation import Features, knn_predict
+from moco.report import accuracy_table
+from moco.runs.config import Config
+from moco.runs.folder import Run, read_lines
+from moco.runs.recipes import RECIPES
+from moco.runtime.device import Device
+
+
+def run(options: Demo) -> None:
+    """Pre-trains on the embedded data set and prints the gain."""
+    free = (Path("runs") / (f"demo-{i}" if i > 1 else "demo") for i in count(1))
+    folder = options.out or next(path for path in free if not path.exists())
+    config = RECIPES["shapes-cpu"].config
+    start = time.monotonic()
+    done = pretrain(config, folder)
+    with computing(config.compute) as device:
+        source = source_of(config)
+        measured = _measured(done)
+        rows = [
+            ("raw pixels", _raw_pixels(source, config, device), None),
+            ("random encoder", measured[0], None),
+            ("pre-trained encoder", measured[-1], None),
+        ]
+        say(accuracy_table(f"kNN accuracy on {len(source.test or [])} test images of 10 classes (chance: 10 %)", rows))
+        say(f"{time.monotonic() - start:.0f} s in all; the run's folder is {folder}: look at views.png and curves.png")
+
+
+def _raw_pixels(source: Source, config: Config, device: Device) -> float:
+    """kNN accuracy of the pixels themselves."""
+    bank, test = (
+        Features(images.images.flatten(1).float() / 255, images.labels)
+        for images in (source.train, source.test)
+        if isinstance(images, InMemory) and images.labels is not None
+    )
+    options = config.log
+    predicted = knn_predict(
+        bank, test.values, source.num_classes, options.knn_k, options.knn_temperature, device.device
+    )
+    return (predicted == test.labels).double().mean().item()
+
+
+def _measured(run: Run) -> list[float]:
+    lines = read_lines(run.metrics)
+    return [line["knn"] for line in lines if "knn" in line]

@@ -1,0 +1,97 @@
+"""moco suggest: a recipe for a data set and this machine."""
+
+import gc
+import logging
+import shlex
+from contextlib import suppress
+from dataclasses import replace
+
+import torch
+from rich.markup import escape
+from rich.table import Table
+
+from moco.cli.commands.common import computing, say
+from moco.cli.options import Suggest
+from moco.data import Source, open_source
+from moco.data.survey import survey
+from moco.runs.config import Compute
+from moco.runs.recipes import write_recipe
+from moco.runs.suggest import Facts, warnings
+from moco.runs.suggest import suggest as suggested
+from moco.runtime.device import Device
+from moco.runtime.errors import UserError, require_all
+from moco.runtime.ranks import is_main
+from moco.training import start_logging
+from moco.training.estimate import Estimate, estimate
+
+log = logging.getLogger("moco")
+
+
+def run(options: Suggest) -> None:
+    """Writes a recipe for a data set, with the reason of each choice and what it would cost here."""
+    rules = [
+        (options.out.suffix == ".yaml", f"--out {options.out}: a recipe is a .yaml"),
+        (options.overwrite or not options.out.exists(), f"{options.out} is there: --overwrite, or --out another"),
+        (options.out.absolute().parent.is_dir(), f"--out {options.out}: no such folder: {options.out.parent}"),
+    ]
+    require_all(rules)
+    with computing(options.compute) as device:
+        start_logging(None, is_main())
+        source = open_source(options.source, download=options.download, max_bad=1)
+        found = survey(source.train, sample=500)
+        if not found.sizes:
+            raise UserError(f"{options.source}: no image can be read")
+        if len(source.train) < 2:
+            raise UserError(f"{options.source}: has one image: there are no negatives to tell it from")
+        sides = sorted(min(size) for size, number in found.sizes.items() for _ in range(number))
+        facts = Facts(
+            options.source,
+            images=len(source.train),
+            side=sides[len(sides) // 2],
+            labelled=source.labelled,
+            gpu=device.is_gpu,
+        )
+        facts, cost = _fitting(facts, options.compute, source, device)
+        config, choices = suggested(facts, options.compute)
+        if options.hours is not None:
+            before = config.training.epochs
+            epochs = max(1, int(before * 3600 * options.hours / cost.seconds))
+            config, choices = suggested(facts, options.compute, epochs)
+            # The steps are the same, only more or fewer.
+            cost = cost._replace(steps=cost.steps * epochs // before, seconds=cost.seconds * epochs / before)
+        table = Table(title=f"{facts.images:,} images of {facts.side} pixels", title_justify="left")
+        for column in ("option", "value", "why", "scales from"):
+            table.add_column(column, no_wrap=column == "option")
+        for choice in choices:
+            table.add_row(choice.flag, f"{choice.value}", escape(choice.reason), escape(choice.published))
+        say(table)
+        for warning in warnings(facts, len(found.broken), len(found.looked_at)):
+            log.warning(warning)
+        memory = f"{cost.memory_mb:,.0f} MB of {'GPU ' if facts.gpu else ''}memory"
+        rate = cost.steps * config.training.batch_size / cost.seconds
+        say(f"about {_time(cost.seconds)} here for {cost.steps:,} steps, {rate:,.0f} images/s, {memory}")
+        if is_main():
+            write_recipe(
+                options.out, config, [f"{choice.flag}: {choice.reason}; from {choice.published}" for choice in choices]
+            )
+        say(f"written to {options.out}; start it by:\n  moco pretrain {shlex.quote(str(options.out))}")
+
+
+def _fitting(facts: Facts, compute: Compute, source: Source, device: Device) -> tuple[Facts, Estimate]:
+    """The facts with the batch that fits into memory, and what a run of it costs, both found by a few real steps."""
+    while True:
+        config, _ = suggested(facts, compute)
+        with suppress(torch.OutOfMemoryError):
+            return facts, estimate(config, source, device)
+        if config.training.batch_size < 4:
+            raise UserError(f"{device.device}: its memory does not hold a step of {config.training.batch_size} images")
+        gc.collect()  # what was tried is gone only now
+        torch.cuda.empty_cache()
+        facts = replace(facts, fits=config.training.batch_size // 2)
+
+
+def _time(seconds: float) -> str:
+    for unit, name in ((3600, "hours"), (60, "minutes")):
+        if seconds > 1.5 * unit:
+            return f"{seconds / unit:.1f} {name}"
+    return f"{seconds:.0f} seconds"

@@ -1,0 +1,94 @@
+"""The command line: a command is parsed here, and done in the file of its name in `commands`.
+
+Nothing heavy is imported before a command is known to be right, so that help and mistakes are answered at once.
+"""
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from moco.cli import options
+from moco.cli.options import nearest, parse
+from moco.runs.config import check_ranges
+from moco.runtime.errors import UserError
+
+COMMANDS: dict[str, tuple[str, Any]] = {
+    "demo": ("pre-train on drawn images and see the gain, in about 2 minutes", options.Demo),
+    "data": ("examine a data set: sizes, formats, broken images, a contact sheet", options.Survey),
+    "suggest": ("write a recipe for a data set and this machine, with reasons and its cost", options.Suggest),
+    "pack": ("pack a data set into shards that are read fast", options.Pack),
+    "pretrain": ("train an encoder by a recipe, on your images", options.Pretrain),
+    "knn": ("evaluate a run's features by a nearest-neighbour classifier", options.Knn),
+    "linear": ("evaluate a run's features by a linear classifier, the paper's protocol", options.LinearProbe),
+    "reproduce": ("run an experiment of the paper, and see which of its findings show", options.Reproduce),
+    "doctor": ("diagnose a run: what goes well or wrong, and what to change", options.Doctor),
+    "report": ("write a page about one run, or several: curves, neighbours, a map of the features", options.Report),
+    "recipes": ("list the recipes, or show one", None),
+}
+"""What each does, and its options; `recipes` has none."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs a command line. Leaves by SystemExit: 2 after one line that says what to mend."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        _dispatch(words)
+    except UserError as error:
+        # Before ranks have joined, all see the same error; after it, `runtime.ranks` lets one of them raise.
+        if os.environ.get("RANK", "0") == "0" or getattr(error, "of_rank", False):
+            print(f"moco: {error}", file=sys.stderr)
+        _leave(2)
+    except SystemExit as left:
+        _leave(left.code)
+    except KeyboardInterrupt:
+        _leave(130)
+    except BrokenPipeError:
+        _leave(0)
+
+
+def _leave(code: object) -> None:
+    """Leaves with this code; at once where other ranks may be gone, as waiting for them may last for ever."""
+    if "RANK" in os.environ and code:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code if isinstance(code, int) else 1)
+    raise SystemExit(code)
+
+
+def _dispatch(words: list[str]) -> None:
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_overview())
+        return
+    if words[0] in ("-V", "--version"):
+        from moco import __version__
+
+        print(f"moco {__version__}")
+        return
+    name, rest = words[0], words[1:]
+    if name not in COMMANDS:
+        raise UserError(f"no command {name!r}{nearest(name, COMMANDS)}")
+    if name in ("pretrain", "recipes"):  # what stands first decides what follows
+        _command(name).main(rest)
+        return
+    if name == "data" and (not rest or rest[0] in ("-h", "--help")):
+        _command("data").list_sources()
+        rest = ["--help"]
+    parsed: Any = parse(COMMANDS[name][1], rest, f"moco {name}")
+    check_ranges(parsed)
+    _command(name).run(parsed)
+
+
+def _command(name: str) -> Any:
+    return importlib.import_module(f"moco.cli.commands.{name}")
+
+
+def _overview() -> str:
+    rows = "\n".join(f"  {name:10} {about}" for name, (about, _) in COMMANDS.items())
+    return (
+        "moco: visual features from images without labels, by momentum contrast (He et al., CVPR 2020)\n\n"
+        f"usage: moco COMMAND ...\n\n{rows}\n\n"
+        "moco COMMAND --help lists the options of a command, moco pretrain RECIPE --help those of a recipe.\n"
+        "On several GPUs: torchrun --nproc-per-node=N -m moco COMMAND ..."
+    )

@@ -1,0 +1,1 @@
+"""Encoded images and the files that hold many of them."""

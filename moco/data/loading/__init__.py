@@ -1,0 +1,1 @@
+"""How views of images reach the device."""

@@ -1,0 +1,114 @@
+"""Decoding on the GPU: workers send JPEGs as they are, nvJPEG decodes a batch of them, and crops are taken there."""
+
+import logging
+import time
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torchvision.io import ImageReadMode, decode_jpeg
+
+from moco.data.dataset import Encoded
+from moco.data.formats.decode import UnreadableImageError, decode, plain_jpeg_size
+from moco.data.loading.crops import Crops, Read, crop
+from moco.data.order import Asked
+from moco.runtime.errors import UserError
+from moco.views import Parameters, Views
+
+log = logging.getLogger("moco")
+_SAMPLE = 64
+
+
+class Packets(NamedTuple):
+    """What a worker sends of a part of a batch whose JPEGs the GPU decodes."""
+
+    images: Tensor
+    """int64 (n,)."""
+    content: list[Tensor]
+    """Of each image its bytes, uint8 (length,), or, if it is no plain JPEG, its pixels, uint8 (3, height, width)."""
+    parameters: Parameters
+    """(views * n)."""
+    errors: dict[int, str]
+
+
+class Encodings(torch.utils.data.Dataset[Any]):
+    """What a worker does when the GPU decodes: reads, and decodes what is no plain JPEG."""
+
+    def __init__(self, images: Encoded, views: Views) -> None:
+        self.images, self.views = images, views
+
+    def __getitems__(self, asked: Asked) -> Packets | UserError:
+        epoch, index = asked
+        errors: dict[int, str] = {}
+        try:
+            found = [self._read(position, errors) for position in index.tolist()]
+        except UserError as error:
+            return error
+        actual = torch.tensor([position for position, *_ in found])
+        height, width = torch.tensor([size for _, size, _ in found]).unbind(dim=1)
+        parameters = self.views.parameters(actual, epoch, height, width)
+        return Packets(actual, [content for *_, content in found], parameters, errors)
+
+    def _read(self, position: int, errors: dict[int, str]) -> tuple[int, tuple[int, int], Tensor]:
+        try:
+            data = self.images.read(position)
+        except UnreadableImageError:
+            data = b""
+        if (size := plain_jpeg_size(data)) is not None:
+            return position, size, torch.frombuffer(bytearray(data), dtype=torch.uint8)
+        actual, pixels = self.images.decode_near(position, errors)
+        return actual, (pixels.shape[1], pixels.shape[2]), pixels.contiguous()
+
+
+def decode_and_crop(packets: Packets, size: int, device: torch.device) -> Read:
+    """The crops of a batch, taken on the device, as a worker would have sent them.
+
+    A JPEG that turns out to be damaged is a grey image, and counted.
+    """
+    jpegs = [i for i, content in enumerate(packets.content) if content.ndim == 1]
+    pictures = list(packets.content)
+    errors = dict(packets.errors)
+    try:
+        decoded = _decode([packets.content[i] for i in jpegs], device)
+    except RuntimeError:  # of one of them; it does not say which
+        decoded = [_decode_one(packets, i, errors) for i in jpegs]
+    for i, picture in zip(jpegs, decoded, strict=True):
+        pictures[i] = picture
+    # Interpolation of bytes is the CPU's alone.
+    pictures = [picture.to(device, torch.float32) for picture in pictures]
+    crops = crop(pictures, packets.parameters, size)
+    return Read(packets.images, crops.round_().clamp_(0, 255).to(torch.uint8), packets.parameters, errors)
+
+
+def _decode(jpegs: list[Tensor], device: torch.device) -> list[Tensor]:
+    return decode_jpeg(jpegs, ImageReadMode.RGB, device=device) if jpegs else []
+
+
+def _decode_one(packets: Packets, i: int, errors: dict[int, str]) -> Tensor:
+    data = packets.content[i].numpy().tobytes()
+    try:
+        return decode(data, f"image {int(packets.images[i])}")
+    except UnreadableImageError as error:
+        errors[int(packets.images[i])] = str(error)
+        height, width = plain_jpeg_size(data) or (1, 1)
+        return torch.full((3, height, width), 128, dtype=torch.uint8)
+
+
+def faster_on_gpu(images: Encoded, views: Views, device: torch.device, workers: int) -> bool:
+    """Whether a GPU decodes a sample of the images sooner than so many workers would, as measured here, now."""
+    asked = Asked(torch.zeros(_SAMPLE, dtype=torch.int64), torch.arange(_SAMPLE) % len(images))
+    packets = Encodings(images, views).__getitems__(asked)
+    if isinstance(packets, UserError):
+        raise packets
+    seconds = {}
+    for name in ("gpu", "gpu", "cpu"):  # the first warms up
+        start = time.perf_counter()
+        if name == "gpu":
+            decode_and_crop(packets, views.size, device)
+            torch.cuda.synchronize(device)
+        else:
+            Crops(images, views).__getitems__(asked)
+        seconds[name] = time.perf_counter() - start
+    cpu, gpu = seconds["cpu"] / max(1, workers), seconds["gpu"]
+    log.info("decoding %d images: %.0f ms by %d workers, %.0f ms by the GPU", _SAMPLE, 1e3 * cpu, workers, 1e3 * gpu)
+    return gpu < cpu

@@ -1,0 +1,86 @@
+"""Where images come from, each with one spelling, as KINDS lists them."""
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from torchvision import datasets
+
+from moco.data.sources.encoded import open_folder, open_shards
+from moco.data.sources.hf import open_hub
+from moco.data.sources.npz import open_npz, open_shapes
+from moco.data.sources.published import open_cifar, open_imagenet, open_imagenette, open_stl10
+from moco.data.sources.source import Opening, Source
+from moco.runs.config import Config
+from moco.runtime.errors import UserError
+
+__all__ = ["KINDS", "Kind", "Source", "open_source", "source_of"]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of source: what stands behind its colon, what it is, and what opens it."""
+
+    argument: str
+    about: str
+    open: Callable[[str, Opening], Source]
+    fetched: bool = False
+    """Whether --data.download fetches it."""
+
+    def spelling(self, name: str) -> str:
+        return f"{name}:{self.argument}" if self.argument else name
+
+
+KINDS = {
+    "shapes": Kind("", "drawn by the program: 10 outlines, any size, with boxes and masks; no download", open_shapes),
+    "cifar10": Kind("PATH", "CIFAR-10 as torchvision has it", open_cifar(datasets.CIFAR10), fetched=True),
+    "cifar100": Kind("PATH", "CIFAR-100 as torchvision has it", open_cifar(datasets.CIFAR100), fetched=True),
+    "stl10": Kind("PATH", "STL-10: trains on its 100,000 unlabelled images", open_stl10, fetched=True),
+    "imagenette": Kind("PATH", "10 classes of ImageNet; fetched with 320 pixels", open_imagenette, fetched=True),
+    "imagenet": Kind("PATH", "ILSVRC 2012: train and val with a folder for each class", open_imagenet),
+    "folder": Kind(
+        "PATH", "images in class folders, or without; PATH/train and PATH/test if they are there", open_folder
+    ),
+    "npz": Kind("PATH", "train.npz and test.npz, or one file: images uint8 (n, h, w, 3), labels (n,)", open_npz),
+    "shards": Kind("PATTERN", "tar files, here or at a URL, as moco pack and WebDataset write them", open_shards),
+    "hf": Kind("NAME", "a Hugging Face data set, NAME:CONFIG or a folder (pip install moco[hf])", open_hub),
+}
+
+
+def open_source(
+    spec: str, *, size: int = 32, download: bool = False, max_bad: float = 0.01, cache_mb: int = 4096
+) -> Source:
+    """The source of that spelling, such as "folder:PATH"; `Opening` tells the options.
+
+    Raises UserError if there is no such source or nothing usable in it.
+    """
+    name, _, argument = spec.partition(":")
+    if name not in KINDS:
+        near = difflib.get_close_matches(name, KINDS, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        known = ", ".join(kind.spelling(name) for name, kind in KINDS.items())
+        raise UserError(f"--data {spec}: no such source: {hint}it is one of {known}")
+    kind = KINDS[name]
+    if kind.argument and not argument:
+        raise UserError(f"--data {spec}: a {kind.argument.lower()} is missing: {kind.spelling(name)}")
+    if kind.argument == "PATH":
+        path = Path(argument).expanduser()
+        if not path.exists() and not (kind.fetched and download):
+            hint = " (--data.download fetches it)" if kind.fetched else ""
+            raise UserError(f"--data {spec}: no such path: {argument}{hint}")
+        argument = str(path)
+    return kind.open(argument, Opening(size, download, max_bad, cache_mb))
+
+
+def source_of(config: Config) -> Source:
+    """The source that a run's configuration names, as far as it takes it. Raises UserError as `open_source`."""
+    data = config.data
+    source = open_source(
+        data.source,
+        size=config.views.image_size,
+        download=data.download,
+        max_bad=data.max_bad,
+        cache_mb=config.compute.cache_mb,
+    )
+    return source if data.per_class is None else source.first_of_each_class(data.per_class)

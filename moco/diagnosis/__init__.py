@@ -1,0 +1,1 @@
+"""Is it working? What is measured during training, and what it means."""

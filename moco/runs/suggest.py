@@ -1,0 +1,186 @@
+"""A recipe for a data set: each choice with its reason, and the published setting that it scales from."""
+
+import math
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from moco.runs.config import Compute, Config, Contrast, Data, Encoder, Log, Training, Views
+
+_SIZES = (224, 192, 160, 128, 96, 64, 48, 32)
+_CPU_SIZE = 64
+"""The largest views that a CPU has time for."""
+_CPU_IMAGES = 400_000
+"""Images seen in a run on a CPU: about ten minutes of the small encoder on two cores."""
+_FEW = 1000
+_MOST_IMAGES = 1_250_000 * 1024
+"""Images seen in the longest run of the paper, on Instagram-1B."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of the data and the machine."""
+
+    source: str
+    images: int
+    side: int
+    """The median of the images' shorter sides, in pixels."""
+    labelled: bool
+    gpu: bool
+    fits: int | None = None
+    """The largest batch of which a step fits into memory, where that was found out."""
+
+
+class Choice(NamedTuple):
+    option: str
+    value: Any
+    reason: str
+    published: str
+    """The setting that it scales from."""
+
+    @property
+    def flag(self) -> str:
+        """The option as the command line spells it."""
+        return "--" + self.option.replace("_", "-")
+
+
+def suggest(facts: Facts, compute: Compute, epochs: int | None = None) -> tuple[Config, list[Choice]]:
+    """A configuration that fits, and why it is so.
+
+    Args:
+        facts: at least 2 images.
+        compute: goes into the configuration as it is.
+        epochs: so many, where it is known how many there is time for.
+    """
+    size = _size(facts)
+    small = size.value <= 64
+    batch = _batch(facts)
+    group = max(1, min(32, batch.value // 4))  # of one group there is nothing to shuffle
+    length = _epochs(facts, epochs)
+    steps = length.value * facts.images / batch.value
+    choices = [
+        size,
+        _encoder(facts, small),
+        Choice("views", "cifar" if small else "v2", _VIEWS[small], "Chen et al. 2020 (v2)"),
+        batch,
+        _rate(small, batch.value),
+        length,
+        _dictionary(facts, batch.value),
+        _momentum(steps),
+        Choice(
+            "temperature", 0.1 if small else 0.2, "as published for images of this size", _LIGHTLY if small else _V2
+        ),
+        Choice("bn_group", group, "shuffling BN over groups, on one device too", "He et al. 2020: 32 a GPU"),
+    ]
+    chosen = {choice.option: choice.value for choice in choices}
+    config = Config(
+        data=Data(facts.source),
+        views=Views(chosen["views"], chosen["image_size"]),
+        encoder=Encoder(chosen["encoder"], small_stem=small and facts.gpu),
+        contrast=Contrast(
+            queue_size=chosen["queue_size"],
+            key_momentum=chosen["key_momentum"],
+            temperature=chosen["temperature"],
+            head="mlp",
+            bn_group=group if group > 1 else None,
+        ),
+        training=Training(
+            epochs=chosen["epochs"],
+            batch_size=batch.value,
+            lr=chosen["lr"],
+            schedule="cosine",
+            warmup=min(1.0, chosen["epochs"] / 10),
+            weight_decay=5e-4 if small else 1e-4,
+        ),
+        compute=compute,
+        log=Log(knn_every=max(1, chosen["epochs"] // 20), knn_temperature=0.1 if small else 0.07),
+    )
+    return config, choices
+
+
+_LIGHTLY = "lightly's CIFAR-10 benchmark"
+_V2 = "MoCo v2 on ImageNet"
+_VIEWS = {True: "v2 without blur, which destroys a small image", False: "crop, colour, grey, blur, flip"}
+
+
+def _size(facts: Facts) -> Choice:
+    fitting = next((size for size in _SIZES if size <= facts.side), _SIZES[-1])
+    if facts.gpu or fitting <= _CPU_SIZE:
+        return Choice(
+            "image_size", fitting, f"half of the images have {facts.side} pixels or more across", "224 of 256 pixels"
+        )
+    reason = f"a CPU has no time for more; on a GPU it would be {fitting}"
+    return Choice("image_size", _CPU_SIZE, reason, "the recipe cifar10-cpu: 32")
+
+
+def _encoder(facts: Facts, small: bool) -> Choice:
+    if not facts.gpu:
+        return Choice("encoder", "tiny", "what a CPU can train in minutes", "the recipe cifar10-cpu")
+    if small:
+        return Choice("encoder", "resnet18", "a 3x3 stem without pooling keeps small images' detail", _LIGHTLY)
+    return Choice("encoder", "resnet50", "the encoder that most is published of", "He et al. 2020, section 4")
+
+
+def _batch(facts: Facts) -> Choice:
+    wanted = 64 if facts.images < 20_000 else 128 if facts.images < 100_000 else 256
+    batch = min(wanted, 2 ** int(math.log2(facts.images)))
+    reason = "of few images small batches make more steps"
+    if facts.fits is not None and facts.fits < batch:
+        batch, reason = facts.fits, "what fits into memory, as tried"
+    return Choice("batch_size", batch, reason, f"256 ({_V2}), 128 ({_LIGHTLY})")
+
+
+def _rate(small: bool, batch: int) -> Choice:
+    published, of, source = (0.06, 128, _LIGHTLY) if small else (0.03, 256, "He et al. 2020, section 4")
+    return Choice(
+        "lr", round(published * batch / of, 6), "in proportion to the batch", f"{published} for {of} ({source})"
+    )
+
+
+def _epochs(facts: Facts, epochs: int | None) -> Choice:
+    if epochs is not None:
+        return Choice("epochs", epochs, "what there is time for", "200 (He et al. 2020)")
+    if not facts.gpu:
+        value = min(200, max(5, _CPU_IMAGES // facts.images))
+        return Choice("epochs", value, f"{value * facts.images:,} images in all", "200 (He et al. 2020)")
+    if facts.images > _MOST_IMAGES // 200:
+        value = max(1, _MOST_IMAGES // facts.images)
+        return Choice(
+            "epochs", value, f"{value * facts.images:,} images in all", "1.25 M steps of 1,024 (He et al. 2020)"
+        )
+    value = 200 if facts.images >= 50_000 else min(1000, 200 * 50_000 // facts.images)
+    return Choice("epochs", value, "smaller sets are seen more often", "200 (He et al. 2020), 200 to 800 (lightly)")
+
+
+def _dictionary(facts: Facts, batch: int) -> Choice:
+    wanted = 2 ** round(math.log2(max(facts.images * 0.07, 1)))
+    size = max(1, min(max(wanted, batch), 65_536, facts.images // 4))
+    reason = f"{size / facts.images:.0%} of the images, so that few negatives are views of the query's own"
+    return Choice("queue_size", size, reason, f"65,536 of 1.28 M ({_V2}), 4,096 of 50,000 ({_LIGHTLY})")
+
+
+def _momentum(steps: float) -> Choice:
+    value = next((m for m in (0.999, 0.99, 0.97) if steps * (1 - m) >= 10), 0.9)
+    follows = 1 / (1 - value)
+    reason = f"the key encoder follows in {follows:,.0f} of {steps:,.0f} steps"
+    return Choice("key_momentum", value, reason, f"0.999 of 1,000,000 steps ({_V2}), 0.99 of 78,000 ({_LIGHTLY})")
+
+
+def warnings(facts: Facts, broken: int, looked_at: int) -> list[str]:
+    """What a person should know before they start."""
+    found = []
+    if facts.images < _FEW:
+        found.append(
+            f"{facts.images:,} images are few to learn features from: a published encoder, fine-tuned, will do better"
+        )
+    if not facts.labelled:
+        found.append("there are no labels and test images, so no kNN accuracy is measured: moco doctor judges without")
+    if broken:
+        found.append(
+            f"{broken:,} of the {looked_at:,} images looked at cannot be read: moco data {facts.source} names them"
+            + (
+                f"; --max-bad {min(1, math.ceil(120 * broken / looked_at) / 100):g} trains without"
+                if broken > looked_at / 100
+                else ""
+            )
+        )
+    return found

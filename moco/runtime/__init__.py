@@ -1,0 +1,1 @@
+"""What is not science: devices, ranks, signals, files."""

@@ -1,0 +1,24 @@
+"""Bad input is reported in one line."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Bad input: says what is wrong, where, and what to do. The command line prints it and ends with exit code 2."""
+
+    agreed = False
+    """Raised on every rank alike, so that the main rank alone prints it."""
+
+
+def require_all(rules: list[tuple[bool, str]]) -> None:
+    """Raises UserError with the message of the first rule that does not hold."""
+    for holds, message in rules:
+        if not holds:
+            raise UserError(message)
+
+
+def did_you_mean(word: str, known: Iterable[str], cutoff: float = 0.5) -> str:
+    """ ": did you mean resnet50?", or "" if no known word is near."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=cutoff)
+    return f": did you mean {near[0]}?" if near else ""

@@ -1,0 +1,53 @@
+"""What a run would cost on this machine, measured by a few steps of it."""
+
+import statistics
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from moco.data import Source
+from moco.evaluation.features import extract
+from moco.runs.config import Config, Linear
+from moco.runs.folder import Run
+from moco.runtime.device import Device
+from moco.training.step import Pretraining
+
+_TIMED_STEPS = 5
+
+
+class Estimate(NamedTuple):
+    """What a run would cost here, measured by a few steps of it."""
+
+    steps: int
+    seconds: float
+    memory_mb: float
+    """The most of the GPU; on a CPU, of the process until then."""
+
+
+def estimate(config: Config, source: Source, device: Device, linear: Linear | None = None) -> Estimate:
+    """The cost of a whole run, its evaluations included, and the linear protocol if there is to be one."""
+    device.reset_peak()
+    training = Pretraining(config, source, Run(Path()), device)  # a run that is not written
+    options = config.training
+    times = []
+    start = time.perf_counter()
+    for batch in training.loader.training(options.batch_size, options.seed, 0, _TIMED_STEPS, config.data.shard_streams):
+        training.update(*training.inputs(batch))
+        training.pending[-1].sum().item()  # waits for a GPU
+        times.append(time.perf_counter() - start)
+        start = time.perf_counter()
+    seconds = training.steps * statistics.median(times[1:])
+    if source.labelled and source.test is not None:
+        sample = source.test.subset(torch.arange(min(512, len(source.test))))
+        start = time.perf_counter()
+        extract(training.mechanism.query.backbone, sample, training.centre, device, workers=config.compute.workers)
+        each = (time.perf_counter() - start) / len(sample)
+        every, length = config.log.knn_every, options.iterations or options.epochs
+        evaluations = 1 + length // every if every else 0  # one at the start
+        seconds += evaluations * each * (len(source.test) + len(source.labelled_train))
+        if linear is not None:
+            passes = 1 if linear.cached else linear.epochs
+            seconds += each * (len(source.test) + passes * len(source.labelled_train))
+    return Estimate(training.steps, seconds, device.peak_mb())

@@ -1,0 +1,138 @@
+"""Views of a batch of images: crops by one function, photometric operations batched where the encoder runs."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from moco.views.operations import colour_jitter, crop_and_resize, gaussian_blur, grey_scale, normalise, solarise
+from moco.views.parameters import Parameters, draw_parameters
+from moco.views.recipes import Pretext, get_pretext
+
+_CACHE_PIXELS = 256 * 32 * 32
+"""How many pixels are worked on at once on a CPU: few enough to stay in its cache, enough to keep its cores busy."""
+_LARGE = 128 * 128
+"""Views of so many pixels are worked on one by one: each then goes through its own operations alone, uncopied."""
+
+
+class Views:
+    """Views of each image of a batch, as pure functions of (seed, epoch, image index, view).
+
+    Args:
+        recipe: one of `PRETEXTS` by name (UserError if there is none), or what each view is made of.
+        size: height and width of a view in pixels.
+        seed: of the run.
+        channels_last: the memory format of the views.
+        dtype: of the views: float32, or what the encoder computes in.
+    """
+
+    def __init__(
+        self,
+        recipe: str | tuple[Pretext, ...],
+        size: int,
+        seed: int,
+        channels_last: bool = False,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.pretexts = get_pretext(recipe) if isinstance(recipe, str) else recipe
+        self.size, self.seed, self.dtype = size, seed, dtype
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+
+    @property
+    def count(self) -> int:
+        """How many views of an image there are."""
+        return len(self.pretexts)
+
+    def __call__(self, images: Tensor, index: Tensor, epoch: int | Tensor) -> list[Tensor]:
+        """Views of whole images of one size.
+
+        Args:
+            images: uint8 (n, 3, height, width).
+            index: int64 (n,), their numbers in the data set, best left on the CPU.
+            epoch: of the run, one for all or int64 (n,).
+
+        Returns a tensor (n, 3, size, size) for each view, normalised, on the device of the images.
+        """
+        n = len(images)
+        parameters = self.parameters(index, epoch, *(torch.full_like(index, side) for side in images.shape[2:]))
+
+        def crop(rows: slice) -> Tensor:
+            of = torch.arange(rows.start, rows.stop).remainder_(n).to(images.device)
+            return crop_and_resize(images[of], parameters.box[rows], parameters.flip[rows], self.size)
+
+        return self._make(crop, parameters, images.device, max(images[0, 0].numel(), self.size**2))
+
+    def parameters(self, index: Tensor, epoch: int | Tensor, height: Tensor, width: Tensor) -> Parameters:
+        """What the views of each image are made of, all of view 0, then all of view 1; sizes in pixels, int64 (n,)."""
+        return draw_parameters(self.pretexts, self.seed, epoch, index, height, width)
+
+    def photometric(self, crops: Tensor, parameters: Parameters) -> list[Tensor]:
+        """The views whose crops, resized and flipped already, lie on the device.
+
+        Args:
+            crops: uint8 (count * n, 3, size, size), all of view 0, then all of view 1.
+            parameters: of each.
+        """
+
+        def convert(rows: slice) -> Tensor:
+            return crops[rows].to(torch.float32, memory_format=torch.contiguous_format).div_(255)
+
+        return self._make(convert, parameters, crops.device, self.size**2)
+
+    def _make(
+        self, crop: Callable[[slice], Tensor], parameters: Parameters, device: torch.device, pixels: int
+    ) -> list[Tensor]:
+        """The views whose crops, float32 in 0..1, `crop` gives for a range of rows; `pixels` is the most it handles."""
+        n, step = len(parameters.flip), len(parameters.flip)
+        if device.type == "cpu":
+            step = 1 if pixels >= _LARGE else _CACHE_PIXELS // pixels
+        made = torch.empty(
+            (n, 3, self.size, self.size), dtype=self.dtype, device=device, memory_format=self.memory_format
+        )
+        for start in range(0, n, step):
+            rows = slice(start, min(start + step, n))
+            self._finish(crop(rows), parameters.take(rows), made[rows])
+        return list(made.chunk(self.count))
+
+    def _finish(self, crops: Tensor, parameters: Parameters, out: Tensor) -> None:
+        """Everything but crop and flip, which come first here as they change no colour and commute with the blur.
+
+        Args:
+            crops: float32 (n, 3, size, size), values in 0..1; overwritten.
+            out: where the views go.
+        """
+        pretext = self.pretexts[0]  # in what is asked of it here, the views do not differ
+        if pretext.grey_first:
+            grey_scale(crops, parameters.grey)
+        colour_jitter(crops, parameters.jitter, parameters.order)
+        if not pretext.grey_first:
+            grey_scale(crops, parameters.grey)
+        gaussian_blur(crops, parameters.sigma)
+        solarise(crops, parameters.solarise)
+        normalise(crops, *pretext.normalisation, out=out)
+
+
+class CentreCrop(Views):
+    """The one view of evaluation: the centre of the image, normalised as in training.
+
+    An image of `size` is taken whole; of another, the central 224 of 256 parts (section 4.1).
+    """
+
+    def __init__(
+        self, recipe: str | Pretext, size: int, channels_last: bool = False, dtype: torch.dtype = torch.float32
+    ) -> None:
+        pretext = get_pretext(recipe)[0] if isinstance(recipe, str) else recipe
+        super().__init__((pretext,), size, seed=0, channels_last=channels_last, dtype=dtype)
+
+    def parameters(self, index: Tensor, epoch: int | Tensor, height: Tensor, width: Tensor) -> Parameters:
+        n, shorter = len(index), torch.minimum(height, width)
+        whole = (height == self.size) & (width == self.size)
+        side = torch.where(whole, shorter, (shorter * 224 / 256).round().long().clamp(min=1))
+        box = torch.stack(((height - side) // 2, (width - side) // 2, side, side), dim=1)
+        no = torch.zeros(n, dtype=torch.bool)
+        jitter = torch.tensor([1.0, 1.0, 1.0, 0.0]).expand(n, 4)
+        order = torch.arange(4).expand(n, 4)
+        return Parameters(box, flip=no, jitter=jitter, order=order, grey=no, sigma=torch.zeros(n), solarise=no)
+
+    def _finish(self, crops: Tensor, parameters: Parameters, out: Tensor) -> None:
+        normalise(crops, *self.pretexts[0].normalisation, out=out)

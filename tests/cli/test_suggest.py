@@ -1,0 +1,145 @@
+"""What is suggested can run, and the doctor would not call it ill."""
+
+import math
+import shlex
+
+import pytest
+import torch
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from moco.cli.main import main
+from moco.runs.config import Compute, check
+from moco.runs.recipes.recipes import get_recipe
+from moco.runs.suggest import Facts, suggest, warnings
+from moco.runtime.errors import UserError
+from moco.training.estimate import Estimate
+
+FACTS = st.builds(
+    Facts,
+    source=st.just("folder:images"),
+    images=st.integers(8, 10**9),
+    side=st.integers(1, 4000),
+    labelled=st.booleans(),
+    gpu=st.booleans(),
+)
+
+
+@given(FACTS, st.one_of(st.none(), st.integers(1, 2000)))
+@settings(deadline=None)
+def test_what_is_suggested_can_run(facts, epochs):
+    config, choices = suggest(facts, Compute(), epochs)
+    check(config)
+    training, contrast = config.training, config.contrast
+    assert contrast.queue_size < facts.images / 2  # negatives are of other images
+    assert training.batch_size <= facts.images
+    assert epochs is None or training.epochs == epochs
+    steps = training.epochs * facts.images / training.batch_size
+    assert steps * (1 - contrast.momentum) >= 10 or contrast.momentum in (0.9, 0.97)
+    assert config.views.image_size <= max(32, facts.side)
+    for choice in choices:
+        assert choice.reason
+        assert choice.published
+
+
+@given(st.integers(1000, 10**8), st.booleans())
+@settings(deadline=None)
+def test_more_images_never_have_a_smaller_dictionary(images, gpu):
+    sizes = [
+        suggest(Facts("x", n, 64, True, gpu), Compute())[0].contrast.queue_size
+        for n in (images, 2 * images, 8 * images)
+    ]
+    assert sizes == sorted(sizes)
+
+
+def test_published_settings_come_out_at_their_scale():
+    imagenet, _ = suggest(Facts("x", 1_281_167, 375, True, True), Compute())
+    assert (imagenet.contrast.queue_size, imagenet.contrast.momentum) == (65536, 0.999)
+    assert (imagenet.training.batch_size, imagenet.training.lr, imagenet.training.epochs) == (256, 0.03, 200)
+    assert (imagenet.encoder.encoder, imagenet.views.image_size) == ("resnet50", 224)
+    cifar, _ = suggest(Facts("x", 50_000, 32, True, True), Compute())
+    assert (cifar.contrast.queue_size, cifar.contrast.temperature) == (4096, 0.1)
+    assert (cifar.training.batch_size, cifar.training.lr) == (128, 0.06)
+    assert (cifar.encoder.encoder, cifar.encoder.small_stem) == ("resnet18", True)
+
+
+def test_what_a_person_should_know():
+    told = " ".join(warnings(Facts("x", 300, 32, labelled=False, gpu=False), broken=3, looked_at=300))
+    assert "few" in told
+    assert "no labels" in told
+    assert "3 of the 300 images" in told
+    assert "--max-bad" not in told  # 1 % is allowed
+    assert "--max-bad 0.3 " in " ".join(warnings(Facts("x", 40, 32, True, False), broken=10, looked_at=40))
+    assert not warnings(Facts("x", 30_000, 32, labelled=True, gpu=False), broken=0, looked_at=500)
+
+
+@pytest.fixture
+def npz(random_npz):
+    return random_npz(128, size=32, classes=2)
+
+
+def test_the_suggested_recipe_runs(npz, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    main(shlex.split(f"suggest npz:{npz} --hours 0.001 --device cpu --precision fp32"))
+    said = capsys.readouterr().out
+    assert "--queue-size" in said
+    assert "moco pretrain suggested.yaml" in said
+    recipe = get_recipe("suggested.yaml")
+    assert recipe.config.data.source == f"npz:{npz}"
+    assert recipe.config.contrast.queue_size < 64
+    main(shlex.split("pretrain suggested.yaml --epochs 1 --warmup 0 --knn-k 5 --batch-size 32 --bn-group 16"))
+    assert (tmp_path / "runs/suggested/metrics.jsonl").exists()
+    main(shlex.split("pretrain suggested.yaml --resume"))
+    for line, message in (
+        (f"suggest npz:{npz}", "--overwrite"),
+        (f"suggest npz:{npz} --out recipe.txt", ".yaml"),
+        ("pretrain none.yaml", "none.yaml: cannot be read as a recipe"),
+    ):
+        with pytest.raises(SystemExit) as left:
+            main(shlex.split(line))
+        assert left.value.code == 2
+        assert message in capsys.readouterr().err
+
+
+def test_the_batch_is_what_fits_into_memory(npz, tmp_path, capsys, monkeypatch):
+    tried = []
+
+    def small_gpu(config, *_):
+        tried.append(config.training.batch_size)
+        if tried[-1] > 16:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+        return Estimate(steps=100, seconds=60, memory_mb=1234)
+
+    monkeypatch.setattr("moco.cli.commands.suggest.estimate", small_gpu)
+    line = f"suggest npz:{npz} --out {tmp_path / 'some.yaml'} --device cpu"
+    main(shlex.split(line))
+    assert tried == [64, 32, 16]
+    training = get_recipe(str(tmp_path / "some.yaml")).config.training
+    assert (training.batch_size, training.lr) == (16, 0.0075)  # in proportion to the batch
+    said = capsys.readouterr().out
+    assert "what fits into memory" in " ".join(said.split())
+    assert "1,234 MB of memory" in said
+
+    def none(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+
+    monkeypatch.setattr("moco.cli.commands.suggest.estimate", none)
+    with pytest.raises(SystemExit) as left:
+        main(shlex.split(f"{line} --overwrite"))
+    assert left.value.code == 2
+    assert capsys.readouterr().err.splitlines()[-1] == "moco: cpu: its memory does not hold a step of 2 images"
+
+
+def test_a_file_that_is_no_recipe_is_refused(tmp_path):
+    path = tmp_path / "some.yaml"
+    for text in ("7", "data: 3", "nonsense: {}", yaml.safe_dump({"training": {"lr": "high"}})):
+        path.write_text(text)
+        with pytest.raises(UserError, match=r"some\.yaml"):
+            get_recipe(str(path))
+
+
+def test_logs_of_small_sets_do_not_fail():
+    for images in range(2, 40):
+        config, _ = suggest(Facts("x", images, 32, False, False), Compute())
+        assert math.isfinite(config.training.lr)

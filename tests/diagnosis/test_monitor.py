@@ -1,0 +1,172 @@
+"""What the monitor measures, each figure against its definition; and it changes nothing."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from moco.contrast.batchnorm import permutation
+from moco.data import InMemory, Source
+from moco.diagnosis.monitor import BINS, Monitor, alignment, effective_rank, feature_std, histogram, uniformity
+from moco.runs.config import Compute, Config, Contrast, Encoder, Log, Training, Views
+from moco.runs.folder import Run
+from moco.training import Pretraining
+from moco.training.build import device_of
+
+CONFIG = Config(
+    views=Views("cifar", 16),
+    encoder=Encoder("tiny"),
+    contrast=Contrast(16, 96, 0.9, 0.1, bn_group=8),
+    training=Training(epochs=20, batch_size=16, lr=0.03),
+    compute=Compute(device="cpu", precision="fp32"),
+    log=Log(),
+)
+
+
+def started(tmp_path, config: Config = CONFIG, images: int = 64, steps: int = 0) -> tuple[Pretraining, Monitor]:
+    pixels = torch.randint(0, 256, (images, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    run = Pretraining(
+        config,
+        Source(InMemory(pixels), None, None),
+        Run(tmp_path),
+        device_of(config.compute),
+    )
+    for batch in run.loader.training(config.training.batch_size, 0, 0, steps):
+        run.update(*run.inputs(batch))
+    return run, Monitor(config, run.mechanism, run.loader, images, run.device)
+
+
+def unit(n: int, dim: int = 8) -> torch.Tensor:
+    return F.normalize(torch.randn(n, dim), dim=1)
+
+
+def test_alignment_and_uniformity_are_wang_and_isola_s():
+    x, y = unit(20), unit(20)
+    assert alignment(x, y) == pytest.approx(float(np.mean([float(((a - b) ** 2).sum()) for a, b in zip(x, y)])))  # noqa: B905
+    pairs = [math.exp(-2 * float(((x[i] - x[j]) ** 2).sum())) for i in range(20) for j in range(i)]
+    assert uniformity(x) == pytest.approx(math.log(np.mean(pairs)), rel=1e-4)
+    assert uniformity(x[:1].repeat(5, 1)) == pytest.approx(0, abs=1e-5)
+
+
+def test_effective_rank_is_the_number_of_equal_directions():
+    basis = torch.linalg.qr(torch.randn(32, 32)).Q
+    assert effective_rank(basis[:, :5] @ basis[:5]) == pytest.approx(5, rel=1e-3)
+    assert effective_rank(torch.ones(32, 8)) == pytest.approx(1, rel=1e-3)
+    values = torch.linalg.svdvals(features := torch.randn(40, 12))
+    shares = values / values.sum()
+    assert effective_rank(features) == pytest.approx(float((-(shares * shares.log()).sum()).exp()), rel=1e-3)
+
+
+def test_spread_is_1_on_the_sphere_and_0_at_a_point():
+    assert feature_std(unit(4096, 32)) == pytest.approx(1, abs=0.03)
+    assert feature_std(unit(1).repeat(10, 1)) == pytest.approx(0, abs=1e-6)
+
+
+def test_a_histogram_counts_all():
+    counts = histogram(torch.tensor([-1.0, -0.999, 0.0, 1.0, 1.0, math.nan]))
+    assert len(counts) == BINS
+    assert (counts[0], counts[BINS // 2], counts[-1], sum(counts)) == (2, 1, 2, 5)
+
+
+@pytest.mark.parametrize("steps", [0, 3, 6, 9])
+def test_the_queue_s_figures(tmp_path, steps):
+    _, monitor = started(tmp_path, steps=steps)
+    measured = monitor.measure(steps)
+    real = min(16 * steps, 96)
+    assert measured["queue_real"] == pytest.approx(real / 96)
+    ages = [i // 16 for i in range(real)]
+    assert measured["key_age"] == pytest.approx(np.mean(ages) if ages else 0)
+    assert measured["queue_share"] == pytest.approx(min(1, real / 64))
+    assert sum(measured["positive_histogram"]) == 16
+
+
+def test_same_image_counts_the_keys_of_a_query_s_own_image(tmp_path):
+    run, monitor = started(tmp_path, steps=9)
+    batches = list(run.loader.training(16, 0, 0, 10))
+    queued = torch.cat([batch.images for batch in batches[3:9]])  # 96 keys
+    expected = (queued[None] == batches[9].images[:, None]).sum(dim=1).float().mean()
+    assert monitor.measure(9)["same_image"] == pytest.approx(float(expected))
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_keys_have_not_drifted_while_the_key_encoder_stands(tmp_path, symmetric):
+    config = replace(CONFIG, contrast=replace(CONFIG.contrast, momentum=1.0, symmetric=symmetric))
+    _, monitor = started(tmp_path, config, steps=5)
+    assert monitor.measure(5)["key_drift"] == pytest.approx(1, abs=1e-4)
+    moved = replace(CONFIG, contrast=replace(CONFIG.contrast, momentum=0.0, symmetric=symmetric))
+    _, monitor = started(tmp_path, moved, steps=5)
+    assert monitor.measure(5)["key_drift"] < 0.999
+
+
+def test_parts_are_bn_groups(tmp_path):
+    training, contrast = replace(CONFIG.training, accumulation_steps=2), replace(CONFIG.contrast, bn_group=None)
+    _, parts = started(tmp_path, replace(CONFIG, contrast=contrast, training=training), steps=3)
+    _, groups = started(tmp_path, replace(CONFIG, contrast=replace(contrast, bn_group=8)), steps=3)
+    ours, theirs = parts.measure(3), groups.measure(3)
+    assert ours["bn_groups"] == theirs["bn_groups"] == 2
+    for name in ("rank", "feature_std", "uniformity", "bn_leak"):
+        assert ours[name] == pytest.approx(theirs[name], rel=1e-3, abs=1e-6)
+
+
+@pytest.mark.parametrize(("group", "shuffle", "groups"), [(8, True, 2), (8, False, 2), (16, True, 1), (None, True, 1)])
+@pytest.mark.parametrize("mechanism", ["moco", "end-to-end"])
+def test_the_leak_is_what_shared_statistics_add(tmp_path, mechanism, group, shuffle, groups):
+    contrast = replace(CONFIG.contrast, bn_group=group, shuffle=shuffle, mechanism=mechanism)
+    run, monitor = started(tmp_path, replace(CONFIG, contrast=contrast), steps=12)
+    measured = monitor.measure(12)
+    (view1, view2), (_, other) = (batch.views for batch in run.loader.training(16, 0, 0, 2))
+    moco = run.mechanism
+
+    def keys(views: torch.Tensor) -> torch.Tensor:
+        return F.normalize(moco.key(views), dim=1)
+
+    with torch.no_grad():
+        q, shared = F.normalize(moco.query(view1), dim=1), keys(view2)
+        if groups > 1:
+            order = permutation(16, 2 * (moco.queue.enqueued if mechanism == "moco" else moco.steps))
+            apart = keys(view2[order])[order.argsort()]
+        else:  # every fourth image in turn, among those of the second step
+            apart = torch.empty_like(shared)
+            for first in range(4):
+                mixed = other.clone()
+                mixed[first::4] = view2[first::4]
+                apart[first::4] = keys(mixed)[first::4]
+        found = []
+        for k in (shared, apart):
+            own, negatives = (q * k).sum(dim=1), q @ (moco.queue.keys if mechanism == "moco" else k).T
+            if mechanism == "end-to-end":
+                negatives.fill_diagonal_(-1)
+            found.append((own > negatives.amax(dim=1)).float().mean().item())
+    assert (shared - apart).norm() > 0.1
+    assert measured["bn_leak"] == pytest.approx(found[0] - found[1], abs=1e-6)
+    assert measured["bn_groups"] == groups
+
+
+def test_the_probe_and_the_keys_drawn_again_are_training_s_in_bf16_too(tmp_path):
+    config = replace(
+        CONFIG, compute=replace(CONFIG.compute, precision="bf16"), contrast=replace(CONFIG.contrast, momentum=1.0)
+    )
+    run, monitor = started(tmp_path, config, steps=5)
+    assert monitor.measure(5)["key_drift"] == pytest.approx(1, abs=1e-6)
+    for drawn, trained in zip(monitor.probe().views, next(run.loader.training(16, 0, 0, 1)).views, strict=True):
+        assert torch.equal(drawn, trained)
+
+
+@pytest.mark.parametrize("mechanism", ["moco", "end-to-end", "memory-bank", "moco-v3"])
+def test_it_changes_nothing(tmp_path, mechanism):
+    config = replace(CONFIG, contrast=replace(CONFIG.contrast, mechanism=mechanism, hidden=32))
+    run, monitor = started(tmp_path, config, steps=3)
+    before = {name: value.clone() for name, value in run.mechanism.state_dict().items()}
+    generator = torch.get_rng_state()
+    measured = monitor.measure(3)
+    everywhere = {"alignment", "uniformity", "rank", "feature_std", "positive_histogram", "negative_histogram"}
+    assert everywhere <= set(measured)
+    assert ("bn_leak" in measured) == (mechanism in ("moco", "end-to-end"))
+    assert sum(measured["positive_histogram"]) == 16
+    assert all(math.isfinite(value) for value in measured.values() if isinstance(value, float))
+    assert torch.equal(torch.get_rng_state(), generator)
+    for name, value in run.mechanism.state_dict().items():
+        assert torch.equal(value, before[name]), name

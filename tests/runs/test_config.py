@@ -1,0 +1,141 @@
+"""What a run is made of: written and read back, compared, and refused in the words of the option that is wrong."""
+
+from dataclasses import replace
+
+import pytest
+import yaml
+
+from moco.runs.config import Config, Contrast, Training, check, differences, from_dict, to_dict
+from moco.runtime.errors import UserError
+from moco.runs.recipes.recipes import RECIPES
+
+
+def changed(room: str, **values: object) -> Config:
+    config = Config()
+    return replace(config, **{room: replace(getattr(config, room), **values)})
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_through_yaml_and_back(name):
+    config = RECIPES[name].config
+    again = from_dict(yaml.safe_load(yaml.safe_dump(to_dict(config))), "here")
+    assert again == config
+    assert differences(again, config) == []
+
+
+def test_every_value_that_is_not_the_default_comes_back():
+    config = Config(
+        recipe="mine",
+        contrast=Contrast(queue_size=48, temperature=0.1, head="mlp", symmetric=True, bn_group=None, shuffle=False),
+        training=Training(lr=1e-7, milestones=(1, 2.5), schedule="exponential", seed=3),
+    )
+    again = from_dict(yaml.safe_load(yaml.safe_dump(to_dict(config))), "here")
+    assert again == config
+    assert isinstance(again.training.milestones, tuple)
+
+
+def test_differences_are_named_by_option():
+    one = Config(recipe="a")
+    other = replace(one, recipe="b", training=replace(one.training, lr=0.06, milestones=(1, 2)))
+    assert differences(one, other) == ["recipe a -> b", "lr 0.03 -> 0.06", "milestones [120, 160] -> [1, 2]"]
+
+
+OUT_OF_RANGE = [
+    ("contrast", "queue_size", [0, -1]),
+    ("contrast", "dim", [0, -128]),
+    ("contrast", "temperature", [0, -0.07, float("nan")]),
+    ("contrast", "momentum", [-0.1, 1.01, float("nan")]),
+    ("contrast", "bn_group", [0, 1, -8]),
+    ("contrast", "hidden", [0]),
+    ("views", "image_size", [0]),
+    ("training", "epochs", [0]),
+    ("training", "batch_size", [1, 0, -256]),
+    ("training", "accumulate", [0]),
+    ("training", "lr", [0, -1, float("nan")]),
+    ("training", "gamma", [0]),
+    ("training", "decay_every", [0]),
+    ("training", "warmup", [-1]),
+    ("training", "sgd_momentum", [1, -0.1]),
+    ("training", "weight_decay", [-1e-4]),
+    ("training", "seed", [-1, 2**63]),
+    ("data", "max_bad", [-0.1, 1.1]),
+    ("compute", "workers", [-1]),
+    ("log", "knn_every", [-1]),
+    ("log", "knn_k", [0]),
+    ("log", "knn_temperature", [0]),
+    ("log", "log_every", [0]),
+    ("log", "checkpoint_minutes", [-1]),
+    ("log", "keep_checkpoints", [0]),
+]
+
+
+@pytest.mark.parametrize(
+    ("room", "name", "value"), [(room, name, value) for room, name, values in OUT_OF_RANGE for value in values]
+)
+def test_a_number_out_of_range_names_its_option_and_the_value(room, name, value):
+    with pytest.raises(UserError, match=f"^--{name.replace('_', '-')} {value}: ") as caught:
+        check(changed(room, **{name: value}))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        Config(),
+        changed("contrast", momentum=0),
+        changed("contrast", momentum=1),
+        changed("contrast", queue_size=1, dim=1),
+        changed("contrast", queue_size=65537),
+        changed("log", knn_every=0, checkpoint_minutes=0),
+        changed("training", accumulation_steps=8),
+        changed("training", optimizer="lars"),
+        Config(contrast=Contrast(mechanism="moco-v3"), training=Training(batch_size=250)),
+    ],
+)
+def test_the_ends_of_the_ranges_are_allowed(config):
+    check(config)
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "accumulate", "ranks", "bn_group", "said"),
+    [
+        (250, 1, 1, 32, "--batch-size 250: 250 images .* BN groups of 32"),
+        (256, 16, 1, 32, "--batch-size 256: 16 images .* BN groups of 32"),
+        (256, 1, 16, 32, "--batch-size 256: 16 images .* BN groups of 32"),
+        (256, 1, 3, None, r"--batch-size 256 does not divide into 3 rank\(s\) x 1 part\(s\)"),
+        (256, 3, 1, None, r"--batch-size 256 does not divide into 1 rank\(s\) x 3 part\(s\)"),
+        (4, 8, 1, None, r"--batch-size 4 does not divide into 1 rank\(s\) x 8 part\(s\)"),
+    ],
+)
+def test_a_batch_that_does_not_divide(batch_size, accumulate, ranks, bn_group, said):
+    config = Config(
+        contrast=Contrast(bn_group=bn_group), training=Training(batch_size=batch_size, accumulate=accumulate)
+    )
+    with pytest.raises(UserError, match=said):
+        check(config, ranks)
+
+
+@pytest.mark.parametrize("mechanism", ["end-to-end", "moco-v3"])
+def test_a_dictionary_that_is_the_batch_has_no_parts(mechanism):
+    config = Config(contrast=Contrast(mechanism=mechanism), training=Training(accumulation_steps=2))
+    with pytest.raises(UserError, match=f"^--accumulation-steps 2: --mechanism {mechanism} takes the mini-batch"):
+        check(config)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (
+            {"training": {"optimizer": "adam"}},
+            "x.yaml: training: optimizer: 'adam' is not of type Literal['sgd', 'lars', 'adamw']",
+        ),
+        ({"training": {"learning_rate": 1, "lr": 1}}, "x.yaml: no such option in training: learning_rate"),
+        ({"optimiser": {}}, "x.yaml: no such part of a configuration: optimiser"),
+        ({"training": 3}, "x.yaml: training holds no options"),
+        ({"training": None}, "x.yaml: training holds no options"),
+    ],
+)
+def test_what_this_version_does_not_know_is_refused(values, said):
+    with pytest.raises(UserError) as caught:
+        from_dict(values, "x.yaml")
+    assert str(caught.value) == said
