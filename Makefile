@@ -2,13 +2,19 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: demo test lint bench bench-gpu clean
+.PHONY: demo test test-slow lint bench bench-gpu clean
 
 demo: .venv/installed
 	$(BIN)/moco demo
 
+# Two processes, a thread each: two that use all cores would wait for one another.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup
+
 test: .venv/installed-dev
-	$(BIN)/pytest
+	$(PYTEST) -m "not slow"
+
+test-slow: .venv/installed-dev
+	$(PYTEST) -m slow
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
