@@ -53,7 +53,7 @@ def page(run, second, tmp_path_factory) -> Path:
     with (hostile / "metrics.jsonl").open("a") as file:
         for step in (5, 15):
             counts = {f"{name}_histogram": [step + i for i in range(40)] for name in ("positive", "negative")}
-            file.write(json.dumps({"step": step, "epoch": step / 7, "spread": 0.5, "mine": step, **counts}) + "\n")
+            file.write(json.dumps({"step": step, "epoch": step / 7, "feature_std": 0.5, "mine": step, **counts}) + "\n")
     out = folder / "report.html"
     main(["report", str(run), str(hostile), "--out", str(out), "--points", "80", "--device", "cpu"])
     return out
@@ -78,7 +78,7 @@ def test_it_is_drawn_without_an_error_and_fits(browser, page, width, height, dar
     panels = browser.evaluate(
         "[...document.querySelectorAll('.panel')].map(p => [p.id, p.querySelectorAll('path').length])"
     )
-    assert {"panel-loss", "panel-accuracy", "panel-knn", "panel-spread", "panel-mine", "histogram-1"} <= {
+    assert {"panel-loss", "panel-accuracy", "panel-knn", "panel-feature_std", "panel-mine", "histogram-1"} <= {
         name for name, _ in panels
     }
     assert all(count > 0 for _, count in panels)
@@ -92,7 +92,7 @@ def test_lines_differ_without_colour_and_are_named(browser, page):
     assert len(set(browser.evaluate(dashes))) == 2
     texts = browser.evaluate("[...document.querySelectorAll('#panel-loss text')].map(t => t.textContent)")
     assert "tiny" in texts
-    assert f"guessing, log(K+1) = {math.log(49):.2f}" in texts
+    assert f"chance, log(K+1) = {math.log(49):.2f}" in texts
 
 
 def test_hovering_over_a_curve_tells_the_values_of_the_nearest_step(browser, page):
@@ -219,7 +219,7 @@ def test_a_long_run_and_ten_thousand_points_open_in_two_seconds(browser, run, tm
         "alignment",
         "uniformity",
         "rank",
-        "spread",
+        "feature_std",
         "key_drift",
         "queue_share",
         "bn_leak",

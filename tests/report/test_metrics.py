@@ -25,16 +25,16 @@ def test_keys_known_and_unknown_each_on_lines_of_their_own(run):
         run.metrics,
         {"step": 10, "epoch": 0.5, "loss": 3.0},
         {"step": 20, "epoch": 1.0, "loss": 2.0, "mine": 7},
-        {"step": 20, "epoch": 1.0, "spread": 0.9, "positive_histogram": [1] * 40, "note": "text", "flag": True},
+        {"step": 20, "epoch": 1.0, "feature_std": 0.9, "positive_histogram": [1] * 40, "note": "text", "flag": True},
     )
     curves = read_curves(run)
     assert curves == {
         "loss": {"step": [10, 20], "epoch": [0.5, 1.0], "value": [3.0, 2.0]},
         "positive_histogram": {"step": [20], "epoch": [1.0], "value": [[1] * 40]},
-        "spread": {"step": [20], "epoch": [1.0], "value": [0.9]},
+        "feature_std": {"step": [20], "epoch": [1.0], "value": [0.9]},
         "mine": {"step": [20], "epoch": [1.0], "value": [7]},
     }
-    assert list(curves) == ["loss", "positive_histogram", "spread", "mine"]
+    assert list(curves) == ["loss", "positive_histogram", "feature_std", "mine"]
 
 
 def test_timing_has_the_metrics_epochs_and_of_a_step_the_last_line(run):

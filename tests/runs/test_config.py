@@ -44,13 +44,13 @@ OUT_OF_RANGE = [
     ("contrast", "queue_size", [0, -1]),
     ("contrast", "dim", [0, -128]),
     ("contrast", "temperature", [0, -0.07, float("nan")]),
-    ("contrast", "momentum", [-0.1, 1.01, float("nan")]),
+    ("contrast", "key_momentum", [-0.1, 1.01, float("nan")]),
     ("contrast", "bn_group", [0, 1, -8]),
     ("contrast", "hidden", [0]),
     ("views", "image_size", [0]),
     ("training", "epochs", [0]),
     ("training", "batch_size", [1, 0, -256]),
-    ("training", "accumulate", [0]),
+    ("training", "accumulation_steps", [0]),
     ("training", "lr", [0, -1, float("nan")]),
     ("training", "gamma", [0]),
     ("training", "decay_every", [0]),
@@ -82,8 +82,8 @@ def test_a_number_out_of_range_names_its_option_and_the_value(room, name, value)
     "config",
     [
         Config(),
-        changed("contrast", momentum=0),
-        changed("contrast", momentum=1),
+        changed("contrast", key_momentum=0),
+        changed("contrast", key_momentum=1),
         changed("contrast", queue_size=1, dim=1),
         changed("contrast", queue_size=65537),
         changed("log", knn_every=0, checkpoint_minutes=0),
@@ -97,21 +97,21 @@ def test_the_ends_of_the_ranges_are_allowed(config):
 
 
 @pytest.mark.parametrize(
-    ("batch_size", "accumulate", "ranks", "bn_group", "said"),
+    ("batch_size", "steps", "ranks", "bn_group", "message"),
     [
         (250, 1, 1, 32, "--batch-size 250: 250 images .* BN groups of 32"),
         (256, 16, 1, 32, "--batch-size 256: 16 images .* BN groups of 32"),
         (256, 1, 16, 32, "--batch-size 256: 16 images .* BN groups of 32"),
-        (256, 1, 3, None, r"--batch-size 256 does not divide into 3 rank\(s\) x 1 part\(s\)"),
-        (256, 3, 1, None, r"--batch-size 256 does not divide into 1 rank\(s\) x 3 part\(s\)"),
-        (4, 8, 1, None, r"--batch-size 4 does not divide into 1 rank\(s\) x 8 part\(s\)"),
+        (256, 1, 3, None, r"--batch-size 256 does not divide into 3 rank\(s\) x 1 gradient-accumulation step\(s\)"),
+        (256, 3, 1, None, r"--batch-size 256 does not divide into 1 rank\(s\) x 3 gradient-accumulation step\(s\)"),
+        (4, 8, 1, None, r"--batch-size 4 does not divide into 1 rank\(s\) x 8 gradient-accumulation step\(s\)"),
     ],
 )
-def test_a_batch_that_does_not_divide(batch_size, accumulate, ranks, bn_group, said):
+def test_a_batch_that_does_not_divide(batch_size, steps, ranks, bn_group, message):
     config = Config(
-        contrast=Contrast(bn_group=bn_group), training=Training(batch_size=batch_size, accumulate=accumulate)
+        contrast=Contrast(bn_group=bn_group), training=Training(batch_size=batch_size, accumulation_steps=steps)
     )
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         check(config, ranks)
 
 

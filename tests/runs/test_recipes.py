@@ -29,8 +29,8 @@ def assert_published(config: Config, **rooms: dict[str, object]) -> None:
         assert {name: getattr(actual, name) for name in values} == values
 
 
-SECTION_4 = {"lr": 0.03, "epochs": 200, "batch_size": 256, "weight_decay": 1e-4, "sgd_momentum": 0.9, "accumulate": 1}
-IMAGENET_DICTIONARY = {"queue_size": 65536, "momentum": 0.999, "dim": 128, "bn_group": 32, "shuffle": True}
+SECTION_4 = {"lr": 0.03, "epochs": 200, "batch_size": 256, "weight_decay": 1e-4, "sgd_momentum": 0.9, "accumulation_steps": 1}
+IMAGENET_DICTIONARY = {"queue_size": 65536, "key_momentum": 0.999, "dim": 128, "bn_group": 32, "shuffle": True}
 
 
 def test_imagenet_v1_is_section_4_of_the_paper():
@@ -62,7 +62,7 @@ def test_cifar10_is_the_benchmark_of_200_epochs():
         get_recipe("cifar10-r18").config,
         encoder={"encoder": "resnet18", "small_stem": True},
         views={"views": "cifar", "image_size": 32},
-        contrast={"queue_size": 4096, "momentum": 0.99, "temperature": 0.1, "symmetric": True, "dim": 128},
+        contrast={"queue_size": 4096, "key_momentum": 0.99, "temperature": 0.1, "symmetric": True, "dim": 128},
         training={
             "lr": 0.06,
             "epochs": 200,
@@ -78,7 +78,7 @@ def test_cifar10_is_the_benchmark_of_200_epochs():
     assert PUBLISHED["cifar10-r18", "knn"].value == 83.8
 
 
-V3 = {"mechanism": "moco-v3", "momentum": 0.99, "dim": 256, "hidden": 4096}
+V3 = {"mechanism": "moco-v3", "key_momentum": 0.99, "dim": 256, "hidden": 4096}
 
 
 def test_imagenet_v3_is_the_released_codes_command_of_100_epochs():
