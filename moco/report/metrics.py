@@ -1,4 +1,4 @@
-"""What a run measured while it went, and what each figure tells a person."""
+"""The metrics that a run has recorded, with a title and an explanation of each."""
 
 import json
 import logging
@@ -14,13 +14,13 @@ log = logging.getLogger("moco")
 
 
 class Known(NamedTuple):
-    """A figure of metrics.jsonl or timing.jsonl."""
+    """A metric of metrics.jsonl or timing.jsonl."""
 
     title: str
     unit: str
     """"%" for a share in 0..1, which is shown in per cent."""
     about: str
-    """What to look for, in a sentence."""
+    """What to watch for, in a sentence."""
 
 
 KNOWN = {
@@ -71,7 +71,7 @@ UNSHOWN = ("rank_of", "bn_groups", "diverged", "chance_loss", "keys_per_step", "
 """What only the doctor reads."""
 
 HISTOGRAMS = ("positive_histogram", "negative_histogram")
-"""Counts over equal parts of the cosines -1..1."""
+"""Counts over equal intervals of the cosines -1..1."""
 
 
 def read_curves(run: Run) -> dict[str, dict[str, list[Any]]]:
@@ -110,9 +110,15 @@ def _is_number(value: Any, finite: bool = True) -> bool:
 
 def chance(run: Run) -> tuple[float, str]:
     """The loss at chance, and its formula."""
-    config = run.config()
-    spelled = {"end-to-end": "log(batch)", "moco-v3": "4 tau log(batch)"}.get(config.contrast.mechanism, "log(K+1)")
-    return Records(config, read_lines(run.metrics), []).chance, f"chance, {spelled}"
+    config, records = run.config(), Records(run.config(), read_lines(run.metrics), [])
+    log_batch = math.log(config.training.batch_size)
+    losses = {
+        "end-to-end": ("log(batch)", log_batch),
+        "moco-v3": ("4 tau log(batch)", 4 * config.contrast.temperature * log_batch),
+    }
+    formula, loss = losses.get(config.contrast.mechanism, ("log(K+1)", math.log(config.contrast.queue_size + 1)))
+    recorded = records.last("chance_loss")  # 0.1.0 recorded none
+    return loss if recorded is None else recorded, f"chance, {formula}"
 
 
 def read_json(path: Path) -> Any:

@@ -36,7 +36,7 @@ def test_what_is_suggested_can_run(facts, epochs):
     assert training.batch_size <= facts.images
     assert epochs is None or training.epochs == epochs
     steps = training.epochs * facts.images / training.batch_size
-    assert steps * (1 - contrast.momentum) >= 10 or contrast.momentum in (0.9, 0.97)
+    assert steps * (1 - contrast.key_momentum) >= 10 or contrast.key_momentum in (0.9, 0.97)
     assert config.views.image_size <= max(32, facts.side)
     for choice in choices:
         assert choice.reason
@@ -55,7 +55,7 @@ def test_more_images_never_have_a_smaller_dictionary(images, gpu):
 
 def test_published_settings_come_out_at_their_scale():
     imagenet, _ = suggest(Facts("x", 1_281_167, 375, True, True), Compute())
-    assert (imagenet.contrast.queue_size, imagenet.contrast.momentum) == (65536, 0.999)
+    assert (imagenet.contrast.queue_size, imagenet.contrast.key_momentum) == (65536, 0.999)
     assert (imagenet.training.batch_size, imagenet.training.lr, imagenet.training.epochs) == (256, 0.03, 200)
     assert (imagenet.encoder.encoder, imagenet.views.image_size) == ("resnet50", 224)
     cifar, _ = suggest(Facts("x", 50_000, 32, True, True), Compute())
