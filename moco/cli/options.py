@@ -26,7 +26,7 @@ class Evaluated:
     run: tyro.conf.Positional[Path]
     """A run's folder, or a file of weights (.pth.tar, .pt, .safetensors)."""
     data: str | None = None
-    """A data set to evaluate on in place of the run's: folder:PATH, shards:PATTERN, ... (moco data --help lists them)."""
+    """A data set to evaluate on in place of the run's: folder:PATH, npz:PATH, ... (moco data --help lists them)."""
     download: Download = False
     """Download the data set if PATH does not hold it (cifar10, cifar100, stl10, imagenette)."""
     encoder: str | None = None
@@ -129,7 +129,7 @@ class Pack:
 
 @dataclass(frozen=True)
 class Reproduce:
-    """Run an experiment of the paper as a grid of runs, those that are missing, and report which findings are reproduced."""
+    """Run an experiment of the paper as a grid of runs, and report which of its findings are reproduced."""
 
     experiment: tyro.conf.Positional[Literal["mechanisms", "momentum", "shuffle-bn", "encoders", "small-scale"]]
     """mechanisms (Fig. 3), momentum (4.1), shuffle-bn (Fig. A.1), encoders (Table 1), small-scale (others' results)."""

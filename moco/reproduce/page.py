@@ -83,8 +83,8 @@ _MEANS = (
     "Means over the seeds, with their standard deviation.",
 )
 _DIFFERENCES = (
-    "A difference is of two means, in points, ± half of its 95 % interval, from the standard deviation over seeds pooled "
-    "over all settings."
+    "A difference is of two means, in points, ± half of its 95 % interval, from the standard deviation over seeds, "
+    "pooled over all settings."
 )
 
 
@@ -175,7 +175,7 @@ def _series(cells: list[Cell]) -> list[str]:
 
 
 def _draw_over_x(experiment: Experiment, cells: list[Cell], results: Results, path: Path) -> None:
-    """A line for each series over x, with the standard deviation over seeds; the published figures on an axis of their own."""
+    """A line for each series over x, with the standard deviation over seeds; published figures on their own axis."""
     measure = experiment.measures[0]
     published: dict[str, dict[float | str, float]] = {series: {} for series in _series(cells)}
     for cell in cells:

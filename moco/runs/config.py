@@ -1,4 +1,4 @@
-"""The configuration of a run: every option with its range. A published default names its source; recipes set the rest."""
+"""The configuration of a run: every option with its range. A published default names its source."""
 
 import ast
 import math
@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import tyro
 
-from moco.runtime.errors import UserError, did_you_mean, require_all
+from moco.runtime.errors import UserError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Views:
     """The pretext task: what a random view of an image is."""
 
     views: str = "v2"
-    """v1 (He et al. 2020), v2 (Chen et al. 2020), v3 (as BYOL's), v3-vit (crops from 8 %), simclr, cifar (no blur), shapes."""
+    """v1 (He et al. 2020), v2 (Chen et al. 2020), v3 (BYOL), v3-vit, simclr, cifar (v2 without blur) or shapes."""
     image_size: Annotated[int, AtLeast1] = 224
     """Height and width of a view in pixels."""
 
@@ -76,7 +76,7 @@ class Encoder:
     small_stem: bool = False
     """A ResNet's stem for small images: 3x3 without stride, no max-pooling."""
     freeze_patches: bool = False
-    """Freeze a ViT's patch projection at its random initial weights; its position embedding is sine-cosine (MoCo v3)."""
+    """Freeze a ViT's patch projection at its random weights; its position embedding is sine-cosine (MoCo v3)."""
 
 
 @dataclass(frozen=True)
@@ -156,13 +156,13 @@ class Compute:
     workers: Annotated[int, AtLeast0] = 2
     """Processes that load images which are not cached in memory."""
     decoder: Literal["auto", "cpu", "gpu"] = "auto"
-    """Where JPEGs are decoded: by the workers (cpu) or on the GPU; auto: with a GPU, whichever is measured to be faster."""
+    """Where JPEGs are decoded: by the workers (cpu) or on the GPU; auto: whichever is measured to be faster."""
     cache_mb: Annotated[int, AtLeast0] = 4096
     """A data set of equal-sized images up to this size in MB is cached in memory (the GPU's, if there is one)."""
     compile: bool = False
     """Compile the encoders by torch.compile: takes a minute at the start and gives fewer, larger kernels on a GPU."""
     cuda_graph: bool = False
-    """Record a step as one CUDA graph, on one GPU: for small images, whose kernels take longer to launch than to run."""
+    """Record a step as one CUDA graph, on one GPU: for small images, whose kernels launch slower than they run."""
 
 
 @dataclass(frozen=True)

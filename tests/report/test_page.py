@@ -3,9 +3,11 @@
 import base64
 import io
 import json
+import math
 import re
 import shlex
 import shutil
+from contextlib import suppress
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 from tiny_runs import HOSTILE, copied, train
 
@@ -223,6 +226,40 @@ def test_without_its_images_the_page_says_so(run, source, tmp_path, capsys):
     assert "no such path" in " ".join((said.out + said.err).split())
     report(out, "--data", source, "--points", 10)
     assert Page(out / "report.html").ids("section") == SECTIONS
+
+
+def test_a_run_of_version_0_1_0_has_a_page_and_a_diagnosis(run, tmp_path, monkeypatch, capsys):
+    old = shutil.copytree(run, tmp_path / "old")
+    config = yaml.safe_load((old / "config.yaml").read_text())
+    names = {"key_momentum": "momentum", "accumulation_steps": "accumulate", "cache_mb": "resident_mb"}
+    names["shard_streams"] = "lanes"
+    for group, options in config.items():
+        if isinstance(options, dict):
+            config[group] = {names.get(name, name): value for name, value in options.items()}
+    config["contrast"]["momentum"] = 0.9
+    (old / "config.yaml").write_text(yaml.safe_dump(config))
+    with (old / "metrics.jsonl").open("w") as file:
+        for line in lines(run / "metrics.jsonl"):
+            new = ("chance_loss", "keys_per_step", "images")
+            line = {"spread" if key == "feature_std" else key: line[key] for key in line if key not in new}
+            file.write(json.dumps(line) + "\n")
+    report(old, "--points", 10)
+    page = Page(old / "report.html")
+    assert page.ids("section") == SECTIONS
+    (shown,) = page.data["runs"]
+    assert shown["chance"] == [pytest.approx(math.log(49)), "chance, log(K+1)"]
+    assert "feature_std" in shown["curves"]
+    assert "spread" not in shown["curves"]
+    assert "--key-momentum 0.9" in page.text
+    called = []
+    monkeypatch.setattr("moco.cli.commands.pretrain.pretrain", lambda *arguments: called.append(arguments))
+    (command,) = re.findall(r"<code>(.*?)</code>", (old / "report.html").read_text())
+    main(shlex.split(unescape(re.sub("<.*?>", "", command)))[1:])
+    assert called[0][0] == Run.open(old).config()
+    capsys.readouterr()
+    with suppress(SystemExit):
+        main(["doctor", str(old)])
+    assert "feature std" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_run_without_metrics_or_checkpoint_has_a_page(run, tmp_path):

@@ -5,9 +5,9 @@ import shlex
 import pytest
 
 from moco.runs.config import Config, check
-from moco.runtime.errors import UserError
 from moco.runs.published import PUBLISHED
 from moco.runs.recipes.recipes import RECIPES, get_recipe
+from moco.runtime.errors import UserError
 from moco.views import get_pretext
 
 
@@ -29,7 +29,14 @@ def assert_published(config: Config, **rooms: dict[str, object]) -> None:
         assert {name: getattr(actual, name) for name in values} == values
 
 
-SECTION_4 = {"lr": 0.03, "epochs": 200, "batch_size": 256, "weight_decay": 1e-4, "sgd_momentum": 0.9, "accumulation_steps": 1}
+SECTION_4 = {
+    "lr": 0.03,
+    "epochs": 200,
+    "batch_size": 256,
+    "weight_decay": 1e-4,
+    "sgd_momentum": 0.9,
+    "accumulation_steps": 1,
+}
 IMAGENET_DICTIONARY = {"queue_size": 65536, "key_momentum": 0.999, "dim": 128, "bn_group": 32, "shuffle": True}
 
 

@@ -37,7 +37,7 @@ def read_recipe(path: Path) -> Recipe:
     if not isinstance(values, dict):
         raise UserError(f"{path}: is no recipe (moco suggest writes one)")
     config = replace(from_dict(values, str(path)), recipe=str(path))
-    return Recipe(f"The recipe in {path}.", "moco suggest tells it", "not known", config, source=str(path))
+    return Recipe(f"The recipe in {path}.", "not known", "not known", config, source=str(path))
 
 
 def write_recipe(path: Path, config: Config, remarks: list[str]) -> None:
