@@ -91,7 +91,7 @@ class GalleryMaker:
     progress: Progress
 
     def make(self) -> Gallery:
-        """Everything there is to see. Raises UserError when too many images cannot be read."""
+        """All the pictures. Raises UserError when too many images cannot be read."""
         images = self.source.labelled_train
         values, places = self.encode(images, _drawn(images, BANK * self.points), "features")
         bank, points = images.subset(places), min(self.points, len(values))
@@ -115,7 +115,7 @@ class GalleryMaker:
         return values, places[read]
 
     def _views(self) -> tuple[list[Pair], dict[str, list[Pair]]]:
-        """Pairs of views of training images, as the first epoch had them, and those the encoder finds extreme."""
+        """Pairs of views of training images, as the first epoch had them, and the most and least similar ones."""
         places = _drawn(self.source.train, VIEWED)
         loader = Loader(self.source.train, self.views, self.device.device, self.workers)
         plan = [Asked(torch.zeros_like(part), part) for part in places.split(64)]

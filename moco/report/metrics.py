@@ -28,7 +28,9 @@ KNOWN = {
     "accuracy": Known(
         "Contrastive accuracy", "%", "How often the positive wins against the whole dictionary; it should rise."
     ),
-    "knn": Known("kNN accuracy", "%", "Test images classified by their nearest training images: the features' worth."),
+    "knn": Known(
+        "kNN accuracy", "%", "Test images classified by their nearest training images: how good the features are."
+    ),
     "positive_histogram": Known(
         "Cosines of positives and negatives",
         "cosine",
@@ -44,7 +46,7 @@ KNOWN = {
         "Effective rank", "dimensions", "RankMe: how many dimensions the features use; a fall is a collapse."
     ),
     "feature_std": Known(
-        "Feature std", "1 = uniform", "Standard deviation of a dimension times the root of dim; 0: collapsed."
+        "Feature std", "1 = uniform", "Standard deviation of each dimension times the square root of dim; 0: collapsed."
     ),
     "queue_real": Known("Real keys in the queue", "%", "The rest are the random keys that a queue starts with."),
     "key_age": Known("Age of the keys", "steps", "Mean over the queue; half of K / batch when it is full."),
@@ -63,7 +65,9 @@ KNOWN = {
     "gradient_norm": Known("Norm of the gradient", "", "A sudden rise comes before a divergence."),
     "lr": Known("Learning rate", "", "The schedule."),
     "images_per_second": Known("Speed", "images/s", "Mean since the run was started or continued."),
-    "waiting": Known("Waiting for data", "%", "Share of the time; above some per cent the data path is the brake."),
+    "waiting": Known(
+        "Waiting for data", "%", "Share of the time; above a few per cent data loading is the bottleneck."
+    ),
 }
 """In the order in which they are shown; a number of another name is shown after them."""
 

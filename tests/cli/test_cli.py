@@ -29,7 +29,7 @@ def small(npz) -> str:
 
 
 def refused(capsys, line: str) -> str:
-    """What is said of a command line that ends with exit code 2: one line."""
+    """The message of a command line that ends with exit code 2: one line."""
     with pytest.raises(SystemExit) as left:
         main(shlex.split(line))
     assert left.value.code == 2
@@ -241,8 +241,8 @@ def test_data_tells_what_is_there_and_draws_it(tmp_path, monkeypatch, capsys, fo
     # Of the two tables' rows those of the test images, which come last; the broken image is a training one.
     assert lines["images"] == "2"
     assert lines["labels"].startswith("2 classes")
-    assert "2 classes; the least / the median / the most images of a class: 11 / 11 / 11" in said.out
-    assert "1 have the very content of another" in said.out
+    assert "2 classes; least / median / most images per class: 11 / 11 / 11" in said.out
+    assert "1 are identical to another image, byte for byte" in said.out
     assert re.search(r"broken +│ 1 cannot be read:", said.out)
     assert "08.jpg" in said.out
     assert "JPEG" in said.out
@@ -255,7 +255,7 @@ def test_data_tells_what_is_there_and_draws_it(tmp_path, monkeypatch, capsys, fo
 def test_data_of_a_sample_says_so(capsys, npz):
     main(["data", f"npz:{npz}", "--sample", "7"])
     out = capsys.readouterr().out
-    assert "87; what follows is of 7, drawn at random" in out
+    assert "87; the rest of the table is of 7, sampled at random" in out
     assert "all 16 x 16" in out
 
 

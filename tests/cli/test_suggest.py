@@ -64,14 +64,14 @@ def test_published_settings_come_out_at_their_scale():
     assert (cifar.encoder.encoder, cifar.encoder.small_stem) == ("resnet18", True)
 
 
-def test_what_a_person_should_know():
-    told = " ".join(warnings(Facts("x", 300, 32, labelled=False, gpu=False), broken=3, looked_at=300))
-    assert "few" in told
-    assert "no labels" in told
-    assert "3 of the 300 images" in told
-    assert "--max-bad" not in told  # 1 % is allowed
-    assert "--max-bad 0.3 " in " ".join(warnings(Facts("x", 40, 32, True, False), broken=10, looked_at=40))
-    assert not warnings(Facts("x", 30_000, 32, labelled=True, gpu=False), broken=0, looked_at=500)
+def test_warnings_before_a_run_is_started():
+    text = " ".join(warnings(Facts("x", 300, 32, labelled=False, gpu=False), broken=3, examined=300))
+    assert "few" in text
+    assert "no labels" in text
+    assert "3 of the 300 images" in text
+    assert "--max-bad" not in text  # 1 % is allowed
+    assert "--max-bad 0.3 " in " ".join(warnings(Facts("x", 40, 32, True, False), broken=10, examined=40))
+    assert not warnings(Facts("x", 30_000, 32, labelled=True, gpu=False), broken=0, examined=500)
 
 
 @pytest.fixture

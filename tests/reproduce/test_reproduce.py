@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from moco.cli import main as cli
-from moco.reproduce import EXPERIMENTS
+from moco.reproduce import EXPERIMENTS, plan
 from moco.reproduce.experiments import Cell, Claim
-from moco.runs.config import with_options
+from moco.runs.config import Compute, with_options
+from moco.runs.folder import Run
 
 
 def changed(cells: list[Cell], changes: dict) -> list[Cell]:
@@ -149,6 +150,13 @@ def test_a_run_that_another_process_is_at_is_left_out(tiny, npz, tmp_path, capsy
     said = capsys.readouterr()
     assert "another process is training it" in " ".join(said.err.split())
     assert "1 of 2 runs are done; the same command continues" in said.out
+
+
+def test_a_result_of_version_0_1_0_is_read(tiny, tmp_path):
+    (job, *_) = plan(tiny.cells("cpu"), 1, tmp_path, Compute())
+    run = Run.create(job.folder, job.config)
+    run.write_json("result", {"series": "MoCo", "x": 0.0, "seed": 0, "lookup": 0.25})
+    assert job.result() == {"series": "MoCo", "x": 0.0, "seed": 0, "contrastive": 0.25}
 
 
 def test_a_result_that_is_damaged_is_named(tiny, npz, tmp_path, capsys):

@@ -54,7 +54,7 @@ SMALL = [
         ),
     ),
     Recipe(
-        about="CIFAR-10 to a linear accuracy of 90 % in the shortest time on one GPU: a first guess, untuned.",
+        about="CIFAR-10 to a linear accuracy of 90 % in the shortest time on one GPU: a first setting, untuned.",
         cost="not yet timed",
         reaches="not yet run; the goal is linear 90.0",
         config=Config(
