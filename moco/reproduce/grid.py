@@ -85,7 +85,7 @@ def sources(jobs: list[Job]) -> Iterator[tuple[Job, Source | UserError]]:
             if opened is None or data != job.config.data:
                 opened, data = source_of(job.config), job.config.data
             if not opened.labelled:
-                raise UserError(f"--data {data.source}: has no labels to evaluate by")
+                raise UserError(f"--data {data.source}: has no labels to evaluate with")
             check(job.config, world_size(), len(opened.train))
             yield job, opened
         except UserError as error:

@@ -291,16 +291,16 @@ def check(config: Config, ranks: int = 1, images: int | None = None) -> None:
         raise UserError(f"--batch-size {training.batch_size}: the data set has only {images} training images")
     if config.compute.cuda_graph and ranks > 1:
         raise UserError(f"--cuda-graph: a step is recorded on one GPU, not on {ranks} ranks")
-    part, rest = divmod(training.batch_size, ranks * training.accumulation_steps)
-    if rest or not part:
+    micro_batch, rest = divmod(training.batch_size, ranks * training.accumulation_steps)
+    if rest or not micro_batch:
         raise UserError(
             f"--batch-size {training.batch_size} does not divide into {ranks} rank(s) x "
             f"{training.accumulation_steps} gradient-accumulation step(s)"
         )
-    if contrast.mechanism != "moco-v3" and contrast.bn_group and part % contrast.bn_group:
+    if contrast.mechanism != "moco-v3" and contrast.bn_group and micro_batch % contrast.bn_group:
         raise UserError(
-            f"--batch-size {training.batch_size}: {part} images go through the encoder at once, which does not divide "
-            f"into BN groups of {contrast.bn_group}: change --batch-size or --bn-group"
+            f"--batch-size {training.batch_size}: {micro_batch} images go through the encoder at once, which does "
+            f"not divide into BN groups of {contrast.bn_group}: change --batch-size or --bn-group"
         )
 
 

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from moco.runs.config import Compute, Config, Contrast, Data, Encoder, Log, Training, Views
+from moco.runs.config import Compute, Config, Contrast, Data, Encoder, Log, Training, Views, flag
 
 _SIZES = (224, 192, 160, 128, 96, 64, 48, 32)
 _CPU_SIZE = 64
@@ -40,7 +40,7 @@ class Choice(NamedTuple):
     @property
     def flag(self) -> str:
         """The option as the command line spells it."""
-        return "--" + self.option.replace("_", "-")
+        return flag(self.option)
 
 
 def suggest(facts: Facts, compute: Compute, epochs: int | None = None) -> tuple[Config, list[Choice]]:

@@ -73,7 +73,7 @@ class Bar:
 
 
 def track(items: Iterable[Item], title: str) -> Iterator[Item]:
-    """The items, with a bar that moves on when the next one is asked for."""
+    """The items, with a bar that advances as each is done."""
     with Bar(title, length_hint(items) or None) as bar:
         for item in items:
             yield item

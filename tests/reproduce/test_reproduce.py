@@ -132,7 +132,7 @@ def test_what_cannot_be_set_is_named(words, message, tiny, npz, tmp_path, capsys
 def test_if_no_run_can_be_had_that_is_said_and_no_page_is_left(tiny, npz, tmp_path, capsys, random_npz):
     for words, says in (
         (["--set", "batch_size=512"], "the data set has only 72 training images"),
-        (["--data", f"npz:{random_npz(80, classes=0)}", "--set", "per_class=none"], "has no labels to evaluate by"),
+        (["--data", f"npz:{random_npz(80, classes=0)}", "--set", "per_class=none"], "has no labels to evaluate with"),
         (["--data", f"npz:{tmp_path}/none.npz"], "no such path"),
     ):
         with pytest.raises(SystemExit) as left:
