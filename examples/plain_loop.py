@@ -1,6 +1,6 @@
 """MoCo as a module in a loop of one's own: any encoder, any data set that gives two views of an image.
 
-python examples/plain_loop.py            # 50 s on a CPU core: prints loss, chance and contrastive accuracy
+python examples/plain_loop.py            # 50 s on a CPU core: prints the loss, chance, the contrastive accuracy
 """
 
 import math
