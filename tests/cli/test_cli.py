@@ -33,11 +33,11 @@ def refused(capsys, line: str) -> str:
     with pytest.raises(SystemExit) as left:
         main(shlex.split(line))
     assert left.value.code == 2
-    said = capsys.readouterr()
-    assert said.err.startswith("moco: ")
-    assert said.err.endswith("\n")
-    assert said.err.count("\n") == 1
-    return said.err.removeprefix("moco: ").strip()
+    message = capsys.readouterr()
+    assert message.err.startswith("moco: ")
+    assert message.err.endswith("\n")
+    assert message.err.count("\n") == 1
+    return message.err.removeprefix("moco: ").strip()
 
 
 @pytest.mark.parametrize("line", ["", "-h", "--help", "help"])
@@ -89,7 +89,7 @@ def test_a_recipe_is_shown_whole(capsys):
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         ("pretran shapes-cpu", "no command 'pretran': did you mean pretrain?"),
         ("xyz", f"no command 'xyz': there are {', '.join(COMMANDS)}"),
@@ -112,12 +112,12 @@ def test_a_recipe_is_shown_whole(capsys):
         ("pack shapes out --qualty 3", "no option --qualty: did you mean --quality?"),
     ],
 )
-def test_what_is_unknown_names_the_nearest(capsys, line, said):
-    assert said in refused(capsys, line)
+def test_what_is_unknown_names_the_nearest(capsys, line, message):
+    assert message in refused(capsys, line)
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         ("--queue-size 0", "--queue-size 0: at least 1"),
         ("--batch-size 1", "--batch-size 1: at least 2"),
@@ -141,10 +141,10 @@ def test_what_is_unknown_names_the_nearest(capsys, line, said):
         ("--resume --out empty", "empty: no such run"),
     ],
 )
-def test_a_mistake_is_one_line_and_leaves_no_folder(tmp_path, monkeypatch, capsys, small, line, said):
+def test_a_mistake_is_one_line_and_leaves_no_folder(tmp_path, monkeypatch, capsys, small, line, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
-    assert said in refused(capsys, f"pretrain shapes-cpu {small} --out run {line}")
+    assert message in refused(capsys, f"pretrain shapes-cpu {small} --out run {line}")
     assert [path.name for path in tmp_path.rglob("*")] == ["empty"]
 
 
@@ -158,8 +158,8 @@ def test_a_value_of_another_type_ends_with_2_and_names_the_option(capsys, value)
 
 def test_a_folder_that_holds_a_run_is_refused_and_untouched(tmp_path, capsys, small):
     (tmp_path / "config.yaml").write_text("recipe: mine\n")
-    said = refused(capsys, f"pretrain shapes-cpu {small} --out {tmp_path}")
-    assert said == f"{tmp_path} already holds a run: --resume continues it, --out starts another elsewhere"
+    message = refused(capsys, f"pretrain shapes-cpu {small} --out {tmp_path}")
+    assert message == f"{tmp_path} already holds a run: --resume continues it, --out starts another elsewhere"
     assert (tmp_path / "config.yaml").read_text() == "recipe: mine\n"
     assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
 
@@ -201,7 +201,7 @@ def test_a_whole_journey(tmp_path, capsys, small, npz):
     assert (evaluated["epochs"], evaluated["cached"], evaluated["data"]) == (2, True, f"npz:{npz}")
     capsys.readouterr()
 
-    for line, said in (
+    for line, message in (
         ("knn {} --k 0", "--k 0: at least 1"),
         ("knn {} --temperature 0", "--temperature 0.0: above 0"),
         ("knn {} --image-size 0", "--image-size 0: at least 1"),
@@ -210,12 +210,12 @@ def test_a_whole_journey(tmp_path, capsys, small, npz):
         ("linear {} --batch-size 200", "--batch-size 200: the data set has only 87 training images"),
         ("knn {} --encoder resnet18", "does not fit the encoder: missing: conv1.weight"),
     ):
-        assert said in refused(capsys, f"{line.format(run)} --device cpu")
+        assert message in refused(capsys, f"{line.format(run)} --device cpu")
 
 
 def test_more_in_a_batch_than_images(tmp_path, capsys, small):
-    said = refused(capsys, f"pretrain shapes-cpu {small} --batch-size 88 --out {tmp_path / 'run'}")
-    assert said == "--batch-size 88: the data set has only 87 training images"
+    message = refused(capsys, f"pretrain shapes-cpu {small} --batch-size 88 --out {tmp_path / 'run'}")
+    assert message == "--batch-size 88: the data set has only 87 training images"
 
 
 @pytest.fixture
@@ -231,28 +231,28 @@ def folder(tmp_path) -> Path:
     return path
 
 
-def test_data_tells_what_is_there_and_draws_it(tmp_path, monkeypatch, capsys, folder):
+def test_data_lists_what_is_there_and_draws_it(tmp_path, monkeypatch, capsys, folder):
     monkeypatch.setattr("moco.cli.commands.common.console.width", 200)
     main(["data", f"folder:{folder}", "--out", str(tmp_path / "sheet.png")])
-    said = capsys.readouterr()
-    assert "[set]: training images" in said.out
-    assert "[set]: test images" in said.out
-    lines = {line.split("│")[1].strip(): line.split("│")[2].strip() for line in said.out.splitlines() if "│" in line}
+    message = capsys.readouterr()
+    assert "[set]: training images" in message.out
+    assert "[set]: test images" in message.out
+    lines = {line.split("│")[1].strip(): line.split("│")[2].strip() for line in message.out.splitlines() if "│" in line}
     # Of the two tables' rows those of the test images, which come last; the broken image is a training one.
     assert lines["images"] == "2"
     assert lines["labels"].startswith("2 classes")
-    assert "2 classes; least / median / most images per class: 11 / 11 / 11" in said.out
-    assert "1 are identical to another image, byte for byte" in said.out
-    assert re.search(r"broken +│ 1 cannot be read:", said.out)
-    assert "08.jpg" in said.out
-    assert "JPEG" in said.out
-    assert "PNG" in said.out
+    assert "2 classes; least / median / most images per class: 11 / 11 / 11" in message.out
+    assert "1 are identical to another image, byte for byte" in message.out
+    assert re.search(r"broken +│ 1 cannot be read:", message.out)
+    assert "08.jpg" in message.out
+    assert "JPEG" in message.out
+    assert "PNG" in message.out
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.format == "PNG"
         assert sheet.getextrema() != ((255, 255),) * 3
 
 
-def test_data_of_a_sample_says_so(capsys, npz):
+def test_data_of_a_sample_is_marked_as_such(capsys, npz):
     main(["data", f"npz:{npz}", "--sample", "7"])
     out = capsys.readouterr().out
     assert "87; the rest of the table is of 7, sampled at random" in out
@@ -279,7 +279,7 @@ def packed(monkeypatch) -> list:
     return calls
 
 
-def test_pack_hands_on_encoded_images_and_options_and_tells_what_comes_next(capsys, packed, folder):
+def test_pack_hands_on_encoded_images_and_options_and_prints_what_comes_next(capsys, packed, folder):
     main(shlex.split(f"pack folder:{folder} out --size 64 --format webp --quality 80 --images-per-shard 5 --workers 3"))
     (((source, out), options),) = packed
     assert isinstance(source.train, Encoded)
@@ -297,7 +297,7 @@ def test_pack_hands_on_encoded_images_and_options_and_tells_what_comes_next(caps
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         ("data folder:nowhere", "no such path: nowhere"),
         ("data foldr:x", "no such source: did you mean folder?"),
@@ -314,9 +314,9 @@ def test_pack_hands_on_encoded_images_and_options_and_tells_what_comes_next(caps
         ("pack shapes out --workers -1", "--workers -1: at least 0"),
     ],
 )
-def test_what_data_and_pack_refuse(tmp_path, monkeypatch, capsys, packed, line, said):
+def test_what_data_and_pack_refuse(tmp_path, monkeypatch, capsys, packed, line, message):
     monkeypatch.chdir(tmp_path)
-    assert said in refused(capsys, line)
+    assert message in refused(capsys, line)
     assert not packed
     assert not list(tmp_path.iterdir())
 
@@ -332,7 +332,7 @@ def test_nothing_that_can_be_read_makes_no_contact_sheet(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("line", "says"),
+    ("line", "message"),
     [
         ("reproduce momentun", "invalid choice 'momentun' for argument 'experiment'"),
         ("pretrain shapes-cpu --mechanism moc", "invalid choice 'moc' for argument '--mechanism'"),
@@ -340,11 +340,11 @@ def test_nothing_that_can_be_read_makes_no_contact_sheet(tmp_path, capsys):
         ("knn", "Missing from moco knn: PATH"),
     ],
 )
-def test_a_value_that_cannot_be_is_told_in_one_line(line, says, capsys):
+def test_a_value_that_cannot_be_is_named_in_one_line(line, message, capsys):
     with pytest.raises(SystemExit) as left:
         main(line.split())
     assert left.value.code == 2
-    (told,) = capsys.readouterr().err.splitlines()
-    assert told.startswith("moco: moco ")
-    assert says in told
-    assert told.endswith("--help)")
+    (text,) = capsys.readouterr().err.splitlines()
+    assert text.startswith("moco: moco ")
+    assert message in text
+    assert text.endswith("--help)")

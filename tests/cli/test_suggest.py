@@ -82,9 +82,9 @@ def npz(random_npz):
 def test_the_suggested_recipe_runs(npz, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     main(shlex.split(f"suggest npz:{npz} --hours 0.001 --device cpu --precision fp32"))
-    said = capsys.readouterr().out
-    assert "--queue-size" in said
-    assert "moco pretrain suggested.yaml" in said
+    message = capsys.readouterr().out
+    assert "--queue-size" in message
+    assert "moco pretrain suggested.yaml" in message
     recipe = get_recipe("suggested.yaml")
     assert recipe.config.data.source == f"npz:{npz}"
     assert recipe.config.contrast.queue_size < 64
@@ -117,9 +117,9 @@ def test_the_batch_is_what_fits_into_memory(npz, tmp_path, capsys, monkeypatch):
     assert tried == [64, 32, 16]
     training = get_recipe(str(tmp_path / "some.yaml")).config.training
     assert (training.batch_size, training.lr) == (16, 0.0075)  # in proportion to the batch
-    said = capsys.readouterr().out
-    assert "what fits into memory" in " ".join(said.split())
-    assert "1,234 MB of memory" in said
+    message = capsys.readouterr().out
+    assert "what fits into memory" in " ".join(message.split())
+    assert "1,234 MB of memory" in message
 
     def none(*_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")

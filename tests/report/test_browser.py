@@ -95,7 +95,7 @@ def test_lines_differ_without_colour_and_are_named(browser, page):
     assert f"chance, log(K+1) = {math.log(49):.2f}" in texts
 
 
-def test_hovering_over_a_curve_tells_the_values_of_the_nearest_step(browser, page):
+def test_hovering_over_a_curve_shows_the_values_of_the_nearest_step(browser, page):
     browser.open(page)
     browser.evaluate("document.getElementById('panel-loss').scrollIntoView({block: 'center'})")
     x, y = browser.evaluate(
@@ -103,15 +103,15 @@ def test_hovering_over_a_curve_tells_the_values_of_the_nearest_step(browser, pag
         "return [s.left + 60, s.top + 60]; })()"
     )
     browser.point(x, y)
-    told = browser.evaluate("document.querySelector('#panel-loss output').textContent")
+    text = browser.evaluate("document.querySelector('#panel-loss output').textContent")
     loss = browser.evaluate("DATA.runs[0].curves.loss")
-    assert told.startswith(f"step {loss['step'][0]}, epoch ")
-    assert f"tiny {loss['value'][0]:.4g}".rstrip("0") in told
+    assert text.startswith(f"step {loss['step'][0]}, epoch ")
+    assert f"tiny {loss['value'][0]:.4g}".rstrip("0") in text
     assert browser.evaluate("document.querySelectorAll('#panel-loss circle').length") == 2
     browser.evaluate("document.querySelector('#panel-loss svg').focus()")
     browser.key("ArrowRight")
-    told = browser.evaluate("document.querySelector('#panel-loss output').textContent")
-    assert told.startswith(f"step {loss['step'][1]}, ")
+    text = browser.evaluate("document.querySelector('#panel-loss output').textContent")
+    assert text.startswith(f"step {loss['step'][1]}, ")
     assert browser.errors == []
 
 

@@ -170,7 +170,7 @@ def test_hostile_names_are_text(run, tmp_path):
     assert "<img src=x onerror=alert(1)>" in page.data["maps"][0]["classes"]
 
 
-def test_several_runs_share_the_points_and_tell_their_differences(run, second, tmp_path, monkeypatch):
+def test_several_runs_share_the_points_and_list_their_differences(run, second, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     report(run, second, "--points", 40)
     page = Page(tmp_path / "report.html")
@@ -180,7 +180,7 @@ def test_several_runs_share_the_points_and_tell_their_differences(run, second, t
     assert "key_momentum 0.99 -> 0.5" in page.text
 
 
-def test_runs_of_the_same_name_are_told_by_their_paths(run, tmp_path):
+def test_runs_of_the_same_name_are_named_by_their_paths(run, tmp_path):
     copy = shutil.copytree(run, tmp_path / run.name)
     report(run, copy, "--points", 10, "--out", tmp_path / "page.html")
     names = [run["name"] for run in Page(tmp_path / "page.html").data["runs"]]
@@ -215,15 +215,15 @@ def test_an_unlabelled_set_has_pictures_without_classes(run, tmp_path, random_np
     assert "≠" not in page.text
 
 
-def test_without_its_images_the_page_says_so(run, source, tmp_path, capsys):
+def test_without_its_images_the_page_names_the_reason(run, source, tmp_path, capsys):
     out = copied(run, tmp_path / "run", f"npz:{tmp_path / 'images.npz'}")
     report(out)
     page = Page(out / "report.html")
     assert page.ids("section") == ["runs", "findings", "results", "curves", "pictures"]
     assert "no pictures: --data npz:" in page.text
     assert page.data["maps"] == [None]
-    said = capsys.readouterr()
-    assert "no such path" in " ".join((said.out + said.err).split())
+    message = capsys.readouterr()
+    assert "no such path" in " ".join((message.out + message.err).split())
     report(out, "--data", source, "--points", 10)
     assert Page(out / "report.html").ids("section") == SECTIONS
 
@@ -272,7 +272,7 @@ def test_a_run_without_metrics_or_checkpoint_has_a_page(run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         ("NOWHERE", "no such path"),
         ("RUN --points 0", "--points 0: in 1..10000"),
@@ -285,13 +285,13 @@ def test_a_run_without_metrics_or_checkpoint_has_a_page(run, tmp_path):
         ("", "RUN"),
     ],
 )
-def test_bad_input_is_told_in_a_line(run, tmp_path, capsys, words, said):
+def test_bad_input_is_one_line(run, tmp_path, capsys, words, message):
     spelled = [word.replace("NOWHERE", str(tmp_path / "nowhere")).replace("RUN", str(run)) for word in words.split()]
     before = (run / "report.html").read_bytes() if (run / "report.html").exists() else None
     with pytest.raises(SystemExit) as left:
         main(["report", *spelled])
     assert left.value.code == 2
-    assert said in " ".join(capsys.readouterr().err.split())
+    assert message in " ".join(capsys.readouterr().err.split())
     assert before == ((run / "report.html").read_bytes() if (run / "report.html").exists() else None)
 
 

@@ -43,7 +43,7 @@ def reproduce(npz: Path, out: Path, *more: str) -> None:
     cli.main(["reproduce", "momentum", "--data", f"npz:{npz}", "--out", str(out), "--device", "cpu", *more])
 
 
-def test_a_grid_is_run_once_and_told(tiny, npz, tmp_path, capsys):
+def test_a_grid_is_run_once_and_has_a_page(tiny, npz, tmp_path, capsys):
     reproduce(npz, tmp_path, "--set", "per_class=24")
     written = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/result.json")}
     assert {path.parent.name for path in written} == {f"moco-{m}-seed{seed}" for m in ("0.0", "0.9") for seed in (0, 1)}
@@ -129,8 +129,8 @@ def test_what_cannot_be_set_is_named(words, message, tiny, npz, tmp_path, capsys
     assert not list(tmp_path.iterdir())
 
 
-def test_if_no_run_can_be_had_that_is_said_and_no_page_is_left(tiny, npz, tmp_path, capsys, random_npz):
-    for words, says in (
+def test_if_no_run_can_be_had_that_is_an_error_and_no_page_is_left(tiny, npz, tmp_path, capsys, random_npz):
+    for words, message in (
         (["--set", "batch_size=512"], "the data set has only 72 training images"),
         (["--data", f"npz:{random_npz(80, classes=0)}", "--set", "per_class=none"], "has no labels to evaluate with"),
         (["--data", f"npz:{tmp_path}/none.npz"], "no such path"),
@@ -138,7 +138,7 @@ def test_if_no_run_can_be_had_that_is_said_and_no_page_is_left(tiny, npz, tmp_pa
         with pytest.raises(SystemExit) as left:
             reproduce(npz, tmp_path / "out", *words, "--seeds", "1")
         assert left.value.code == 2
-        assert says in " ".join(capsys.readouterr().err.split())
+        assert message in " ".join(capsys.readouterr().err.split())
         assert not list((tmp_path / "out").iterdir())
 
 
@@ -147,9 +147,9 @@ def test_a_run_that_another_process_is_at_is_left_out(tiny, npz, tmp_path, capsy
     (tmp_path / "moco-0.9-seed0" / "result.json").unlink()
     with locked_elsewhere(tmp_path / "moco-0.9-seed0"):
         reproduce(npz, tmp_path, "--seeds", "1")
-    said = capsys.readouterr()
-    assert "another process is training it" in " ".join(said.err.split())
-    assert "1 of 2 runs are done; the same command continues" in said.out
+    message = capsys.readouterr()
+    assert "another process is training it" in " ".join(message.err.split())
+    assert "1 of 2 runs are done; the same command continues" in message.out
 
 
 def test_a_result_of_version_0_1_0_is_read(tiny, tmp_path):
@@ -170,7 +170,7 @@ def test_a_result_that_is_damaged_is_named(tiny, npz, tmp_path, capsys):
         assert f"{path}: cannot be read: remove it" in capsys.readouterr().err
 
 
-def test_a_page_that_cannot_be_written_is_said_before_anything_runs(tiny, npz, tmp_path, capsys):
+def test_a_page_that_cannot_be_written_is_named_before_anything_runs(tiny, npz, tmp_path, capsys):
     (tmp_path / "file").touch()
     with pytest.raises(SystemExit) as left:
         reproduce(npz, tmp_path / "out", "--page", str(tmp_path / "file"))
@@ -186,11 +186,11 @@ def test_a_path_among_the_options_is_no_path_in_the_page_s_name(tiny, npz, tmp_p
     assert "2 of 2 runs" in page.read_text()
 
 
-def test_a_dry_run_tells_the_cost_and_starts_nothing(tiny, npz, tmp_path, capsys):
+def test_a_dry_run_prints_the_cost_and_starts_nothing(tiny, npz, tmp_path, capsys):
     reproduce(npz, tmp_path / "runs", "--dry-run")
-    said = capsys.readouterr().out
-    assert "MoCo 0.9" in said
-    assert "4 runs are missing" in said
+    message = capsys.readouterr().out
+    assert "MoCo 0.9" in message
+    assert "4 runs are missing" in message
     assert not (tmp_path / "runs").exists()
 
 

@@ -138,14 +138,14 @@ def test_every_published_figure_belongs_to_a_recipe_and_names_its_source():
 
 
 @pytest.mark.parametrize(
-    ("asked", "said"),
+    ("name", "message"),
     [
         ("cifar10-r19", "no recipe named 'cifar10-r19': did you mean cifar10-r18?"),
         ("imagenet-r50v2", "no recipe named 'imagenet-r50v2': did you mean imagenet-r50-v2?"),
         ("zzz", f"no recipe named 'zzz': there are {', '.join(RECIPES)}"),
     ],
 )
-def test_an_unknown_name_names_the_nearest(asked, said):
+def test_an_unknown_name_names_the_nearest(name, message):
     with pytest.raises(UserError) as caught:
-        get_recipe(asked)
-    assert str(caught.value) == said
+        get_recipe(name)
+    assert str(caught.value) == message
