@@ -84,17 +84,16 @@ class Browser:
             self.requests.append(details["request"]["url"])
         self._loaded |= method == "Page.loadEventFired"
 
-    def open(self, page: Path, width: int = 1280, height: int = 900, dark: bool = False) -> float:
-        """Loads a file, and returns the seconds until it is loaded and two frames are painted."""
+    def open(self, page: Path, width: int = 1280, height: int = 900, dark: bool = False) -> None:
+        """Loads a file, and waits until two frames are painted."""
         self.errors.clear()
         self.requests.clear()
         self.resize(width, height, dark)
-        self._loaded, start = False, time.monotonic()
+        self._loaded = False
         self.call("Page.navigate", url=page.absolute().as_uri())
         while not self._loaded:
             self._note(self._read())
         self.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
-        return time.monotonic() - start
 
     def resize(self, width: int, height: int, dark: bool = False) -> None:
         phone = width < 600

@@ -142,7 +142,7 @@ def test_if_no_run_can_be_had_that_is_an_error_and_no_page_is_left(tiny, npz, tm
         assert not list((tmp_path / "out").iterdir())
 
 
-def test_a_run_that_another_process_is_at_is_left_out(tiny, npz, tmp_path, capsys, locked_elsewhere):
+def test_a_run_that_another_process_trains_is_skipped(tiny, npz, tmp_path, capsys, locked_elsewhere):
     reproduce(npz, tmp_path, "--seeds", "1")
     (tmp_path / "moco-0.9-seed0" / "result.json").unlink()
     with locked_elsewhere(tmp_path / "moco-0.9-seed0"):
