@@ -17,7 +17,7 @@ _HOMES = {
     "MoCo": "contrast",
     "MoCoV3": "contrast",
     "Queue": "contrast",
-    "UserError": "errors",
+    "UserError": "runtime.errors",
     "Views": "views",
     "build_encoder": "encoders",
     "info_nce": "contrast",

@@ -1,4 +1,4 @@
-"""The examples run, and show what they say."""
+"""The examples run, and reach what they claim."""
 
 import math
 import runpy
@@ -22,11 +22,11 @@ def test_every_example_is_tried_here():
 
 
 def test_the_plain_loop_trains():
-    # With a learning rate of 0 it is above guessing here: the queue is full of real keys after the first epoch.
+    # With a learning rate of 0 it is above chance here: the queue is full of real keys after the first epoch.
     assert example("plain_loop")(images=512, epochs=3) < math.log(513)
 
 
-def test_signals_are_told_apart_better_than_before():
+def test_signals_are_classified_better_than_before():
     before, after = example("signals")(steps=100)
     assert before < 0.95
     assert after > before + 0.03

@@ -1,6 +1,6 @@
-"""The command line: a command is parsed here, and done in the file of its name in `commands`.
+"""The command line: parses a command, which the module of its name in `commands` then runs.
 
-Nothing heavy is imported before a command is known to be right, so that help and mistakes are answered at once.
+Nothing heavy is imported before the command line is known to be right, so that help and mistakes are answered at once.
 """
 
 import importlib
@@ -10,28 +10,28 @@ from collections.abc import Sequence
 from typing import Any
 
 from moco.cli import options
-from moco.cli.options import nearest, parse
+from moco.cli.options import parse
 from moco.runs.config import check_ranges
-from moco.runtime.errors import UserError
+from moco.runtime.errors import UserError, did_you_mean
 
 COMMANDS: dict[str, tuple[str, Any]] = {
-    "demo": ("pre-train on drawn images and see the gain, in about 2 minutes", options.Demo),
+    "demo": ("pre-train on drawn images and print the gain, in about 2 minutes", options.Demo),
     "data": ("examine a data set: sizes, formats, broken images, a contact sheet", options.Survey),
     "suggest": ("write a recipe for a data set and this machine, with reasons and its cost", options.Suggest),
-    "pack": ("pack a data set into shards that are read fast", options.Pack),
-    "pretrain": ("train an encoder by a recipe, on your images", options.Pretrain),
+    "pack": ("pack a data set into tar shards, for fast sequential reading", options.Pack),
+    "pretrain": ("pre-train an encoder on your images, by a recipe", options.Pretrain),
     "knn": ("evaluate a run's features by a nearest-neighbour classifier", options.Knn),
     "linear": ("evaluate a run's features by a linear classifier, the paper's protocol", options.LinearProbe),
-    "reproduce": ("run an experiment of the paper, and see which of its findings show", options.Reproduce),
+    "reproduce": ("run an experiment of the paper and report which findings are reproduced", options.Reproduce),
     "doctor": ("diagnose a run: what goes well or wrong, and what to change", options.Doctor),
-    "report": ("write a page about one run, or several: curves, neighbours, a map of the features", options.Report),
+    "report": ("write an HTML page about runs: curves, nearest neighbours, a map of the features", options.Report),
     "recipes": ("list the recipes, or show one", None),
 }
 """What each does, and its options; `recipes` has none."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs a command line. Leaves by SystemExit: 2 after one line that says what to mend."""
+    """Runs a command line. Leaves by SystemExit: 2 after one line that names what to correct."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         _dispatch(words)
@@ -68,7 +68,8 @@ def _dispatch(words: list[str]) -> None:
         return
     name, rest = words[0], words[1:]
     if name not in COMMANDS:
-        raise UserError(f"no command {name!r}{nearest(name, COMMANDS)}")
+        hint = did_you_mean(name, COMMANDS) or f": there are {', '.join(COMMANDS)}"
+        raise UserError(f"no command {name!r}{hint}")
     if name in ("pretrain", "recipes"):  # what stands first decides what follows
         _command(name).main(rest)
         return

@@ -65,7 +65,7 @@ def count_features(encoder: nn.Module) -> int:
         for width in ("out_features", "num_features", "out_channels"):
             if isinstance(found := getattr(layer, width, None), int):
                 return found
-    raise ValueError("the encoder does not say how many features it gives: pass num_features")
+    raise ValueError("the encoder does not name its number of features: pass num_features")
 
 
 def normalised(outputs: Tensor) -> Tensor:

@@ -205,7 +205,7 @@ def _fast_keys(records: Records) -> Finding | None:
         "momentum too low",
         "problem" if m < 0.5 else "warning",
         "The key encoder moves so fast that the dictionary is not consistent: its keys are of many encoders, and it is "
-        "easier to move away from them than to tell images apart."
+        "easier to move away from them than to discriminate between images."
         if collapsed
         else "The key encoder moves so fast that the dictionary is not consistent: its keys are of many encoders.",
         f"m = {m:g}; {seen}" + ("" if collapsed else " between the oldest keys and what the same views give now"),

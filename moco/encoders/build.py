@@ -84,7 +84,7 @@ def build_from_timm(name: str) -> nn.Module:
     timm = import_timm()
     short = name.removeprefix("timm:")
     if timm is None and name.startswith("timm:"):
-        raise UserError(f"{name} needs timm: pip install moco[timm]")
+        raise UserError(f"{name} needs timm: pip install 'momentum-contrast[timm]'")
     if timm is None or not timm.is_model(short):
         raise unknown(name, timm)
     encoder: nn.Module = timm.create_model(short, pretrained=False, num_classes=0)
@@ -110,5 +110,5 @@ def unknown(name: str, timm: ModuleType | None) -> UserError:
         known += [prefix + model for model in timm.list_models()]
     nearest = difflib.get_close_matches(name.lower(), known, n=1)
     meant = f"did you mean {nearest[0]}?" if nearest else "take tiny, resnet18, resnet50 or another of torchvision's"
-    extra = "" if timm else " (timm's encoders need: pip install moco[timm])"
+    extra = "" if timm else " (timm's encoders need: pip install 'momentum-contrast[timm]')"
     return UserError(f"unknown encoder '{name}': {meant}{extra}")

@@ -46,7 +46,7 @@ def open_trained(path: Path, encoder: str | None = None, image_size: int | None 
     if path.is_file():
         name = encoder or read_arch(path)
         if name is None:
-            raise UserError(f"{path}: does not say which encoder it holds: give --encoder")
+            raise UserError(f"{path}: does not name its encoder: give --encoder")
         config = Config(encoder=Encoder(name), views=Views("v2", image_size or 224))
         weights, folder = path, path.parent
     else:

@@ -1,4 +1,4 @@
-"""What a person looks at: tables and pictures of a run, and the page that holds it all."""
+"""Tables, pictures and the HTML page of runs."""
 
 from moco.report.gallery import Gallery, GalleryMaker
 from moco.report.page import write_page

@@ -1,4 +1,4 @@
-"""What a person looks at to see what an encoder has learnt: views, neighbours, pairs, a map."""
+"""The pictures that show what an encoder has learned: views, neighbours, pairs, a map."""
 
 import base64
 import io
@@ -60,11 +60,16 @@ class Gallery:
     views: list[Pair]
     """Two views of an image each."""
     queries: list[Query]
-    asked: str
-    """What was searched for what."""
+    searched: str
+    """Which images were searched for which."""
     extremes: dict[str, list[Pair]]
     map: dict[str, Any]
     """x, y in 0..1, labels, classes, names, links (the nearest points), sheet of thumbnails, its side and columns."""
+
+    @property
+    def labelled(self) -> bool:
+        """Whether queries and neighbours have classes."""
+        return any(query.picture.label is not None for query in self.queries)
 
 
 @dataclass
@@ -86,7 +91,7 @@ class GalleryMaker:
     progress: Progress
 
     def make(self) -> Gallery:
-        """Everything there is to see. Raises UserError when too many images cannot be read."""
+        """All the pictures. Raises UserError when too many images cannot be read."""
         images = self.source.labelled_train
         values, places = self.encode(images, _drawn(images, BANK * self.points), "features")
         bank, points = images.subset(places), min(self.points, len(values))
@@ -98,9 +103,9 @@ class GalleryMaker:
         unlike, others = nearest(-values[:points], values[:points], 1)
         pairs = zip(unlike.neg()[:, 0].tolist(), others[:, 0].tolist(), strict=True)
         extremes["Different images, least alike"] = self._pairs(bank, pairs, reverse=True)
-        queries, asked = self._queries(bank, values, len(images))
+        queries, searched = self._queries(bank, values, len(images))
         mapped = self._map(bank.subset(torch.arange(points)), values[:points], neighbours)
-        return Gallery(views, queries, asked, extremes, mapped)
+        return Gallery(views, queries, searched, extremes, mapped)
 
     def encode(self, images: ImageSet, places: Tensor, what: str) -> tuple[Tensor, Tensor]:
         """Features of the images at some places that can be read, and where these are."""
@@ -110,7 +115,7 @@ class GalleryMaker:
         return values, places[read]
 
     def _views(self) -> tuple[list[Pair], dict[str, list[Pair]]]:
-        """Pairs of views of training images, as the first epoch had them, and those the encoder finds extreme."""
+        """Pairs of views of training images, as the first epoch had them, and the most and least similar ones."""
         places = _drawn(self.source.train, VIEWED)
         loader = Loader(self.source.train, self.views, self.device.device, self.workers)
         plan = [Asked(torch.zeros_like(part), part) for part in places.split(64)]
@@ -155,16 +160,16 @@ class GalleryMaker:
         test = self.source.test
         among = f"{len(bank):,} of {total:,} training images" if len(bank) < total else f"{total:,} training images"
         if test is None:
-            asked, place = bank, torch.tensor(_varied(bank.labels, len(bank)))
+            searched, place = bank, torch.tensor(_varied(bank.labels, len(bank)))
             features, own = values[place], place
         else:
             drawn = _drawn(test, 20 * QUERIES)
             labels = None if test.labels is None else test.labels[drawn]
             features, place = self.encode(test, drawn[_varied(labels, len(drawn))], "queries")
-            asked, own = test, None
+            searched, own = test, None
         kind = "training images, themselves left out," if test is None else "test images"
         cosines, index = nearest(values, features, SHOWN_NEIGHBOURS, own)
-        pictures = self._pictures(asked, place.tolist())
+        pictures = self._pictures(searched, place.tolist())
         found = self._pictures(bank, index.flatten().tolist())
         rows = [found[i * index.shape[1] : (i + 1) * index.shape[1]] for i in range(len(pictures))]
         queries = [

@@ -1,4 +1,4 @@
-"""What a run measured while it went, and what each figure tells a person."""
+"""The metrics that a run has recorded, with a title and an explanation of each."""
 
 import json
 import logging
@@ -14,13 +14,13 @@ log = logging.getLogger("moco")
 
 
 class Known(NamedTuple):
-    """A figure of metrics.jsonl or timing.jsonl."""
+    """A metric of metrics.jsonl or timing.jsonl."""
 
     title: str
     unit: str
     """"%" for a share in 0..1, which is shown in per cent."""
     about: str
-    """What to look for, in a sentence."""
+    """What to watch for, in a sentence."""
 
 
 KNOWN = {
@@ -28,7 +28,9 @@ KNOWN = {
     "accuracy": Known(
         "Contrastive accuracy", "%", "How often the positive wins against the whole dictionary; it should rise."
     ),
-    "knn": Known("kNN accuracy", "%", "Test images classified by their nearest training images: the features' worth."),
+    "knn": Known(
+        "kNN accuracy", "%", "Test images classified by their nearest training images: how good the features are."
+    ),
     "positive_histogram": Known(
         "Cosines of positives and negatives",
         "cosine",
@@ -44,7 +46,7 @@ KNOWN = {
         "Effective rank", "dimensions", "RankMe: how many dimensions the features use; a fall is a collapse."
     ),
     "feature_std": Known(
-        "Feature std", "1 = uniform", "Standard deviation of a dimension times the root of dim; 0: collapsed."
+        "Feature std", "1 = uniform", "Standard deviation of each dimension times the square root of dim; 0: collapsed."
     ),
     "queue_real": Known("Real keys in the queue", "%", "The rest are the random keys that a queue starts with."),
     "key_age": Known("Age of the keys", "steps", "Mean over the queue; half of K / batch when it is full."),
@@ -63,7 +65,9 @@ KNOWN = {
     "gradient_norm": Known("Norm of the gradient", "", "A sudden rise comes before a divergence."),
     "lr": Known("Learning rate", "", "The schedule."),
     "images_per_second": Known("Speed", "images/s", "Mean since the run was started or continued."),
-    "waiting": Known("Waiting for data", "%", "Share of the time; above some per cent the data path is the brake."),
+    "waiting": Known(
+        "Waiting for data", "%", "Share of the time; above a few per cent data loading is the bottleneck."
+    ),
 }
 """In the order in which they are shown; a number of another name is shown after them."""
 
@@ -71,7 +75,7 @@ UNSHOWN = ("rank_of", "bn_groups", "diverged", "chance_loss", "keys_per_step", "
 """What only the doctor reads."""
 
 HISTOGRAMS = ("positive_histogram", "negative_histogram")
-"""Counts over equal parts of the cosines -1..1."""
+"""Counts over equal intervals of the cosines -1..1."""
 
 
 def read_curves(run: Run) -> dict[str, dict[str, list[Any]]]:
@@ -110,9 +114,15 @@ def _is_number(value: Any, finite: bool = True) -> bool:
 
 def chance(run: Run) -> tuple[float, str]:
     """The loss at chance, and its formula."""
-    config = run.config()
-    spelled = {"end-to-end": "log(batch)", "moco-v3": "4 tau log(batch)"}.get(config.contrast.mechanism, "log(K+1)")
-    return Records(config, read_lines(run.metrics), []).chance, f"chance, {spelled}"
+    config, records = run.config(), Records(run.config(), read_lines(run.metrics), [])
+    log_batch = math.log(config.training.batch_size)
+    losses = {
+        "end-to-end": ("log(batch)", log_batch),
+        "moco-v3": ("4 tau log(batch)", 4 * config.contrast.temperature * log_batch),
+    }
+    formula, loss = losses.get(config.contrast.mechanism, ("log(K+1)", math.log(config.contrast.queue_size + 1)))
+    recorded = records.last("chance_loss")  # 0.1.0 recorded none
+    return loss if recorded is None else recorded, f"chance, {formula}"
 
 
 def read_json(path: Path) -> Any:

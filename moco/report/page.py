@@ -1,22 +1,31 @@
-"""The page that a person reads after a run: one file, which needs nothing else and no network."""
+"""The page about one run or several: one HTML file, which needs nothing else and no network."""
 
 import base64
 import hashlib
 import json
 from pathlib import Path
-from string import Template
 from typing import Any
 
-from moco.report.exhibits import images
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from moco.diagnosis.doctor import SEVERITIES
 from moco.report.gallery import Gallery
-from moco.report.html import Html, joined, tag
 from moco.report.metrics import HISTOGRAMS, KNOWN, chance, read_curves
 from moco.report.sections import findings, numbers, results, what_was_run
 from moco.runs.folder import Run
 from moco.runtime.files import write_whole
 
-_WEB = Path(__file__).parent / "web"
+_HERE = Path(__file__).parent
 _SCRIPTS = ("page", "histogram", "curves", "canvas", "map")
+# Whatever a run's folder holds is text: only what is marked as HTML here is.
+_TEMPLATES = Environment(
+    loader=FileSystemLoader(_HERE / "templates"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
 
 
 def write_page(runs: list[Run], galleries: list[Gallery | str], path: Path) -> None:
@@ -30,20 +39,21 @@ def write_page(runs: list[Run], galleries: list[Gallery | str], path: Path) -> N
 
 
 def build_page(runs: list[Run], galleries: list[Gallery | str]) -> str:
-    """The page of some runs, as HTML."""
+    """The page of some runs, as HTML. Each section is the template of its name."""
     names = run_names(runs)
     curves = [read_curves(run) for run in runs]
-    parts = [
+    missing = [of for of in zip(names, galleries, strict=True) if isinstance(of[1], str)]
+    shown = [(i, names[i], gallery) for i, gallery in enumerate(galleries) if isinstance(gallery, Gallery)]
+    sections: list[tuple[str, str, Any]] = [
         ("runs", "What was run", what_was_run(runs, names, curves)),
         ("findings", "The doctor's findings", findings(runs, names)),
         ("results", "How good the features are", results(runs, names, curves)),
-        ("curves", "Curves", joined(Html('<div id="panels"></div>'), numbers(names, curves))),
-        *images(names, galleries),
-    ]
-    shown = [part for part in parts if part[2]]
-    sections = [
-        tag("section", tag("h2", title, id=f"{key}-title"), body, id=key, aria_labelledby=f"{key}-title")
-        for key, title, body in shown
+        ("curves", "Curves", numbers(names, curves)),
+        ("pictures", "Pictures", missing),
+        ("map", "Map of the features", shown),
+        ("neighbours", "Nearest neighbours", shown),
+        ("pairs", "Most and least similar pairs", shown),
+        ("views", "Pairs of views, as the encoder saw them", shown),
     ]
     data = {
         "runs": [
@@ -54,17 +64,16 @@ def build_page(runs: list[Run], galleries: list[Gallery | str]) -> str:
         "histograms": HISTOGRAMS,
         "maps": [gallery.map if isinstance(gallery, Gallery) else None for gallery in galleries],
     }
-    script = "\n".join((_WEB / f"{name}.js").read_text() for name in _SCRIPTS)
-    return Template((_WEB / "page.html").read_text()).substitute(
-        title=tag("title", f"{', '.join(names)} - moco report"),
-        # Nothing else may run or be fetched, whatever a run's folder holds.
-        hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        style=(_WEB / "page.css").read_text(),
-        heading=tag("h1", ", ".join(names)),
-        links=joined(*(tag("a", key.capitalize(), href=f"#{key}") for key, *_ in shown)),
-        body=joined(*sections),
-        data=as_json(data),
-        script=script,
+    script = "\n".join((_HERE / "web" / f"{name}.js").read_text() for name in _SCRIPTS)
+    return _TEMPLATES.get_template("page.html").render(
+        names=names,
+        sections=[section for section in sections if section[2] or section[0] == "curves"],
+        signs=SEVERITIES,
+        style=Markup((_HERE / "web" / "page.css").read_text()),
+        data=Markup(as_json(data)),
+        script=Markup(script),
+        # Nothing else may run or be fetched.
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
 
 

@@ -98,13 +98,13 @@ def draw_curves(run: Run) -> Path:
     """The run's loss, contrastive accuracy and kNN accuracy over the epochs, as curves.png in its folder."""
     lines = read_lines(run.metrics)
     trained = [line for line in lines if "loss" in line]
-    judged = [line for line in lines if "knn" in line]
+    evaluated = [line for line in lines if "knn" in line]
     figure, axes = plt.subplots(1, 3, figsize=(12, 3.4))
     chance = Records(run.config(), lines, []).chance
     panels = [
         (axes[0], trained, "loss", "InfoNCE loss (nats)", 1),
         (axes[1], trained, "accuracy", "contrastive accuracy (%)", 100),
-        (axes[2], judged, "knn", "kNN accuracy (%)", 100),
+        (axes[2], evaluated, "knn", "kNN accuracy (%)", 100),
     ]
     for axis, rows, key, title, scale in panels:
         axis.plot(

@@ -1,30 +1,29 @@
 """The command that runs a run again."""
 
+import re
 import shlex
 from dataclasses import fields, is_dataclass
 
-from moco.runs.config import Config
+from moco.runs.config import Config, flag
 from moco.runs.recipes.recipes import RECIPES
-
-_SPELLED = {"source": "data", "download": "data.download"}
 
 
 def rerun(config: Config, out: str) -> str:
-    """`moco pretrain` with every option in which the run differs from its recipe, so with the same numbers."""
+    """`moco pretrain` with every option that differs from the run's recipe, so that it gives the same numbers."""
     recipe = RECIPES.get(config.recipe, next(iter(RECIPES.values())))
     words = ["moco", "pretrain", recipe.name]
-    for room in fields(config):
-        part, default = getattr(config, room.name), getattr(recipe.config, room.name)
-        if is_dataclass(part):
-            for option in fields(part):
-                value = getattr(part, option.name)
+    for group in fields(config):
+        options, default = getattr(config, group.name), getattr(recipe.config, group.name)
+        if is_dataclass(options):
+            for option in fields(options):
+                value = getattr(options, option.name)
                 if value != getattr(default, option.name):
-                    words += _spelled(_SPELLED.get(option.name, option.name.replace("_", "-")), value)
+                    words += _spelled(flag(option.name), value)
     return shlex.join([*words, "--out", out])
 
 
-def _spelled(name: str, value: object) -> list[str]:
+def _spelled(flag: str, value: object) -> list[str]:
+    """--shuffle or --no-shuffle, --data.no-download; --milestones 120 160."""
     if isinstance(value, bool):
-        *room, last = name.split(".")
-        return ["--" + ".".join([*room, last if value else f"no-{last}"])]
-    return [f"--{name}", *map(str, value if isinstance(value, tuple) else (value,))]
+        return [flag if value else re.sub(r"^(--(?:\w+\.)?)", r"\1no-", flag)]
+    return [flag, *map(str, value if isinstance(value, tuple) else (value,))]

@@ -1,4 +1,4 @@
-"""What is in a set of images, for the terminal."""
+"""What is in a set of images, as a table for the terminal."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ _SHOWN = 10
 
 
 def survey_table(title: str, found: Survey, trained_on: Survey | None = None) -> Table:
-    """A row for each thing that was found; for test images also how many of them are among those trained on."""
+    """A row for each property; for test images also how many of them are among the training images."""
     # As Text, since a path may hold what rich takes for markup.
     table = Table(title=Text(title), title_justify="left", show_header=False, min_width=len(title))
     table.add_column(no_wrap=True)
@@ -25,7 +25,10 @@ def survey_table(title: str, found: Survey, trained_on: Survey | None = None) ->
 
 def _rows(found: Survey, trained_on: Survey | None) -> Iterator[tuple[str, str]]:
     n = len(found.looked_at)
-    yield "images", f"{found.total:,}" + ("" if n == found.total else f"; what follows is of {n:,}, drawn at random")
+    yield (
+        "images",
+        f"{found.total:,}" + ("" if n == found.total else f"; the rest of the table is of {n:,}, sampled at random"),
+    )
     yield "labels", _labels(found.per_class)
     if found.sizes:
         yield "width x height", _sizes(found.sizes)
@@ -38,17 +41,20 @@ def _rows(found: Survey, trained_on: Survey | None) -> Iterator[tuple[str, str]]
     yield "colour modes", _shares(found.modes, n)
     whole = found.num_bytes / n * found.total
     yield "bytes", f"{'' if n == found.total else 'about '}{_bytes(whole)}, {_bytes(found.num_bytes / n)} an image"
-    yield "duplicates", f"{found.duplicates:,} have the very content of another" if found.duplicates else "none"
+    yield (
+        "duplicates",
+        f"{found.duplicates:,} are identical to another image, byte for byte" if found.duplicates else "none",
+    )
     if trained_on is not None and (common := len(found.digests & trained_on.digests)):
-        yield "leaks", f"{common:,} have the very content of a training image that was looked at"
+        yield "leaks", f"{common:,} are identical to one of the training images examined"
     yield "broken", "\n".join(_broken(list(found.broken.values()))) if found.broken else "none"
 
 
 def _labels(per_class: list[int] | None) -> str:
     if per_class is None:
         return "none"
-    spread = f"{per_class[-1]:,} / {_median(Counter(per_class)):,} / {per_class[0]:,}"
-    return f"{len(per_class)} classes; the least / the median / the most images of a class: {spread}"
+    sizes = f"{per_class[-1]:,} / {_median(Counter(per_class)):,} / {per_class[0]:,}"
+    return f"{len(per_class)} classes; least / median / most images per class: {sizes}"
 
 
 def _sizes(sizes: Counter[tuple[int, int]]) -> str:
@@ -60,7 +66,7 @@ def _sizes(sizes: Counter[tuple[int, int]]) -> str:
         for side, length in zip(sides, size, strict=True):
             side[length] += count
     least, median, most = (" x ".join(str(of(side)) for side in sides) for of in (min, _median, max))
-    return f"least {least}, median {median}, most {most} (each side by itself); {len(sizes):,} distinct"
+    return f"least {least}, median {median}, most {most} (width and height separately); {len(sizes):,} distinct sizes"
 
 
 def _median(counts: Counter[int]) -> int:

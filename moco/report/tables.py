@@ -1,4 +1,4 @@
-"""Tables for the terminal: what was measured, with the published figure beside it."""
+"""A table of accuracies for the terminal, with the published figures beside them."""
 
 from collections.abc import Sequence
 

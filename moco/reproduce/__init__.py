@@ -1,4 +1,4 @@
-"""The experiments of the paper as grids of runs: what is missing is run, and a page says what shows."""
+"""The experiments of the paper as grids of runs: runs what is missing, and writes a page of the results."""
 
 from moco.reproduce.experiments import EXPERIMENTS, Experiment, Scale
 from moco.reproduce.grid import Job, plan, results_of, run_missing, sources

@@ -13,11 +13,11 @@ from moco.runtime.errors import UserError
 Scale = Literal["cpu", "gpu", "imagenet"]
 Changes = dict[str, Any]
 """Options by name, as of `with_options`."""
-Measure = Literal["linear", "knn", "lookup"]
+Measure = Literal["linear", "knn", "contrastive"]
 MEASURES: dict[str, str] = {
     "linear": "linear accuracy (%)",
     "knn": "kNN accuracy (%)",
-    "lookup": "look-up accuracy (%), second half",
+    "contrastive": "contrastive accuracy (%), second half",
 }
 
 
@@ -34,12 +34,12 @@ class Cell:
 
     @property
     def spelled(self) -> str:
-        """x, for people."""
+        """x, as a table shows it."""
         return self.x if isinstance(self.x, str) else f"{self.x:g}" if isinstance(self.x, float) else f"{self.x:,}"
 
     @property
     def label(self) -> str:
-        """Series and x, for people."""
+        """Series and x, as a table shows them."""
         return f"{self.series} {self.spelled}".strip()
 
     @property
@@ -52,7 +52,7 @@ class Cell:
 class Claim:
     """A finding of the paper: one setting does better than another, or as well."""
 
-    says: str
+    text: str
     better: tuple[str, float | str]
     """Series and x."""
     worse: tuple[str, float | str]
@@ -65,8 +65,8 @@ class Claim:
 class Experiment:
     name: str
     title: str
-    asks: str
-    """What it is about, and what the paper found, in a sentence or two."""
+    about: str
+    """Its question, and what the paper found, in a sentence or two."""
     axis: str
     """What x is; "epoch" for curves."""
     grid: Callable[[Scale, Changes], list[Cell]]
@@ -91,8 +91,8 @@ class Experiment:
         return cells
 
 
-def base(scale: Scale, changes: Changes, looks: int = 1, **options: object) -> Config:
-    """What all runs of a scale share: real images, one view to query, judged `looks` times; then what is changed."""
+def base(scale: Scale, changes: Changes, evaluations: int = 1, **options: object) -> Config:
+    """What all runs of a scale share: real images, one query per image, `evaluations` by kNN; then what is changed."""
     config = {
         # 10,000 images and small batches: many steps in the 40 minutes that a grid takes on 2 cores.
         "cpu": with_options(RECIPES["cifar10-cpu"].config, per_class=1000, epochs=8, batch_size=64, lr=0.03),
@@ -100,7 +100,7 @@ def base(scale: Scale, changes: Changes, looks: int = 1, **options: object) -> C
         "imagenet": RECIPES["imagenet-r50-v1"].config,
     }[scale]
     config = with_options(config, symmetric=False, **(options | changes))
-    return with_options(config, **({"knn_every": max(1, config.training.epochs // looks)} | changes))
+    return with_options(config, **({"knn_every": max(1, config.training.epochs // evaluations)} | changes))
 
 
 # Fig. 3
@@ -185,9 +185,9 @@ def _momentum_claims(scale: Scale) -> list[Claim]:
 
 
 def _shuffle_bn(scale: Scale, changes: Changes) -> list[Cell]:
-    # On a CPU smaller groups: the fewer images share statistics, the more these tell.
+    # On a CPU smaller groups: the fewer images share statistics, the more these give away.
     options = {"per_class": 500, "epochs": 40, "lr": 0.06, "bn_group": 8} if scale == "cpu" else {}
-    shared = base(scale, changes, looks=10, **options)
+    shared = base(scale, changes, evaluations=10, **options)
     return [
         Cell("with shuffling BN", "", with_options(shared, shuffle=True)),
         Cell("without", "", with_options(shared, shuffle=False)),
@@ -197,7 +197,7 @@ def _shuffle_bn(scale: Scale, changes: Changes) -> list[Cell]:
 def _shuffle_bn_claims(scale: Scale) -> list[Claim]:
     with_, without = ("with shuffling BN", ""), ("without", "")
     return [
-        Claim("without shuffling the pretext accuracy is higher: the model cheats", without, with_, "lookup"),
+        Claim("without shuffling the contrastive accuracy is higher: the model cheats", without, with_, "contrastive"),
         Claim("with shuffling the features are better (kNN)", with_, without, "knn"),
     ]
 
@@ -319,12 +319,12 @@ _ALL = [
     Experiment(
         "shuffle-bn",
         "Shuffling BN (Fig. A.1)",
-        "Without shuffling the model cheats: BN statistics tell which sub-batch a key came from, so that the pretext "
-        "accuracy soars while the features, judged by kNN, get worse.",
+        "Without shuffling the model cheats: BN statistics reveal which sub-batch a key came from, so that the "
+        "contrastive accuracy soars while the features, evaluated by kNN, get worse.",
         "epoch",
         _shuffle_bn,
         _shuffle_bn_claims,
-        measures=("knn", "lookup", "linear"),
+        measures=("knn", "contrastive", "linear"),
     ),
     Experiment(
         "encoders",

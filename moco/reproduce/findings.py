@@ -1,4 +1,4 @@
-"""What a grid's results say: means and spreads over seeds, and whether a finding of the paper shows."""
+"""The statistics of a grid's results: mean and standard deviation over seeds, and whether a finding is reproduced."""
 
 import math
 import statistics
@@ -16,8 +16,8 @@ class Measured(NamedTuple):
     """Over the seeds of one setting, in per cent."""
 
     mean: float
-    spread: float | None
-    """Standard deviation; None of a single seed."""
+    std: float | None
+    """Standard deviation over seeds; None of a single seed."""
     seeds: int
     diverged: int = 0
     """Runs whose loss became infinite; they are not in the mean."""
@@ -28,6 +28,7 @@ Results = dict[tuple[str, float | str], list[dict[str, Any]]]
 
 
 def by_cell(results: list[dict[str, Any]]) -> Results:
+    """The results of each setting."""
     grouped: Results = defaultdict(list)
     for result in results:
         grouped[result["series"], result["x"]].append(result)
@@ -35,11 +36,11 @@ def by_cell(results: list[dict[str, Any]]) -> Results:
 
 
 def measured(results: list[dict[str, Any]], measure: Measure) -> Measured:
-    """Mean and spread of a setting; the mean of none is nan."""
+    """Mean and standard deviation of a setting; the mean of none is nan."""
     values = [100 * result[measure] for result in results if measure in result]
-    spread = statistics.stdev(values) if len(values) > 1 else None
+    std = statistics.stdev(values) if len(values) > 1 else None
     mean = statistics.fmean(values) if values else math.nan
-    return Measured(mean, spread, len(values), sum("diverged" in result for result in results))
+    return Measured(mean, std, len(values), sum("diverged" in result for result in results))
 
 
 class Finding(NamedTuple):
@@ -54,8 +55,8 @@ class Finding(NamedTuple):
 def examine(claim: Claim, results: Results, grids: Iterable[Results] = ()) -> Finding:
     """Whether a claim shows, by the difference of two means.
 
-    The spread between seeds is taken as the same in all settings of the grid, and so estimated from all of them: two or
-    three seeds of one setting say little. So it is in all grids that are run at several values of an option.
+    The standard deviation over seeds is taken to be the same in all settings of the grid, and so is pooled over all of
+    them: two or three seeds of one setting are too few. So it is over all grids run at several values of an option.
     """
     better, worse = (results.get(key, []) for key in (claim.better, claim.worse))
     a, b = measured(better, claim.measure), measured(worse, claim.measure)
@@ -67,11 +68,11 @@ def examine(claim: Claim, results: Results, grids: Iterable[Results] = ()) -> Fi
         return Finding(claim, math.nan, None, "not measured")
     difference = a.mean - b.mean
     settings = [runs for grid in (grids or [results]) for runs in grid.values()]
-    cells = [m for runs in settings if (m := measured(runs, claim.measure)).spread is not None]
+    cells = [m for runs in settings if (m := measured(runs, claim.measure)).std is not None]
     freedom = sum(m.seeds - 1 for m in cells)
     if not freedom:
-        return Finding(claim, difference, None, "one seed: no uncertainty can be told")
-    pooled = math.sqrt(sum((m.seeds - 1) * (m.spread or 0) ** 2 for m in cells) / freedom)
+        return Finding(claim, difference, None, "one seed: the uncertainty is unknown")
+    pooled = math.sqrt(sum((m.seeds - 1) * (m.std or 0) ** 2 for m in cells) / freedom)
     t = _T[freedom - 1] if freedom <= len(_T) else 1.96 + 2.5 / freedom
     uncertainty = t * pooled * math.sqrt(1 / a.seeds + 1 / b.seeds)
     return Finding(claim, difference, uncertainty, _verdict(claim, difference, uncertainty))
@@ -87,7 +88,7 @@ def ordering(findings: list[Finding]) -> str:
         f"{shown} of {len(findings)} findings show",
         f"{alike} that two are alike, not contradicted" if alike else "",
         f"{other} come out otherwise" if other else "",
-        f"{rest} cannot be told" if (rest := len(findings) - shown - alike - other) else "",
+        f"{rest} undecided" if (rest := len(findings) - shown - alike - other) else "",
     ]
     holds = "holds" if shown + alike == len(findings) else "holds in part" if shown else "does not show"
     known = [finding.uncertainty for finding in findings if finding.uncertainty is not None]
@@ -100,4 +101,4 @@ def _verdict(claim: Claim, difference: float, uncertainty: float) -> str:
         return "no difference seen" if abs(difference) <= uncertainty else "they differ"
     if difference > uncertainty:
         return "shows"
-    return "the other way round" if difference < -uncertainty else "not told apart from chance"
+    return "the other way round" if difference < -uncertainty else "within the uncertainty"

@@ -44,7 +44,7 @@ class Job:
 
     @property
     def setting(self) -> str:
-        """The cell and the variant, for people."""
+        """The cell and the variant, as a table shows them."""
         return ", ".join(filter(None, (self.cell.label, self.variant)))
 
     def result(self) -> dict[str, Any] | None:
@@ -58,7 +58,9 @@ class Job:
         except ValueError:
             values = None
         if not isinstance(values, dict) or not {"series", "x", "seed"} <= set(values):
-            raise UserError(f"{path}: cannot be read: remove it, and its run is judged again")
+            raise UserError(f"{path}: cannot be read: remove it, and its run is evaluated again")
+        if "lookup" in values:  # the name of 0.1.0
+            values["contrastive"] = values.pop("lookup")
         return values
 
 
@@ -83,7 +85,7 @@ def sources(jobs: list[Job]) -> Iterator[tuple[Job, Source | UserError]]:
             if opened is None or data != job.config.data:
                 opened, data = source_of(job.config), job.config.data
             if not opened.labelled:
-                raise UserError(f"--data {data.source}: has no labels to judge by")
+                raise UserError(f"--data {data.source}: has no labels to evaluate with")
             check(job.config, world_size(), len(opened.train))
             yield job, opened
         except UserError as error:
@@ -91,13 +93,13 @@ def sources(jobs: list[Job]) -> Iterator[tuple[Job, Source | UserError]]:
 
 
 def run_missing(jobs: list[Job], device: Device, linear: Linear, deadline: float | None) -> None:
-    """Runs and judges what has no result yet. Raises Stopped when told to stop, or at the deadline.
+    """Trains and evaluates what has no result yet. Raises Stopped at a signal or at the deadline.
 
-    Runs whose data is not there, or which another process is at, are named and left out; if all are, it is a UserError.
+    Runs whose data is missing, or which another process trains, are logged and skipped; if all are, it is a UserError.
     A run that diverges is a result, too.
     """
     todo = [job for job in jobs if not _agreed(job.result() is not None)]
-    left_out: list[UserError] = []
+    skipped: list[UserError] = []
     for number, (job, source) in enumerate(sources(todo), 1):
         try:
             if isinstance(source, UserError):
@@ -111,10 +113,10 @@ def run_missing(jobs: list[Job], device: Device, linear: Linear, deadline: float
         except UserError as error:
             if isinstance(source, Source) and not isinstance(error, Busy):
                 raise
-            log.warning("left out: %s: %s", job.title, error)
-            left_out.append(error)
-    if left_out and len(left_out) == len(jobs):
-        raise left_out[0]
+            log.warning("skipped: %s: %s", job.title, error)
+            skipped.append(error)
+    if skipped and len(skipped) == len(jobs):
+        raise skipped[0]
 
 
 def _run_of(job: Job) -> tuple[Run, bool]:
@@ -132,7 +134,7 @@ def _run_of(job: Job) -> tuple[Run, bool]:
 
 
 def _agreed(seen: bool) -> bool:
-    """What the main rank saw: each looks at the disk at another time, while other processes write there."""
+    """What the main rank saw: each reads the disk at another time, while other processes write there."""
     return on_main(lambda: seen)
 
 
@@ -142,7 +144,7 @@ def _run(
     try:
         with _timed(run, device):
             pretrain(job.config, source, run, device, resume, deadline)
-        measured = judge(run, source, device, linear)
+        measured = evaluate(run, source, device, linear)
     except Diverged as error:
         log.warning("%s: %s", job.title, error)
         measured = {"diverged": str(error), **_spent(run)}
@@ -151,17 +153,18 @@ def _run(
         run.write_json("result", about | measured)
 
 
-def judge(run: Run, source: Source, device: Device, linear: Linear) -> dict[str, Any]:
-    """A finished run's accuracies in 0..1: kNN and look-up as it recorded them, and linear."""
+def evaluate(run: Run, source: Source, device: Device, linear: Linear) -> dict[str, Any]:
+    """A trained run's accuracies in 0..1: kNN and contrastive as it recorded them, and linear."""
     lines = read_lines(run.metrics)
-    look_ups = [line["accuracy"] for line in lines if "accuracy" in line]
-    judged = [line["knn"] for line in lines if "knn" in line]
-    if not (judged and look_ups):
+    contrastive = [line["accuracy"] for line in lines if "accuracy" in line]
+    knn = [line["knn"] for line in lines if "knn" in line]
+    if not (knn and contrastive):
         raise UserError(f"{run.metrics}: holds no kNN accuracy: remove {run.path}, and it is run again")
     measured: dict[str, Any] = {
-        "untrained_knn": judged[0],
-        "knn": judged[-1],
-        "lookup": statistics.fmean(look_ups[len(look_ups) // 2 :]),  # over the second half: a batch's is its luck
+        "untrained_knn": knn[0],
+        "knn": knn[-1],
+        # Over the second half: that of a single batch is noisy.
+        "contrastive": statistics.fmean(contrastive[len(contrastive) // 2 :]),
     }
     trained = open_trained(run.path)
     encoder, centre = trained.on(device)

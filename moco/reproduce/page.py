@@ -1,4 +1,4 @@
-"""What a grid leaves to read: a figure like the paper's, a table, and a page around them."""
+"""The page of a grid: a plot like the paper's, a table, and which findings are reproduced."""
 
 import json
 import math
@@ -37,9 +37,9 @@ def write_page(
     lines = _head(experiment, context, sum(map(len, results.values())), figures)
     lines += [*table(experiment, cells, results), "", *_untrained(results), _MEANS[context["scale"] == "imagenet"], ""]
     if findings:
-        lines += ["## Which of the findings show", "", ordering(findings), ""]
+        lines += ["## Which of the findings are reproduced", "", ordering(findings), ""]
         lines += ["| finding of the paper | here | |", "| --- | --- | --- |"]
-        lines += [f"| {finding.claim.says} | {_difference(finding)} | {finding.verdict} |" for finding in findings]
+        lines += [f"| {finding.claim.text} | {_difference(finding)} | {finding.verdict} |" for finding in findings]
         lines += ["", _DIFFERENCES, ""]
     return _write(out / f"{name}.md", lines, context, results)
 
@@ -56,7 +56,7 @@ def write_varied(
     """The same of a grid that was run at several values of an option: how each finding changes with it."""
     results = {value: results_of(jobs) for value, jobs in grids.items()}
     findings = {
-        claim.says: {value: examine(claim, found, results.values()) for value, found in results.items()}
+        claim.text: {value: examine(claim, found, results.values()) for value, found in results.items()}
         for claim in claims
     }
     _draw_varied(option, findings, out / f"{name}.png")
@@ -64,13 +64,12 @@ def write_varied(
     lines = _head(experiment, context, done, [f"{name}.png"])
     lines += [f"| finding of the paper | {' | '.join(f'{option} {value}' for value in grids)} |"]
     lines += [f"| --- |{' --- |' * len(grids)}"]
-    for says, row in findings.items():
+    for text, row in findings.items():
         found = (f"{_difference(finding)}: {finding.verdict}".removeprefix(": ") for finding in row.values())
-        lines += [f"| {says} | {' | '.join(found)} |"]
+        lines += [f"| {text} | {' | '.join(found)} |"]
     lines += ["", _DIFFERENCES, ""]
     for value, jobs in grids.items():
-        said = ordering([row[value] for row in findings.values()])
-        lines += [f"## {option} {value}", "", said, ""]
+        lines += [f"## {option} {value}", "", ordering([row[value] for row in findings.values()]), ""]
         lines += [f"![{option} {value}]({figure})\n" for figure in _curves_of(jobs, out, f"{name}={value}")]
         lines += [*table(experiment, _cells(jobs), results[value]), ""]
         lines += _untrained(results[value])
@@ -84,8 +83,8 @@ _MEANS = (
     "Means over the seeds, with their standard deviation.",
 )
 _DIFFERENCES = (
-    "A difference is of two means, in points; behind it half of its 95 % interval, from the spread between seeds of "
-    "all settings."
+    "A difference is of two means, in points, ± half of its 95 % interval, from the standard deviation over seeds, "
+    "pooled over all settings."
 )
 
 
@@ -111,7 +110,7 @@ def _head(experiment: Experiment, context: dict[str, Any], done: int, figures: l
     return [
         f"# {experiment.title}: at the scale of {context['scale']}",
         "",
-        f"{experiment.asks} {experiment.note}".strip(),
+        f"{experiment.about} {experiment.note}".strip(),
         "",
         f"`{context['command']}`, {context['machine']}, torch {context['torch']}, {context['date']}: "
         f"{done} of {context['runs']} runs. {context['setting']}",
@@ -132,8 +131,8 @@ def _untrained(results: Results) -> list[str]:
 def _difference(finding: Finding) -> str:
     if math.isnan(finding.difference):
         return ""
-    spread = "" if finding.uncertainty is None else f" ± {finding.uncertainty:.1f}"
-    return f"{finding.difference:+.1f}{spread} ({finding.claim.measure})"
+    interval = "" if finding.uncertainty is None else f" ± {finding.uncertainty:.1f}"
+    return f"{finding.difference:+.1f}{interval} ({finding.claim.measure})"
 
 
 def table(experiment: Experiment, cells: list[Cell], results: Results) -> list[str]:
@@ -151,7 +150,7 @@ def table(experiment: Experiment, cells: list[Cell], results: Results) -> list[s
     lines = [head + (["published", "source"] if published else []), ["---"] * (len(head) + 2 * published)]
     for cell in cells:
         runs = results.get((cell.series, cell.x), [])
-        row = [cell.series, cell.spelled, *(told(measured(runs, measure)) for measure in experiment.measures)]
+        row = [cell.series, cell.spelled, *(shown(measured(runs, measure)) for measure in experiment.measures)]
         if timed:
             row.append(f"{statistics.fmean(run['seconds'] for run in runs) / 60:.1f}" if runs else "")
         if memory:
@@ -162,13 +161,13 @@ def table(experiment: Experiment, cells: list[Cell], results: Results) -> list[s
     return [f"| {' | '.join(map(str, line))} |" for line in lines]
 
 
-def told(value: Measured) -> str:
+def shown(value: Measured) -> str:
     """45.1 ± 0.3, and how many diverged."""
     diverged = f"{value.diverged} diverged" if value.diverged else ""
     if not value.seeds:
         return diverged or "not measured"
-    spread = "" if value.spread is None else f" ± {value.spread:.1f}"
-    return f"{value.mean:.1f}{spread}" + (f" ({diverged})" if diverged else "")
+    std = "" if value.std is None else f" ± {value.std:.1f}"
+    return f"{value.mean:.1f}{std}" + (f" ({diverged})" if diverged else "")
 
 
 def _series(cells: list[Cell]) -> list[str]:
@@ -176,7 +175,7 @@ def _series(cells: list[Cell]) -> list[str]:
 
 
 def _draw_over_x(experiment: Experiment, cells: list[Cell], results: Results, path: Path) -> None:
-    """A line for each series over x, with the spread over seeds; the published figures on an axis of their own."""
+    """A line for each series over x, with the standard deviation over seeds; published figures on their own axis."""
     measure = experiment.measures[0]
     published: dict[str, dict[float | str, float]] = {series: {} for series in _series(cells)}
     for cell in cells:
@@ -188,7 +187,7 @@ def _draw_over_x(experiment: Experiment, cells: list[Cell], results: Results, pa
     for style, series in zip(_STYLES, _series(cells), strict=False):
         own = [cell for cell in cells if cell.series == series]
         here = [measured(results.get((cell.series, cell.x), []), measure) for cell in own]
-        _line(axes[0, 0], style, series, own, [m.mean for m in here], [m.spread or 0 for m in here], places)
+        _line(axes[0, 0], style, series, own, [m.mean for m in here], [m.std or 0 for m in here], places)
         if with_published:
             values = [published[series].get(cell.x, math.nan) for cell in own]
             _line(axes[0, 1], style, series, own, values, None, places)
@@ -218,24 +217,24 @@ def _line(
     label: str,
     cells: list[Cell],
     values: list[float],
-    spreads: list[float] | None,
+    stds: list[float] | None,
     places: dict[float | str, float],
 ) -> None:
     marker, dashes = style
     x = [places[cell.x] for cell in cells]
-    axis.errorbar(x, values, yerr=spreads, marker=marker, linestyle=dashes, capsize=3, label=label)
+    axis.errorbar(x, values, yerr=stds, marker=marker, linestyle=dashes, capsize=3, label=label)
 
 
 def _draw_varied(option: str, findings: dict[str, dict[str, Finding]], path: Path) -> None:
     """The difference that each finding is about, over the values of the option; above 0 it is as in the paper."""
     figure, axis = plt.subplots(figsize=(7.5, 4.5))
     axis.axhline(0, color="0.5", linewidth=1)
-    for number, (says, row) in enumerate(findings.items()):
+    for number, (text, row) in enumerate(findings.items()):
         marker, dashes = _STYLES[number % len(_STYLES)]
         x = [place + 0.06 * number for place in range(len(row))]
-        spreads = [finding.uncertainty or 0 for finding in row.values()]
+        intervals = [finding.uncertainty or 0 for finding in row.values()]
         values = [finding.difference for finding in row.values()]
-        axis.errorbar(x, values, yerr=spreads, marker=marker, linestyle=dashes, capsize=3, label=says)
+        axis.errorbar(x, values, yerr=intervals, marker=marker, linestyle=dashes, capsize=3, label=text)
     (row, *_) = findings.values()
     axis.set_xticks(range(len(row)), list(row))
     axis.set_xlabel(option)
@@ -246,7 +245,7 @@ def _draw_varied(option: str, findings: dict[str, dict[str, Finding]], path: Pat
 
 
 def _curves_of(jobs: list[Job], out: Path, name: str) -> list[str]:
-    """Draws NAME-curves.png where runs were judged often enough; its name, or nothing."""
+    """Draws NAME-curves.png where runs were evaluated often enough; its name, or nothing."""
     if max(len(_curve(Run(job.folder), "knn")) for job in jobs) <= 2:
         return []
     figure = f"{name}-curves.png"
@@ -255,8 +254,8 @@ def _curves_of(jobs: list[Job], out: Path, name: str) -> list[str]:
 
 
 def _draw_curves(jobs: list[Job], path: Path) -> None:
-    """Pretext accuracy and kNN over the epochs: every seed thin, their mean thick."""
-    panels: list[tuple[str, Measure]] = [("accuracy", "lookup"), ("knn", "knn")]
+    """Contrastive accuracy and kNN over the epochs: every seed thin, their mean thick."""
+    panels: list[tuple[str, Measure]] = [("accuracy", "contrastive"), ("knn", "knn")]
     figure, axes = plt.subplots(1, len(panels), figsize=(11, 4))
     for axis, (key, measure) in zip(axes, panels, strict=True):
         for number, label in enumerate(dict.fromkeys(job.cell.label for job in jobs)):

@@ -1,14 +1,15 @@
-"""What a run is made of: every option with its range. A published default names its source; a recipe sets the rest."""
+"""The configuration of a run: every option with its range. A published default names its source."""
 
 import ast
 import math
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from types import UnionType
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import tyro
 
-from moco.runtime.errors import UserError, did_you_mean, require_all
+from moco.runtime.errors import UserError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,8 @@ class Range:
         if self.high == math.inf:
             words = f"above {self.low:g}" if self.above else f"at least {self.low:g}"
             return words + (", and finite" if self.below else "")
-        return f"in {self.low:g}..{self.high:g}" + (f", {self.high:g} excluded" if self.below else "")
+        high = f"{self.high:g}" if self.high < 1e6 else f"{self.high:,}"
+        return f"in {self.low:g}..{high}" + (f", {high} excluded" if self.below else "")
 
 
 AtLeast0, AtLeast1, Above0, Share = Range(0), Range(1), Range(0, math.inf, above=True, below=True), Range(0, 1)
@@ -46,13 +48,13 @@ class Data:
     source: Annotated[str, tyro.conf.arg(name="data", metavar="SOURCE")] = "shapes"
     """shapes, cifar10:PATH, folder:PATH, shards:PATTERN, hf:NAME, ... (moco data --help lists them)."""
     download: Annotated[bool, tyro.conf.arg(name="data.download")] = False
-    """Fetch the data set if PATH does not hold it (cifar10, cifar100, stl10, imagenette)."""
+    """Download the data set if PATH does not hold it (cifar10, cifar100, stl10, imagenette)."""
     max_bad: Annotated[float, Share] = 0.01
-    """The share of unreadable images above which the run stops."""
+    """Stop when more than this share of the images cannot be read."""
     shard_streams: Annotated[int, AtLeast1] = 64
-    """Remote shards that are read at once, by all ranks and their workers together."""
+    """Streams in which remote shards are read in parallel, by all ranks and their workers together."""
     per_class: Annotated[int | None, AtLeast1] = None
-    """Train on the first so many images of each class alone, for a quick look; None: on all."""
+    """Train only on the first N images of each class, for a quick trial; None: on all."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +62,7 @@ class Views:
     """The pretext task: what a random view of an image is."""
 
     views: str = "v2"
-    """v1 (He et al. 2020), v2 (Chen et al. 2020), v3 (two kinds, as BYOL's), v3-vit (v3, crops from 8 %), simclr, cifar
-    (v2 without blur) or shapes (cifar, larger crops)."""
+    """v1 (He et al. 2020), v2 (Chen et al. 2020), v3 (BYOL), v3-vit, simclr, cifar (v2 without blur) or shapes."""
     image_size: Annotated[int, AtLeast1] = 224
     """Height and width of a view in pixels."""
 
@@ -75,7 +76,7 @@ class Encoder:
     small_stem: bool = False
     """A ResNet's stem for small images: 3x3 without stride, no max-pooling."""
     freeze_patches: bool = False
-    """A ViT's patch projection stays at its random initial weights, its position embedding is sine-cosine (MoCo v3)."""
+    """Freeze a ViT's patch projection at its random weights; its position embedding is sine-cosine (MoCo v3)."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ class Contrast:
     symmetric: bool = False
     """Each view is also the other's query."""
     bn_group: Annotated[int | None, Range(2)] = 32
-    """BN statistics are computed over groups of so many images (32 in the paper, one group a GPU); None: over a rank's
+    """BN statistics are computed over groups of N images (32 in the paper, one group a GPU); None: over a rank's
     images. In moco-v3 they are always computed over the whole batch of all ranks, and nothing is shuffled."""
     shuffle: bool = True
     """Keys are encoded in other BN groups than queries (shuffling BN)."""
@@ -103,7 +104,7 @@ class Contrast:
     """Fig. 2: moco; end-to-end: the mini-batch is the dictionary; memory-bank: K vectors drawn from one per image.
     moco-v3: MoCo v3, whose keys are those of the mini-batch, symmetric, with heads of its own and m rising to 1."""
     bank_momentum: Annotated[float, Share] = 0.5
-    """Of an image's vector in the memory bank."""
+    """Momentum of an image's vector in the memory bank."""
     hidden: Annotated[int, AtLeast1] = 4096
     """Width of the hidden layers of moco-v3's projector and predictor."""
 
@@ -113,24 +114,23 @@ class Training:
     """The loop; the defaults are those of section 4 (ImageNet)."""
 
     epochs: Annotated[int, AtLeast1] = 200
-    """How often every image is seen."""
+    """Passes over the data set."""
     iterations: Annotated[int | None, AtLeast1] = None
     """Steps in all, in place of epochs. Schedule, warm-up and --knn-every then count steps too."""
     batch_size: Annotated[int, Range(2)] = 256
     """Images a step, over all ranks and gradient-accumulation steps."""
     accumulation_steps: Annotated[int, AtLeast1] = 1
-    """Gradient-accumulation steps: the batch goes through the encoder in so many parts, which takes less memory; the
-    gradient is the same if BN groups divide a part."""
+    """Gradient-accumulation steps: less memory, and the same gradient if BN groups divide the batch of each step."""
     lr: Annotated[float, Above0] = 0.03
-    """Learning rate at its highest."""
+    """Peak learning rate."""
     schedule: Literal["step", "cosine", "exponential"] = "step"
     """step: x gamma at each milestone; cosine: to 0; exponential: x gamma every `decay_every`."""
     milestones: tuple[float, ...] = (120, 160)
-    """Epochs (or steps) at which the step schedule falls."""
+    """Epochs (or steps) at which the step schedule multiplies the learning rate by gamma."""
     gamma: Annotated[float, Above0] = 0.1
     """Factor of the step and exponential schedules."""
     decay_every: Annotated[float, Above0] = 1.0
-    """Epochs (or steps) between two falls of the exponential schedule."""
+    """Epochs (or steps) between two decays of the exponential schedule."""
     warmup: Annotated[float, AtLeast0] = 0.0
     """Epochs (or steps) in which the learning rate rises linearly from 0."""
     sgd_momentum: Annotated[float, Range(0, 1, below=True)] = 0.9
@@ -138,31 +138,31 @@ class Training:
     weight_decay: Annotated[float, AtLeast0] = 1e-4
     """Weight decay, on every parameter; in LARS not on biases and normalisation."""
     seed: Annotated[int, Range(0, 2**63 - 1)] = 0
-    """All that is random in the run is a function of it."""
+    """Seed of everything random in the run: weights, order of the images, views."""
     optimizer: Literal["sgd", "lars", "adamw"] = "sgd"
     """sgd (the paper); lars, for large batches on ResNets, or adamw, for ViTs (MoCo v3)."""
 
 
 @dataclass(frozen=True)
 class Compute:
-    """How the same numbers are reached; precision and compilation change their last digits, the others nothing."""
+    """How a run is computed. Its results depend on precision and compilation by rounding alone, on the others not."""
 
     device: str = "auto"
     """auto, cpu, cuda, mps, xpu, or one of several: cuda:N."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """bf16: autocast; auto: where the hardware multiplies bf16 natively."""
     channels_last: bool = True
-    """Memory format of images and weights, the faster for convolutions."""
+    """Memory format of images and weights: channels_last, which is faster for convolutions."""
     workers: Annotated[int, AtLeast0] = 2
-    """Processes that read images which do not fit into memory."""
+    """Processes that load images which are not cached in memory."""
     decoder: Literal["auto", "cpu", "gpu"] = "auto"
-    """Where JPEGs are decoded: by the workers, or on the GPU; auto: on a GPU whichever is faster, as measured."""
+    """Where JPEGs are decoded: by the workers (cpu) or on the GPU; auto: whichever is measured to be faster."""
     cache_mb: Annotated[int, AtLeast0] = 4096
     """A data set of equal-sized images up to this size in MB is cached in memory (the GPU's, if there is one)."""
     compile: bool = False
-    """Compile the encoders (torch.compile): a minute at the start, on a GPU fewer and larger kernels after it."""
+    """Compile the encoders by torch.compile: takes a minute at the start and gives fewer, larger kernels on a GPU."""
     cuda_graph: bool = False
-    """Record a step as one CUDA graph, on one GPU: for small images, which take longer to launch than to work on."""
+    """Record a step as one CUDA graph, on one GPU: for small images, whose kernels launch slower than they run."""
 
 
 @dataclass(frozen=True)
@@ -178,11 +178,11 @@ class Log:
     log_every: Annotated[int, AtLeast1] = 10
     """Steps between two lines of metrics."""
     monitor_every: Annotated[int | None, AtLeast0] = None
-    """Steps between two measurements of the monitor; None: a hundredth of the run, at least 100; 0: never."""
+    """Steps between two runs of the monitor; None: a hundredth of the run, at least 100; 0: never."""
     checkpoint_minutes: Annotated[float, AtLeast0] = 5.0
     """Minutes between two checkpoints; there is one at the start, at the end, and when the run is stopped."""
     keep_checkpoints: Annotated[int, AtLeast1] = 3
-    """How many of the last checkpoints are kept."""
+    """How many checkpoints are kept, the last ones."""
 
 
 @dataclass(frozen=True)
@@ -237,7 +237,7 @@ def parse_option(text: str) -> tuple[str, Any]:
     if not equals or not spelled:
         raise UserError(f"{text!r}: give NAME=VALUE, such as epochs=4")
     if name not in hints:
-        raise UserError(f"{text!r}: no such option{did_you_mean(name, hints)}")
+        raise UserError(f"{text!r}: no such option{nearest_option(name, hints)}")
     words = {"none": None, "true": True, "false": False}
     try:
         value = words[spelled.lower()] if spelled.lower() in words else ast.literal_eval(spelled)
@@ -246,6 +246,21 @@ def parse_option(text: str) -> tuple[str, Any]:
     if not _fits(value, hints[name]):
         raise UserError(f"{text!r}: is not of type {_spelled(hints[name])}")
     return name, value
+
+
+def nearest_option(name: str, known: Iterable[str]) -> str:
+    """Which option was meant by one that there is not: ": did you mean --lr?", or "" if none is near.
+
+    Args:
+        name: as it was spelled, `--momentum` or `momentum`.
+        known: all options that there are, spelled alike.
+    """
+    spelled = {option.lstrip("-").replace("-", "_"): option for option in known}
+    plain = name.lstrip("-").replace("-", "_")
+    if plain == "momentum" and {"key_momentum", "sgd_momentum"} <= set(spelled):  # in the released code it is SGD's
+        return f": {spelled['key_momentum']} is m of the key encoder, {spelled['sgd_momentum']} that of SGD"
+    renamed = {old: new for (_, old), new in RENAMED.items()}.get(plain)
+    return f": did you mean {spelled[renamed]}?" if renamed in spelled else did_you_mean(name, spelled.values())
 
 
 def check_ranges(options: Any) -> None:
@@ -276,16 +291,16 @@ def check(config: Config, ranks: int = 1, images: int | None = None) -> None:
         raise UserError(f"--batch-size {training.batch_size}: the data set has only {images} training images")
     if config.compute.cuda_graph and ranks > 1:
         raise UserError(f"--cuda-graph: a step is recorded on one GPU, not on {ranks} ranks")
-    part, rest = divmod(training.batch_size, ranks * training.accumulation_steps)
-    if rest or not part:
+    micro_batch, rest = divmod(training.batch_size, ranks * training.accumulation_steps)
+    if rest or not micro_batch:
         raise UserError(
             f"--batch-size {training.batch_size} does not divide into {ranks} rank(s) x "
             f"{training.accumulation_steps} gradient-accumulation step(s)"
         )
-    if contrast.mechanism != "moco-v3" and contrast.bn_group and part % contrast.bn_group:
+    if contrast.mechanism != "moco-v3" and contrast.bn_group and micro_batch % contrast.bn_group:
         raise UserError(
-            f"--batch-size {training.batch_size}: {part} images go through the encoder at once, which does not divide "
-            f"into BN groups of {contrast.bn_group}: change --batch-size or --bn-group"
+            f"--batch-size {training.batch_size}: {micro_batch} images go through the encoder at once, which does "
+            f"not divide into BN groups of {contrast.bn_group}: change --batch-size or --bn-group"
         )
 
 
@@ -304,7 +319,7 @@ def from_dict(values: dict[str, Any], where: str) -> Config:
             content = {RENAMED.get((room, name), name): value for name, value in content.items()}
         default = getattr(config, room, None)
         if default is None:
-            raise UserError(f"{where}: no such part of a configuration: {room}")
+            raise UserError(f"{where}: no such group of options: {room}")
         if not is_dataclass(default):
             if not isinstance(content, type(default)):
                 raise UserError(f"{where}: {room}: {content!r} is not of type {type(default).__name__}")
@@ -319,7 +334,9 @@ def from_dict(values: dict[str, Any], where: str) -> Config:
         hints = get_type_hints(type(default))
         for name, value in content.items():
             if not _fits(value, hints[name]):
-                raise UserError(f"{where}: {room}: {name}: {value!r} is not of type {_spelled(hints[name])}{_advice(value)}")
+                raise UserError(
+                    f"{where}: {room}: {name}: {value!r} is not of type {_spelled(hints[name])}{_advice(value)}"
+                )
         config = replace(config, **{room: replace(default, **content)})  # type: ignore[arg-type, type-var]
     return config
 
@@ -328,7 +345,7 @@ RENAMED = {
     ("contrast", "momentum"): "key_momentum",
     ("data", "lanes"): "shard_streams",
     ("training", "accumulate"): "accumulation_steps",
-    ("compute", "cache_mb"): "cache_mb",
+    ("compute", "resident_mb"): "cache_mb",
 }
 """Options that 0.1.0 and what came before 0.2.0 spelled otherwise, by group and name."""
 

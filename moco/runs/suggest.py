@@ -4,11 +4,11 @@ import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from moco.runs.config import Compute, Config, Contrast, Data, Encoder, Log, Training, Views
+from moco.runs.config import Compute, Config, Contrast, Data, Encoder, Log, Training, Views, flag
 
 _SIZES = (224, 192, 160, 128, 96, 64, 48, 32)
 _CPU_SIZE = 64
-"""The largest views that a CPU has time for."""
+"""The largest views that a CPU is fast enough for."""
 _CPU_IMAGES = 400_000
 """Images seen in a run on a CPU: about ten minutes of the small encoder on two cores."""
 _FEW = 1000
@@ -27,7 +27,7 @@ class Facts:
     labelled: bool
     gpu: bool
     fits: int | None = None
-    """The largest batch of which a step fits into memory, where that was found out."""
+    """The largest batch of which a step fits into memory, where that was measured."""
 
 
 class Choice(NamedTuple):
@@ -40,16 +40,16 @@ class Choice(NamedTuple):
     @property
     def flag(self) -> str:
         """The option as the command line spells it."""
-        return "--" + self.option.replace("_", "-")
+        return flag(self.option)
 
 
 def suggest(facts: Facts, compute: Compute, epochs: int | None = None) -> tuple[Config, list[Choice]]:
-    """A configuration that fits, and why it is so.
+    """A configuration for the facts, and the reason of each choice.
 
     Args:
         facts: at least 2 images.
         compute: goes into the configuration as it is.
-        epochs: so many, where it is known how many there is time for.
+        epochs: how many there is time for, where that is known.
     """
     size = _size(facts)
     small = size.value <= 64
@@ -108,7 +108,7 @@ def _size(facts: Facts) -> Choice:
         return Choice(
             "image_size", fitting, f"half of the images have {facts.side} pixels or more across", "224 of 256 pixels"
         )
-    reason = f"a CPU has no time for more; on a GPU it would be {fitting}"
+    reason = f"a CPU is too slow for more; on a GPU it would be {fitting}"
     return Choice("image_size", _CPU_SIZE, reason, "the recipe cifar10-cpu: 32")
 
 
@@ -117,15 +117,15 @@ def _encoder(facts: Facts, small: bool) -> Choice:
         return Choice("encoder", "tiny", "what a CPU can train in minutes", "the recipe cifar10-cpu")
     if small:
         return Choice("encoder", "resnet18", "a 3x3 stem without pooling keeps small images' detail", _LIGHTLY)
-    return Choice("encoder", "resnet50", "the encoder that most is published of", "He et al. 2020, section 4")
+    return Choice("encoder", "resnet50", "the encoder with most published results", "He et al. 2020, section 4")
 
 
 def _batch(facts: Facts) -> Choice:
     wanted = 64 if facts.images < 20_000 else 128 if facts.images < 100_000 else 256
     batch = min(wanted, 2 ** int(math.log2(facts.images)))
-    reason = "of few images small batches make more steps"
+    reason = "few images: small batches give more steps"
     if facts.fits is not None and facts.fits < batch:
-        batch, reason = facts.fits, "what fits into memory, as tried"
+        batch, reason = facts.fits, "what fits into memory, as measured"
     return Choice("batch_size", batch, reason, f"256 ({_V2}), 128 ({_LIGHTLY})")
 
 
@@ -138,7 +138,7 @@ def _rate(small: bool, batch: int) -> Choice:
 
 def _epochs(facts: Facts, epochs: int | None) -> Choice:
     if epochs is not None:
-        return Choice("epochs", epochs, "what there is time for", "200 (He et al. 2020)")
+        return Choice("epochs", epochs, "as many as there is time for", "200 (He et al. 2020)")
     if not facts.gpu:
         value = min(200, max(5, _CPU_IMAGES // facts.images))
         return Choice("epochs", value, f"{value * facts.images:,} images in all", "200 (He et al. 2020)")
@@ -148,38 +148,40 @@ def _epochs(facts: Facts, epochs: int | None) -> Choice:
             "epochs", value, f"{value * facts.images:,} images in all", "1.25 M steps of 1,024 (He et al. 2020)"
         )
     value = 200 if facts.images >= 50_000 else min(1000, 200 * 50_000 // facts.images)
-    return Choice("epochs", value, "smaller sets are seen more often", "200 (He et al. 2020), 200 to 800 (lightly)")
+    return Choice("epochs", value, "smaller data sets take more epochs", "200 (He et al. 2020), 200 to 800 (lightly)")
 
 
 def _dictionary(facts: Facts, batch: int) -> Choice:
     wanted = 2 ** round(math.log2(max(facts.images * 0.07, 1)))
     size = max(1, min(max(wanted, batch), 65_536, facts.images // 4))
-    reason = f"{size / facts.images:.0%} of the images, so that few negatives are views of the query's own"
+    reason = f"{size / facts.images:.0%} of the images, so that few negatives come from the query's own image"
     return Choice("queue_size", size, reason, f"65,536 of 1.28 M ({_V2}), 4,096 of 50,000 ({_LIGHTLY})")
 
 
 def _momentum(steps: float) -> Choice:
     value = next((m for m in (0.999, 0.99, 0.97) if steps * (1 - m) >= 10), 0.9)
     follows = 1 / (1 - value)
-    reason = f"the key encoder follows in {follows:,.0f} of {steps:,.0f} steps"
+    reason = f"the key encoder averages over {follows:,.0f} of {steps:,.0f} steps"
     return Choice("key_momentum", value, reason, f"0.999 of 1,000,000 steps ({_V2}), 0.99 of 78,000 ({_LIGHTLY})")
 
 
-def warnings(facts: Facts, broken: int, looked_at: int) -> list[str]:
-    """What a person should know before they start."""
+def warnings(facts: Facts, broken: int, examined: int) -> list[str]:
+    """Warnings before a run is started; `broken` of the `examined` images cannot be read."""
     found = []
     if facts.images < _FEW:
         found.append(
-            f"{facts.images:,} images are few to learn features from: a published encoder, fine-tuned, will do better"
+            f"{facts.images:,} images are few to learn features from: a fine-tuned published encoder will do better"
         )
     if not facts.labelled:
-        found.append("there are no labels and test images, so no kNN accuracy is measured: moco doctor judges without")
+        found.append(
+            "there are no labels and test images, so no kNN accuracy is measured: moco doctor works without them"
+        )
     if broken:
         found.append(
-            f"{broken:,} of the {looked_at:,} images looked at cannot be read: moco data {facts.source} names them"
+            f"{broken:,} of the {examined:,} images examined cannot be read: moco data {facts.source} lists them"
             + (
-                f"; --max-bad {min(1, math.ceil(120 * broken / looked_at) / 100):g} trains without"
-                if broken > looked_at / 100
+                f"; --max-bad {min(1, math.ceil(120 * broken / examined) / 100):g} trains without"
+                if broken > examined / 100
                 else ""
             )
         )

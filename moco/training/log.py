@@ -3,20 +3,17 @@
 import json
 import logging
 import os
-import sys
 import time
 from typing import Any
 
-from rich.console import Console
 from rich.logging import RichHandler
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from torch.utils.tensorboard import SummaryWriter
 
 from moco.runs.folder import Run
+from moco.runtime import progress
 from moco.runtime.errors import UserError
 
 log = logging.getLogger("moco")
-console = Console(stderr=True)
 
 
 def start_logging(run: Run | None, main: bool) -> None:
@@ -24,7 +21,7 @@ def start_logging(run: Run | None, main: bool) -> None:
     log.handlers.clear()
     log.propagate = False
     log.setLevel(logging.INFO if main else logging.CRITICAL)
-    log.addHandler(RichHandler(console=console, show_path=False, show_time=False, show_level=False))
+    log.addHandler(RichHandler(console=progress.console, show_path=False, show_time=False, show_level=False))
     if run is not None and main:
         try:
             handler = logging.FileHandler(run.path / "log.txt")
@@ -88,49 +85,21 @@ class MetricsWriter:
             self._events.close()
 
 
-class _Rate(ProgressColumn):
-    def render(self, task: Task) -> str:
-        return f"{task.fields['rate']:,.0f} images/s"
-
-
 class Bar:
-    """Progress over the run's steps: images/s, loss, contrastive accuracy, time left.
+    """Progress over the run's steps: epoch, loss, contrastive accuracy, kNN accuracy, images/s, time left."""
 
-    Where there is no terminal it prints a line every half minute instead.
-    """
-
-    def __init__(self, step: int, steps: int, images_per_step: int, main: bool) -> None:
-        self.steps, self.images_per_step, self.main = steps, images_per_step, main
-        self.start_step, self.start, self.printed = step, time.monotonic(), time.monotonic()
-        self.progress = Progress(
-            TextColumn("epoch {task.fields[epoch]}"),
-            BarColumn(bar_width=24),
-            TextColumn("{task.completed}/{task.total}"),
-            TextColumn("loss {task.fields[loss]:.3f}  acc {task.fields[accuracy]:.1%}  kNN {task.fields[knn]}"),
-            _Rate(),
-            TimeRemainingColumn(compact=True),
-            console=console,
-            disable=not main or not sys.stderr.isatty(),
-        )
-        fields = {"epoch": 0, "loss": float("nan"), "accuracy": 0.0, "rate": 0.0, "knn": "-"}
-        self.task = self.progress.add_task("", total=steps, completed=step, **fields)  # type: ignore[arg-type]
-        self.progress.start()
+    def __init__(self, step: int, steps: int, images_per_step: int) -> None:
+        self.images_per_step, self.step, self.start = images_per_step, step, time.monotonic()
+        self.values: dict[str, Any] = {"epoch": 0, "loss": float("nan"), "accuracy": 0.0, "knn": "-"}
+        self.bar = progress.Bar("step", steps, step)
 
     def update(self, step: int, **values: Any) -> float:
-        """Shows the state after `step` steps and returns the images/s since the bar began."""
-        now = time.monotonic()
-        rate = (step - self.start_step) * self.images_per_step / max(now - self.start, 1e-9)
-        self.progress.update(self.task, completed=step, rate=rate, **values)
-        if self.main and self.progress.disable and now - self.printed > 30:
-            self.printed = now
-            fields = self.progress.tasks[0].fields
-            left = (self.steps - step) * self.images_per_step / max(rate, 1e-9)
-            console.print(
-                f"epoch {fields['epoch']}  step {step}/{self.steps}  loss {fields['loss']:.3f}  "
-                f"acc {fields['accuracy']:.1%}  kNN {fields['knn']}  {rate:,.0f} images/s  {left:.0f} s left",
-                highlight=False,
-            )
+        """Shows the state after `step` steps and returns the images/s since the bar was made."""
+        rate = (step - self.step) * self.images_per_step / max(time.monotonic() - self.start, 1e-9)
+        self.values |= values
+        text = "epoch {epoch}  loss {loss:.3f}  acc {accuracy:.1%}  kNN {knn}".format(**self.values)
+        self.bar.update(step, f"{text}  {rate:,.0f} images/s")
         return rate
 
     def close(self) -> None:
-        self.progress.stop()
+        self.bar.close()

@@ -32,7 +32,7 @@ def pretrain(
     if resume:
         training.load()
     writer = MetricsWriter(run, training.metrics_size, training.step, is_main())
-    bar = Bar(training.step, training.steps, config.training.batch_size, is_main())
+    bar = Bar(training.step, training.steps, config.training.batch_size)
     try:
         with Signals(deadline) as signals:
             _loop(training, _Logger(training, writer, bar), signals)

@@ -36,7 +36,7 @@ def test_what_is_suggested_can_run(facts, epochs):
     assert training.batch_size <= facts.images
     assert epochs is None or training.epochs == epochs
     steps = training.epochs * facts.images / training.batch_size
-    assert steps * (1 - contrast.momentum) >= 10 or contrast.momentum in (0.9, 0.97)
+    assert steps * (1 - contrast.key_momentum) >= 10 or contrast.key_momentum in (0.9, 0.97)
     assert config.views.image_size <= max(32, facts.side)
     for choice in choices:
         assert choice.reason
@@ -55,7 +55,7 @@ def test_more_images_never_have_a_smaller_dictionary(images, gpu):
 
 def test_published_settings_come_out_at_their_scale():
     imagenet, _ = suggest(Facts("x", 1_281_167, 375, True, True), Compute())
-    assert (imagenet.contrast.queue_size, imagenet.contrast.momentum) == (65536, 0.999)
+    assert (imagenet.contrast.queue_size, imagenet.contrast.key_momentum) == (65536, 0.999)
     assert (imagenet.training.batch_size, imagenet.training.lr, imagenet.training.epochs) == (256, 0.03, 200)
     assert (imagenet.encoder.encoder, imagenet.views.image_size) == ("resnet50", 224)
     cifar, _ = suggest(Facts("x", 50_000, 32, True, True), Compute())
@@ -64,14 +64,14 @@ def test_published_settings_come_out_at_their_scale():
     assert (cifar.encoder.encoder, cifar.encoder.small_stem) == ("resnet18", True)
 
 
-def test_what_a_person_should_know():
-    told = " ".join(warnings(Facts("x", 300, 32, labelled=False, gpu=False), broken=3, looked_at=300))
-    assert "few" in told
-    assert "no labels" in told
-    assert "3 of the 300 images" in told
-    assert "--max-bad" not in told  # 1 % is allowed
-    assert "--max-bad 0.3 " in " ".join(warnings(Facts("x", 40, 32, True, False), broken=10, looked_at=40))
-    assert not warnings(Facts("x", 30_000, 32, labelled=True, gpu=False), broken=0, looked_at=500)
+def test_warnings_before_a_run_is_started():
+    text = " ".join(warnings(Facts("x", 300, 32, labelled=False, gpu=False), broken=3, examined=300))
+    assert "few" in text
+    assert "no labels" in text
+    assert "3 of the 300 images" in text
+    assert "--max-bad" not in text  # 1 % is allowed
+    assert "--max-bad 0.3 " in " ".join(warnings(Facts("x", 40, 32, True, False), broken=10, examined=40))
+    assert not warnings(Facts("x", 30_000, 32, labelled=True, gpu=False), broken=0, examined=500)
 
 
 @pytest.fixture
@@ -82,9 +82,9 @@ def npz(random_npz):
 def test_the_suggested_recipe_runs(npz, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     main(shlex.split(f"suggest npz:{npz} --hours 0.001 --device cpu --precision fp32"))
-    said = capsys.readouterr().out
-    assert "--queue-size" in said
-    assert "moco pretrain suggested.yaml" in said
+    message = capsys.readouterr().out
+    assert "--queue-size" in message
+    assert "moco pretrain suggested.yaml" in message
     recipe = get_recipe("suggested.yaml")
     assert recipe.config.data.source == f"npz:{npz}"
     assert recipe.config.contrast.queue_size < 64
@@ -117,9 +117,9 @@ def test_the_batch_is_what_fits_into_memory(npz, tmp_path, capsys, monkeypatch):
     assert tried == [64, 32, 16]
     training = get_recipe(str(tmp_path / "some.yaml")).config.training
     assert (training.batch_size, training.lr) == (16, 0.0075)  # in proportion to the batch
-    said = capsys.readouterr().out
-    assert "what fits into memory" in " ".join(said.split())
-    assert "1,234 MB of memory" in said
+    message = capsys.readouterr().out
+    assert "what fits into memory" in " ".join(message.split())
+    assert "1,234 MB of memory" in message
 
     def none(*_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")

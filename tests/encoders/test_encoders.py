@@ -151,10 +151,10 @@ def test_a_name_like_no_other_is_told_some():
 
 def test_without_timm_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(UserError, match=r"pip install moco\[timm\]"):
+    with pytest.raises(UserError, match=r"pip install 'momentum-contrast\[timm\]'"):
         build_encoder("timm:vit_tiny_patch16_224")
     with pytest.raises(
-        UserError, match=r"unknown encoder 'resnet05': did you mean resnet50\? .*pip install moco\[timm\]"
+        UserError, match=r"unknown encoder 'resnet05': did you mean resnet50\? .*pip install 'momentum-contrast\[timm\]'"
     ):
         build_encoder("resnet05")
     assert build_encoder("tiny").num_features > 0

@@ -73,28 +73,27 @@ class Browser:
         return json.loads(message)
 
     def _note(self, event: dict[str, Any]) -> None:
-        method, told = event.get("method"), event.get("params", {})
+        method, details = event.get("method"), event.get("params", {})
         if method == "Runtime.exceptionThrown":
-            self.errors.append(json.dumps(told["exceptionDetails"]))
-        if method == "Runtime.consoleAPICalled" and told["type"] in ("error", "warning", "assert"):
-            self.errors.append(json.dumps(told["args"]))
-        if method == "Log.entryAdded" and told["entry"]["level"] == "error":
-            self.errors.append(told["entry"]["text"])
-        if method == "Network.requestWillBeSent" and not told["request"]["url"].startswith("data:"):
-            self.requests.append(told["request"]["url"])
+            self.errors.append(json.dumps(details["exceptionDetails"]))
+        if method == "Runtime.consoleAPICalled" and details["type"] in ("error", "warning", "assert"):
+            self.errors.append(json.dumps(details["args"]))
+        if method == "Log.entryAdded" and details["entry"]["level"] == "error":
+            self.errors.append(details["entry"]["text"])
+        if method == "Network.requestWillBeSent" and not details["request"]["url"].startswith("data:"):
+            self.requests.append(details["request"]["url"])
         self._loaded |= method == "Page.loadEventFired"
 
-    def open(self, page: Path, width: int = 1280, height: int = 900, dark: bool = False) -> float:
-        """Loads a file, and returns the seconds until it is loaded and two frames are painted."""
+    def open(self, page: Path, width: int = 1280, height: int = 900, dark: bool = False) -> None:
+        """Loads a file, and waits until two frames are painted."""
         self.errors.clear()
         self.requests.clear()
         self.resize(width, height, dark)
-        self._loaded, start = False, time.monotonic()
+        self._loaded = False
         self.call("Page.navigate", url=page.absolute().as_uri())
         while not self._loaded:
             self._note(self._read())
         self.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
-        return time.monotonic() - start
 
     def resize(self, width: int, height: int, dark: bool = False) -> None:
         phone = width < 600
@@ -110,7 +109,7 @@ class Browser:
         return result["result"].get("value")
 
     def frame(self) -> None:
-        """Waits until what was asked for is painted."""
+        """Waits until the page is painted."""
         self.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
     def point(self, x: float, y: float) -> None:

@@ -25,16 +25,16 @@ def test_keys_known_and_unknown_each_on_lines_of_their_own(run):
         run.metrics,
         {"step": 10, "epoch": 0.5, "loss": 3.0},
         {"step": 20, "epoch": 1.0, "loss": 2.0, "mine": 7},
-        {"step": 20, "epoch": 1.0, "spread": 0.9, "positive_histogram": [1] * 40, "note": "text", "flag": True},
+        {"step": 20, "epoch": 1.0, "feature_std": 0.9, "positive_histogram": [1] * 40, "note": "text", "flag": True},
     )
     curves = read_curves(run)
     assert curves == {
         "loss": {"step": [10, 20], "epoch": [0.5, 1.0], "value": [3.0, 2.0]},
         "positive_histogram": {"step": [20], "epoch": [1.0], "value": [[1] * 40]},
-        "spread": {"step": [20], "epoch": [1.0], "value": [0.9]},
+        "feature_std": {"step": [20], "epoch": [1.0], "value": [0.9]},
         "mine": {"step": [20], "epoch": [1.0], "value": [7]},
     }
-    assert list(curves) == ["loss", "positive_histogram", "spread", "mine"]
+    assert list(curves) == ["loss", "positive_histogram", "feature_std", "mine"]
 
 
 def test_timing_has_the_metrics_epochs_and_of_a_step_the_last_line(run):
@@ -58,10 +58,23 @@ def test_every_known_figure_is_explained():
     assert all(known.title and known.about.endswith(".") for known in KNOWN.values())
 
 
-def test_chance_is_log_of_the_dictionary():
-    assert chance(Config(contrast=Contrast(queue_size=99)))[0] == pytest.approx(math.log(100))
-    config = Config(contrast=Contrast(mechanism="end-to-end"), training=Training(batch_size=64))
-    assert chance(config)[0] == pytest.approx(math.log(64))
+@pytest.mark.parametrize(
+    ("mechanism", "loss", "formula"),
+    [
+        ("moco", math.log(100), "chance, log(K+1)"),
+        ("memory-bank", math.log(100), "chance, log(K+1)"),
+        ("end-to-end", math.log(64), "chance, log(batch)"),
+        ("moco-v3", 4 * 0.2 * math.log(64), "chance, 4 tau log(batch)"),
+    ],
+)
+def test_the_loss_at_chance_is_the_recorded_one_and_computed_for_0_1_0_which_recorded_none(
+    run, mechanism, loss, formula
+):
+    contrast = Contrast(mechanism=mechanism, queue_size=99, temperature=0.2)
+    run = Run.create(run.path, Config(contrast=contrast, training=Training(batch_size=64)))
+    assert chance(run) == (pytest.approx(loss), formula)
+    write(run.metrics, {"step": 0, "chance_loss": 1.25})
+    assert chance(run) == (1.25, formula)
 
 
 def test_json_cannot_end_its_script_element():

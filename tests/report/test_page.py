@@ -3,15 +3,19 @@
 import base64
 import io
 import json
+import math
 import re
 import shlex
 import shutil
+from contextlib import suppress
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 from tiny_runs import HOSTILE, copied, train
 
@@ -62,7 +66,7 @@ def lines(path: Path) -> list[dict]:
 def page(run) -> Page:
     found = [
         Finding("queue", "good", "It is full.", "none is random", "go on", "a test"),
-        Finding(HOSTILE, "problem", "Collapsed.", "spread 0", "--lr 0.01", "a test"),
+        Finding(HOSTILE, "problem", "Collapsed.", "feature std 0", "--lr 0.01", "a test"),
     ]
     order = ("problem", "good")
     monkeypatch = pytest.MonkeyPatch()
@@ -110,7 +114,7 @@ def test_the_command_runs_the_same_run(page, run, monkeypatch):
     (command,) = re.findall(r"<code>(.*?)</code>", (run / "report.html").read_text())
     called = []
     monkeypatch.setattr("moco.cli.commands.pretrain.pretrain", lambda *arguments: called.append(arguments))
-    main(shlex.split(re.sub("<.*?>", "", command))[1:])
+    main(shlex.split(unescape(re.sub("<.*?>", "", command)))[1:])
     assert called[0][0] == Run.open(run).config()
 
 
@@ -127,11 +131,12 @@ def test_a_measured_figure_stands_beside_the_published_one(run, tmp_path):
     (copy / "knn.json").write_text(json.dumps({"protocol": "knn", "accuracy": {"top-1": 0.4321}}))
     (copy / "broken.json").write_text("{")
     report(copy, "--points", 10)
-    row = re.search(r"<tr><th[^>]*>run</th><td>knn, top-1</td>(.*?)</tr>", (copy / "report.html").read_text())
+    html = unescape((copy / "report.html").read_text())
+    row = re.search(r"<tr><th[^>]*>run</th><td>knn, top-1</td>(.*?)</tr>", html)
     assert re.findall(r"<td>(.*?)</td>", row[1]) == [
         "43.2",
         "83.8",
-        "lightly&#x27;s benchmark page: 200 epochs, batch 128",
+        "lightly's benchmark page: 200 epochs, batch 128",
     ]
 
 
@@ -165,17 +170,17 @@ def test_hostile_names_are_text(run, tmp_path):
     assert "<img src=x onerror=alert(1)>" in page.data["maps"][0]["classes"]
 
 
-def test_several_runs_share_the_points_and_tell_their_differences(run, second, tmp_path, monkeypatch):
+def test_several_runs_share_the_points_and_list_their_differences(run, second, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     report(run, second, "--points", 40)
     page = Page(tmp_path / "report.html")
     assert [run["name"] for run in page.data["runs"]] == ["tiny", "other"]
     assert [len(found["x"]) for found in page.data["maps"]] == [20, 20]
     assert page.ids("section") == SECTIONS
-    assert "momentum 0.99 -> 0.5" in page.text
+    assert "key_momentum 0.99 -> 0.5" in page.text
 
 
-def test_runs_of_the_same_name_are_told_by_their_paths(run, tmp_path):
+def test_runs_of_the_same_name_are_named_by_their_paths(run, tmp_path):
     copy = shutil.copytree(run, tmp_path / run.name)
     report(run, copy, "--points", 10, "--out", tmp_path / "page.html")
     names = [run["name"] for run in Page(tmp_path / "page.html").data["runs"]]
@@ -210,17 +215,51 @@ def test_an_unlabelled_set_has_pictures_without_classes(run, tmp_path, random_np
     assert "≠" not in page.text
 
 
-def test_without_its_images_the_page_says_so(run, source, tmp_path, capsys):
+def test_without_its_images_the_page_names_the_reason(run, source, tmp_path, capsys):
     out = copied(run, tmp_path / "run", f"npz:{tmp_path / 'images.npz'}")
     report(out)
     page = Page(out / "report.html")
     assert page.ids("section") == ["runs", "findings", "results", "curves", "pictures"]
     assert "no pictures: --data npz:" in page.text
     assert page.data["maps"] == [None]
-    said = capsys.readouterr()
-    assert "no such path" in " ".join((said.out + said.err).split())
+    message = capsys.readouterr()
+    assert "no such path" in " ".join((message.out + message.err).split())
     report(out, "--data", source, "--points", 10)
     assert Page(out / "report.html").ids("section") == SECTIONS
+
+
+def test_a_run_of_version_0_1_0_has_a_page_and_a_diagnosis(run, tmp_path, monkeypatch, capsys):
+    old = shutil.copytree(run, tmp_path / "old")
+    config = yaml.safe_load((old / "config.yaml").read_text())
+    names = {"key_momentum": "momentum", "accumulation_steps": "accumulate", "cache_mb": "resident_mb"}
+    names["shard_streams"] = "lanes"
+    for group, options in config.items():
+        if isinstance(options, dict):
+            config[group] = {names.get(name, name): value for name, value in options.items()}
+    config["contrast"]["momentum"] = 0.9
+    (old / "config.yaml").write_text(yaml.safe_dump(config))
+    with (old / "metrics.jsonl").open("w") as file:
+        for line in lines(run / "metrics.jsonl"):
+            new = ("chance_loss", "keys_per_step", "images")
+            line = {"spread" if key == "feature_std" else key: line[key] for key in line if key not in new}
+            file.write(json.dumps(line) + "\n")
+    report(old, "--points", 10)
+    page = Page(old / "report.html")
+    assert page.ids("section") == SECTIONS
+    (shown,) = page.data["runs"]
+    assert shown["chance"] == [pytest.approx(math.log(49)), "chance, log(K+1)"]
+    assert "feature_std" in shown["curves"]
+    assert "spread" not in shown["curves"]
+    assert "--key-momentum 0.9" in page.text
+    called = []
+    monkeypatch.setattr("moco.cli.commands.pretrain.pretrain", lambda *arguments: called.append(arguments))
+    (command,) = re.findall(r"<code>(.*?)</code>", (old / "report.html").read_text())
+    main(shlex.split(unescape(re.sub("<.*?>", "", command)))[1:])
+    assert called[0][0] == Run.open(old).config()
+    capsys.readouterr()
+    with suppress(SystemExit):
+        main(["doctor", str(old)])
+    assert "feature std" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_run_without_metrics_or_checkpoint_has_a_page(run, tmp_path):
@@ -233,7 +272,7 @@ def test_a_run_without_metrics_or_checkpoint_has_a_page(run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         ("NOWHERE", "no such path"),
         ("RUN --points 0", "--points 0: in 1..10000"),
@@ -246,13 +285,13 @@ def test_a_run_without_metrics_or_checkpoint_has_a_page(run, tmp_path):
         ("", "RUN"),
     ],
 )
-def test_bad_input_is_told_in_a_line(run, tmp_path, capsys, words, said):
+def test_bad_input_is_one_line(run, tmp_path, capsys, words, message):
     spelled = [word.replace("NOWHERE", str(tmp_path / "nowhere")).replace("RUN", str(run)) for word in words.split()]
     before = (run / "report.html").read_bytes() if (run / "report.html").exists() else None
     with pytest.raises(SystemExit) as left:
         main(["report", *spelled])
     assert left.value.code == 2
-    assert said in " ".join(capsys.readouterr().err.split())
+    assert message in " ".join(capsys.readouterr().err.split())
     assert before == ((run / "report.html").read_bytes() if (run / "report.html").exists() else None)
 
 

@@ -30,7 +30,7 @@ def test_claims_are_of_cells_that_there_are(name, scale):
 @pytest.mark.parametrize("scale", SCALES)
 def test_a_grid_varies_what_it_is_about_and_nothing_else(scale):
     for cell in EXPERIMENTS["momentum"].cells(scale):
-        assert cell.config.contrast.momentum == cell.x
+        assert cell.config.contrast.key_momentum == cell.x
     for cell in EXPERIMENTS["mechanisms"].cells(scale):
         training, contrast = cell.config.training, cell.config.contrast
         if cell.series == "end-to-end":  # linear scaling

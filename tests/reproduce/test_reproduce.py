@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from moco.cli import main as cli
-from moco.reproduce import EXPERIMENTS
+from moco.reproduce import EXPERIMENTS, plan
 from moco.reproduce.experiments import Cell, Claim
-from moco.runs.config import with_options
+from moco.runs.config import Compute, with_options
+from moco.runs.folder import Run
 
 
 def changed(cells: list[Cell], changes: dict) -> list[Cell]:
@@ -42,13 +43,13 @@ def reproduce(npz: Path, out: Path, *more: str) -> None:
     cli.main(["reproduce", "momentum", "--data", f"npz:{npz}", "--out", str(out), "--device", "cpu", *more])
 
 
-def test_a_grid_is_run_once_and_told(tiny, npz, tmp_path, capsys):
+def test_a_grid_is_run_once_and_has_a_page(tiny, npz, tmp_path, capsys):
     reproduce(npz, tmp_path, "--set", "per_class=24")
     written = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/result.json")}
     assert {path.parent.name for path in written} == {f"moco-{m}-seed{seed}" for m in ("0.0", "0.9") for seed in (0, 1)}
     for path in written:
         result = json.loads(path.read_text())
-        assert {"knn", "linear", "lookup"} <= set(result)
+        assert {"knn", "linear", "contrastive"} <= set(result)
     page = (tmp_path / "momentum-cpu,per_class=24.md").read_text()
     assert "| MoCo | 0.9 |" in page
     assert "55.2" in page
@@ -58,7 +59,7 @@ def test_a_grid_is_run_once_and_told(tiny, npz, tmp_path, capsys):
     assert everything["command"].split()[0] == "moco"
     assert (tmp_path / "momentum-cpu,per_class=24.png").read_bytes().startswith(b"\x89PNG")
 
-    # Again: nothing is run, a missing result is judged anew, a third seed is added.
+    # Again: nothing is run, a missing result is evaluated anew, a third seed is added.
     first = next(iter(written))
     first.unlink()
     reproduce(npz, tmp_path, "--set", "per_class=24", "--seeds", "3")
@@ -102,53 +103,60 @@ def test_a_grid_is_run_at_several_values_of_an_option(tiny, npz, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "says"),
+    ("words", "message"),
     [
         (["--set", "epoch=3"], "did you mean epochs"),
         (["--set", "epochs"], "NAME=VALUE"),
         (["--set", "epochs=many"], "is not of type int"),
         (["--vary", "bn_group=8,"], "NAME=VALUE"),
         (["--vary", "epochs=0,1"], "--epochs 0: at least 1"),
-        (["--only", "0.5"], "there is no such setting; there are MoCo 0, MoCo 0.9"),
+        (["--only", "0.5"], "no such setting; there are MoCo 0, MoCo 0.9"),
         (["--seeds", "0"], "--seeds 0: at least 1"),
-        (["--set", "momentum=0.5"], "settings of momentum would be the same"),
-        (["--set", "seed=1"], "--seeds tells how many there are"),
-        (["--vary", "seed=0,1"], "--seeds tells how many there are"),
+        (["--set", "key_momentum=0.5"], "settings of momentum would be the same"),
+        (["--set", "seed=1"], "--seeds sets how many seeds there are"),
+        (["--vary", "seed=0,1"], "--seeds sets how many seeds there are"),
         (["--vary", "log_every=1,2"], "the results do not depend on it"),
         (["--vary", "epochs=1,2", "--only", "0.9"], "there is no finding to compare"),
-        (["--set", "knn_every=0"], "runs are judged by kNN too"),
+        (["--set", "knn_every=0"], "runs are evaluated by kNN too"),
         (["--minutes", "-1"], "--minutes -1.0: at least 0"),
     ],
 )
-def test_what_cannot_be_set_is_said(words, says, tiny, npz, tmp_path, capsys):
+def test_what_cannot_be_set_is_named(words, message, tiny, npz, tmp_path, capsys):
     with pytest.raises(SystemExit) as left:
         reproduce(npz, tmp_path, *words)
     assert left.value.code == 2
-    assert says in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
-def test_if_no_run_can_be_had_that_is_said_and_no_page_is_left(tiny, npz, tmp_path, capsys, random_npz):
-    for words, says in (
+def test_if_no_run_can_be_had_that_is_an_error_and_no_page_is_left(tiny, npz, tmp_path, capsys, random_npz):
+    for words, message in (
         (["--set", "batch_size=512"], "the data set has only 72 training images"),
-        (["--data", f"npz:{random_npz(80, classes=0)}", "--set", "per_class=none"], "has no labels to judge by"),
+        (["--data", f"npz:{random_npz(80, classes=0)}", "--set", "per_class=none"], "has no labels to evaluate with"),
         (["--data", f"npz:{tmp_path}/none.npz"], "no such path"),
     ):
         with pytest.raises(SystemExit) as left:
             reproduce(npz, tmp_path / "out", *words, "--seeds", "1")
         assert left.value.code == 2
-        assert says in " ".join(capsys.readouterr().err.split())
+        assert message in " ".join(capsys.readouterr().err.split())
         assert not list((tmp_path / "out").iterdir())
 
 
-def test_a_run_that_another_process_is_at_is_left_out(tiny, npz, tmp_path, capsys, locked_elsewhere):
+def test_a_run_that_another_process_trains_is_skipped(tiny, npz, tmp_path, capsys, locked_elsewhere):
     reproduce(npz, tmp_path, "--seeds", "1")
     (tmp_path / "moco-0.9-seed0" / "result.json").unlink()
     with locked_elsewhere(tmp_path / "moco-0.9-seed0"):
         reproduce(npz, tmp_path, "--seeds", "1")
-    said = capsys.readouterr()
-    assert "another process is training it" in " ".join(said.err.split())
-    assert "1 of 2 runs are done; the same command goes on" in said.out
+    message = capsys.readouterr()
+    assert "another process is training it" in " ".join(message.err.split())
+    assert "1 of 2 runs are done; the same command continues" in message.out
+
+
+def test_a_result_of_version_0_1_0_is_read(tiny, tmp_path):
+    (job, *_) = plan(tiny.cells("cpu"), 1, tmp_path, Compute())
+    run = Run.create(job.folder, job.config)
+    run.write_json("result", {"series": "MoCo", "x": 0.0, "seed": 0, "lookup": 0.25})
+    assert job.result() == {"series": "MoCo", "x": 0.0, "seed": 0, "contrastive": 0.25}
 
 
 def test_a_result_that_is_damaged_is_named(tiny, npz, tmp_path, capsys):
@@ -162,7 +170,7 @@ def test_a_result_that_is_damaged_is_named(tiny, npz, tmp_path, capsys):
         assert f"{path}: cannot be read: remove it" in capsys.readouterr().err
 
 
-def test_a_page_that_cannot_be_written_is_said_before_anything_runs(tiny, npz, tmp_path, capsys):
+def test_a_page_that_cannot_be_written_is_named_before_anything_runs(tiny, npz, tmp_path, capsys):
     (tmp_path / "file").touch()
     with pytest.raises(SystemExit) as left:
         reproduce(npz, tmp_path / "out", "--page", str(tmp_path / "file"))
@@ -178,17 +186,17 @@ def test_a_path_among_the_options_is_no_path_in_the_page_s_name(tiny, npz, tmp_p
     assert "2 of 2 runs" in page.read_text()
 
 
-def test_a_dry_run_tells_the_cost_and_starts_nothing(tiny, npz, tmp_path, capsys):
+def test_a_dry_run_prints_the_cost_and_starts_nothing(tiny, npz, tmp_path, capsys):
     reproduce(npz, tmp_path / "runs", "--dry-run")
-    said = capsys.readouterr().out
-    assert "MoCo 0.9" in said
-    assert "4 runs are missing" in said
+    message = capsys.readouterr().out
+    assert "MoCo 0.9" in message
+    assert "4 runs are missing" in message
     assert not (tmp_path / "runs").exists()
 
 
 def test_curves_over_epochs_are_drawn(tiny, npz, tmp_path, monkeypatch):
     cells = [Cell("with", "", tiny.cells("cpu")[0].config), Cell("without", "", tiny.cells("cpu")[1].config)]
-    claims = [Claim("it cheats", ("without", ""), ("with", ""), "lookup")]
+    claims = [Claim("it cheats", ("without", ""), ("with", ""), "contrastive")]
     curves = replace(
         tiny, axis="epoch", grid=lambda scale, changes: changed(cells, changes), claims=lambda scale: claims
     )

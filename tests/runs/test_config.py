@@ -1,13 +1,14 @@
 """What a run is made of: written and read back, compared, and refused in the words of the option that is wrong."""
 
+import re
 from dataclasses import replace
 
 import pytest
 import yaml
 
-from moco.runs.config import Config, Contrast, Training, check, differences, from_dict, to_dict
-from moco.runtime.errors import UserError
+from moco.runs.config import Config, Contrast, Training, check, differences, from_dict, nearest_option, to_dict
 from moco.runs.recipes.recipes import RECIPES
+from moco.runtime.errors import UserError
 
 
 def changed(room: str, **values: object) -> Config:
@@ -44,13 +45,13 @@ OUT_OF_RANGE = [
     ("contrast", "queue_size", [0, -1]),
     ("contrast", "dim", [0, -128]),
     ("contrast", "temperature", [0, -0.07, float("nan")]),
-    ("contrast", "momentum", [-0.1, 1.01, float("nan")]),
+    ("contrast", "key_momentum", [-0.1, 1.01, float("nan")]),
     ("contrast", "bn_group", [0, 1, -8]),
     ("contrast", "hidden", [0]),
     ("views", "image_size", [0]),
     ("training", "epochs", [0]),
     ("training", "batch_size", [1, 0, -256]),
-    ("training", "accumulate", [0]),
+    ("training", "accumulation_steps", [0]),
     ("training", "lr", [0, -1, float("nan")]),
     ("training", "gamma", [0]),
     ("training", "decay_every", [0]),
@@ -82,8 +83,8 @@ def test_a_number_out_of_range_names_its_option_and_the_value(room, name, value)
     "config",
     [
         Config(),
-        changed("contrast", momentum=0),
-        changed("contrast", momentum=1),
+        changed("contrast", key_momentum=0),
+        changed("contrast", key_momentum=1),
         changed("contrast", queue_size=1, dim=1),
         changed("contrast", queue_size=65537),
         changed("log", knn_every=0, checkpoint_minutes=0),
@@ -97,45 +98,72 @@ def test_the_ends_of_the_ranges_are_allowed(config):
 
 
 @pytest.mark.parametrize(
-    ("batch_size", "accumulate", "ranks", "bn_group", "said"),
+    ("batch_size", "steps", "ranks", "bn_group", "message"),
     [
         (250, 1, 1, 32, "--batch-size 250: 250 images .* BN groups of 32"),
         (256, 16, 1, 32, "--batch-size 256: 16 images .* BN groups of 32"),
         (256, 1, 16, 32, "--batch-size 256: 16 images .* BN groups of 32"),
-        (256, 1, 3, None, r"--batch-size 256 does not divide into 3 rank\(s\) x 1 part\(s\)"),
-        (256, 3, 1, None, r"--batch-size 256 does not divide into 1 rank\(s\) x 3 part\(s\)"),
-        (4, 8, 1, None, r"--batch-size 4 does not divide into 1 rank\(s\) x 8 part\(s\)"),
+        (256, 1, 3, None, r"--batch-size 256 does not divide into 3 rank\(s\) x 1 gradient-accumulation step\(s\)"),
+        (256, 3, 1, None, r"--batch-size 256 does not divide into 1 rank\(s\) x 3 gradient-accumulation step\(s\)"),
+        (4, 8, 1, None, r"--batch-size 4 does not divide into 1 rank\(s\) x 8 gradient-accumulation step\(s\)"),
     ],
 )
-def test_a_batch_that_does_not_divide(batch_size, accumulate, ranks, bn_group, said):
+def test_a_batch_that_does_not_divide(batch_size, steps, ranks, bn_group, message):
     config = Config(
-        contrast=Contrast(bn_group=bn_group), training=Training(batch_size=batch_size, accumulate=accumulate)
+        contrast=Contrast(bn_group=bn_group), training=Training(batch_size=batch_size, accumulation_steps=steps)
     )
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         check(config, ranks)
 
 
-@pytest.mark.parametrize("mechanism", ["end-to-end", "moco-v3"])
-def test_a_dictionary_that_is_the_batch_has_no_parts(mechanism):
-    config = Config(contrast=Contrast(mechanism=mechanism), training=Training(accumulation_steps=2))
-    with pytest.raises(UserError, match=f"^--accumulation-steps 2: --mechanism {mechanism} takes the mini-batch"):
-        check(config)
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("momentum", ": key_momentum is m of the key encoder, sgd_momentum that of SGD"),
+        ("accumulate", ": did you mean accumulation_steps?"),
+        ("resident_mb", ": did you mean cache_mb?"),
+        ("tempratur", ": did you mean temperature?"),
+        ("zzz", ""),
+    ],
+)
+def test_the_option_that_may_have_been_meant(name, hint):
+    names = ["lr", "key_momentum", "sgd_momentum", "accumulation_steps", "cache_mb", "temperature"]
+    assert nearest_option(name, names) == hint
+    spelled = [f"--{name.replace('_', '-')}" for name in names]
+    assert nearest_option(f"--{name.replace('_', '-')}", spelled).count("--") == len(
+        re.findall(r"[a-z]+_[a-z]+|temperature", hint)
+    )
+
+
+def test_the_options_of_version_0_1_0_are_read_by_their_names_of_today():
+    values = {
+        "contrast": {"momentum": 0.5},
+        "data": {"lanes": 3},
+        "training": {"accumulate": 2},
+        "compute": {"resident_mb": 7},
+    }
+    config = from_dict(values, "config.yaml")
+    assert config.contrast.key_momentum == 0.5
+    assert config.data.shard_streams == 3
+    assert config.training.accumulation_steps == 2
+    assert config.compute.cache_mb == 7
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "message"),
     [
         (
             {"training": {"optimizer": "adam"}},
             "x.yaml: training: optimizer: 'adam' is not of type Literal['sgd', 'lars', 'adamw']",
         ),
         ({"training": {"learning_rate": 1, "lr": 1}}, "x.yaml: no such option in training: learning_rate"),
-        ({"optimiser": {}}, "x.yaml: no such part of a configuration: optimiser"),
+        ({"optimiser": {}}, "x.yaml: no such group of options: optimiser"),
         ({"training": 3}, "x.yaml: training holds no options"),
         ({"training": None}, "x.yaml: training holds no options"),
+        ({"training": {"lr": "3e-2"}}, "x.yaml: training: lr: '3e-2' is not of type float: write 0.03"),
     ],
 )
-def test_what_this_version_does_not_know_is_refused(values, said):
+def test_what_this_version_does_not_know_is_refused(values, message):
     with pytest.raises(UserError) as caught:
         from_dict(values, "x.yaml")
-    assert str(caught.value) == said
+    assert str(caught.value) == message

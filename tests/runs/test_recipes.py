@@ -5,9 +5,9 @@ import shlex
 import pytest
 
 from moco.runs.config import Config, check
-from moco.runtime.errors import UserError
 from moco.runs.published import PUBLISHED
 from moco.runs.recipes.recipes import RECIPES, get_recipe
+from moco.runtime.errors import UserError
 from moco.views import get_pretext
 
 
@@ -29,8 +29,15 @@ def assert_published(config: Config, **rooms: dict[str, object]) -> None:
         assert {name: getattr(actual, name) for name in values} == values
 
 
-SECTION_4 = {"lr": 0.03, "epochs": 200, "batch_size": 256, "weight_decay": 1e-4, "sgd_momentum": 0.9, "accumulate": 1}
-IMAGENET_DICTIONARY = {"queue_size": 65536, "momentum": 0.999, "dim": 128, "bn_group": 32, "shuffle": True}
+SECTION_4 = {
+    "lr": 0.03,
+    "epochs": 200,
+    "batch_size": 256,
+    "weight_decay": 1e-4,
+    "sgd_momentum": 0.9,
+    "accumulation_steps": 1,
+}
+IMAGENET_DICTIONARY = {"queue_size": 65536, "key_momentum": 0.999, "dim": 128, "bn_group": 32, "shuffle": True}
 
 
 def test_imagenet_v1_is_section_4_of_the_paper():
@@ -62,7 +69,7 @@ def test_cifar10_is_the_benchmark_of_200_epochs():
         get_recipe("cifar10-r18").config,
         encoder={"encoder": "resnet18", "small_stem": True},
         views={"views": "cifar", "image_size": 32},
-        contrast={"queue_size": 4096, "momentum": 0.99, "temperature": 0.1, "symmetric": True, "dim": 128},
+        contrast={"queue_size": 4096, "key_momentum": 0.99, "temperature": 0.1, "symmetric": True, "dim": 128},
         training={
             "lr": 0.06,
             "epochs": 200,
@@ -78,7 +85,7 @@ def test_cifar10_is_the_benchmark_of_200_epochs():
     assert PUBLISHED["cifar10-r18", "knn"].value == 83.8
 
 
-V3 = {"mechanism": "moco-v3", "momentum": 0.99, "dim": 256, "hidden": 4096}
+V3 = {"mechanism": "moco-v3", "key_momentum": 0.99, "dim": 256, "hidden": 4096}
 
 
 def test_imagenet_v3_is_the_released_codes_command_of_100_epochs():
@@ -131,14 +138,14 @@ def test_every_published_figure_belongs_to_a_recipe_and_names_its_source():
 
 
 @pytest.mark.parametrize(
-    ("asked", "said"),
+    ("name", "message"),
     [
         ("cifar10-r19", "no recipe named 'cifar10-r19': did you mean cifar10-r18?"),
         ("imagenet-r50v2", "no recipe named 'imagenet-r50v2': did you mean imagenet-r50-v2?"),
         ("zzz", f"no recipe named 'zzz': there are {', '.join(RECIPES)}"),
     ],
 )
-def test_an_unknown_name_names_the_nearest(asked, said):
+def test_an_unknown_name_names_the_nearest(name, message):
     with pytest.raises(UserError) as caught:
-        get_recipe(asked)
-    assert str(caught.value) == said
+        get_recipe(name)
+    assert str(caught.value) == message

@@ -1,19 +1,17 @@
 """What the commands share: a device, the ranks, and what is printed once."""
 
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
 from rich.console import Console
-from rich.markup import escape
-from rich.progress import track
 from rich.text import Text
 
 from moco.runs.config import Compute
 from moco.runtime.device import Device
 from moco.runtime.errors import UserError
+from moco.runtime.progress import track
 from moco.runtime.ranks import is_main, joined
 from moco.training.build import device_of
 
@@ -39,7 +37,6 @@ def say(what: Any) -> None:
         console.print(Text(what) if isinstance(what, str) else what, soft_wrap=isinstance(what, str))
 
 
-def progress(what: str) -> Callable[[Iterable[Item]], Iterable[Item]]:
-    """A bar over the pieces of some work, on the main rank's terminal; elsewhere nothing."""
-    quiet = not is_main() or not sys.stderr.isatty()
-    return lambda pieces: track(pieces, escape(what), console=Console(stderr=True), disable=quiet)
+def progress(title: str) -> Callable[[Iterable[Item]], Iterable[Item]]:
+    """Wraps the iteration over the pieces of some work in a progress bar."""
+    return lambda pieces: track(pieces, title)

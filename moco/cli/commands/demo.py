@@ -32,7 +32,7 @@ def run(options: Demo) -> None:
             ("pre-trained encoder", measured[-1], None),
         ]
         say(accuracy_table(f"kNN accuracy on {len(source.test or [])} test images of 10 classes (chance: 10 %)", rows))
-        say(f"{time.monotonic() - start:.0f} s in all; the run's folder is {folder}: look at views.png and curves.png")
+        say(f"{time.monotonic() - start:.0f} s in all; views.png and curves.png in {folder} show the run")
 
 
 def _raw_pixels(source: Source, config: Config, device: Device) -> float:

@@ -31,7 +31,7 @@ def run(options: Reproduce) -> None:
     experiment, scale = EXPERIMENTS[options.experiment], options.scale
     set_, (option, values) = dict(map(parse_option, options.set)), _varied(options.vary)
     rules = [
-        ("seed" not in {*set_, option}, "seed: --seeds says how many there are"),
+        ("seed" not in {*set_, option}, "seed: --seeds sets how many seeds there are"),
         (option not in MAY_CHANGE, f"--vary {option}: the results do not depend on it"),
         (set_.get("knn_every") != 0, "--set knn_every=0: runs are evaluated by kNN too"),
     ]
@@ -71,7 +71,7 @@ def run(options: Reproduce) -> None:
             else:
                 page = write_page(experiment, jobs, claims, context, page, _name(name, *only))
             done = sum(job.result() is not None for job in jobs)
-            more = "" if done == len(jobs) else "; the same command goes on"
+            more = "" if done == len(jobs) else "; the same command continues"
             say(f"{done} of {len(jobs)} runs are done{more}; written to {page}")
         if stopped is not None:
             raise SystemExit(128 + stopped.signal_number)
@@ -88,7 +88,7 @@ def _name(*parts: str) -> str:
 
 
 def _folder(path: Path) -> Path:
-    """A folder that is there and can be written into. Raises UserError before anything is run in vain."""
+    """The folder, created if need be. Raises UserError before anything is run in vain."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -109,12 +109,12 @@ def _only(cells: list[Cell], wanted: tuple[str, ...]) -> list[Cell]:
     """The settings of a grid that are wanted, all if none is named."""
     if unknown := set(wanted) - {word for cell in cells for word in (cell.series, cell.spelled, cell.label)}:
         known = ", ".join(dict.fromkeys(cell.label for cell in cells))
-        raise UserError(f"--only {', '.join(sorted(unknown))}: there is no such setting; there are {known}")
+        raise UserError(f"--only {', '.join(sorted(unknown))}: no such setting; there are {known}")
     return [cell for cell in cells if not wanted or {cell.series, cell.spelled, cell.label} & set(wanted)]
 
 
 def _reproduced(options: Reproduce, jobs: list[Job], device: Device) -> dict[str, Any]:
-    """Under what the results of an experiment were reached."""
+    """Under which conditions the results of an experiment were measured."""
     config = jobs[0].config
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     on_gpu = device.is_gpu
@@ -134,7 +134,7 @@ def _reproduced(options: Reproduce, jobs: list[Job], device: Device) -> dict[str
 
 
 def _shared(jobs: list[Job]) -> str:
-    """The options that all runs have alike, of those that a reader wants to know."""
+    """The main options that are the same in all runs."""
     names = {
         "epochs": "training.epochs",
         "steps": "training.iterations",
@@ -154,7 +154,7 @@ def _shared(jobs: list[Job]) -> str:
 
 def _print_costs(jobs: list[Job], device: Device, linear: Linear) -> None:
     """A table of an experiment's settings and what each run of it costs here, measured by a few steps."""
-    table = Table(title="cost of a run on this machine, by a few steps of it", title_justify="left")
+    table = Table(title="cost of a run on this machine, estimated from a few steps", title_justify="left")
     for column in ("setting", "steps", "minutes", "GPU memory", "done"):
         table.add_column(column, justify="left" if column == "setting" else "right")
     total, missing, on_gpu = 0.0, 0, device.is_gpu

@@ -31,7 +31,10 @@ def run(options: Suggest) -> None:
     """Writes a recipe for a data set, with the reason of each choice and what it would cost here."""
     rules = [
         (options.out.suffix == ".yaml", f"--out {options.out}: a recipe is a .yaml"),
-        (options.overwrite or not options.out.exists(), f"{options.out} is there: --overwrite, or --out another"),
+        (
+            options.overwrite or not options.out.exists(),
+            f"{options.out} exists already: --overwrite replaces it, --out writes another",
+        ),
         (options.out.absolute().parent.is_dir(), f"--out {options.out}: no such folder: {options.out.parent}"),
     ]
     require_all(rules)
@@ -42,7 +45,7 @@ def run(options: Suggest) -> None:
         if not found.sizes:
             raise UserError(f"{options.source}: no image can be read")
         if len(source.train) < 2:
-            raise UserError(f"{options.source}: has one image: there are no negatives to tell it from")
+            raise UserError(f"{options.source}: has a single image, so there are no negatives")
         sides = sorted(min(size) for size, number in found.sizes.items() for _ in range(number))
         facts = Facts(
             options.source,
@@ -60,7 +63,7 @@ def run(options: Suggest) -> None:
             # The steps are the same, only more or fewer.
             cost = cost._replace(steps=cost.steps * epochs // before, seconds=cost.seconds * epochs / before)
         table = Table(title=f"{facts.images:,} images of {facts.side} pixels", title_justify="left")
-        for column in ("option", "value", "why", "scales from"):
+        for column in ("option", "value", "reason", "scales from"):
             table.add_column(column, no_wrap=column == "option")
         for choice in choices:
             table.add_row(choice.flag, f"{choice.value}", escape(choice.reason), escape(choice.published))
@@ -78,14 +81,14 @@ def run(options: Suggest) -> None:
 
 
 def _fitting(facts: Facts, compute: Compute, source: Source, device: Device) -> tuple[Facts, Estimate]:
-    """The facts with the batch that fits into memory, and what a run of it costs, both found by a few real steps."""
+    """The facts with the batch that fits into memory, and what a run of it costs, both measured by a few real steps."""
     while True:
         config, _ = suggested(facts, compute)
         with suppress(torch.OutOfMemoryError):
             return facts, estimate(config, source, device)
         if config.training.batch_size < 4:
             raise UserError(f"{device.device}: its memory does not hold a step of {config.training.batch_size} images")
-        gc.collect()  # what was tried is gone only now
+        gc.collect()  # frees what the failed step has left
         torch.cuda.empty_cache()
         facts = replace(facts, fits=config.training.batch_size // 2)
 

@@ -167,7 +167,7 @@ def _as_rgb(image: Image.Image) -> Image.Image:
         # The high byte, as Pillow does with 16 bits in three channels; its own conversion clips at 255.
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):
-        raise _RefusedError("has 32 bits per channel, and nothing says which value is white")
+        raise _RefusedError("has 32 bits per channel, and which value is white is unknown")
     if image.mode in ("1", "L", "RGB", "CMYK", "YCbCr") and "transparency" not in image.info:
         return image.convert("RGB")
     white = Image.new("RGBA", image.size, "white")

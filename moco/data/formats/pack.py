@@ -5,11 +5,9 @@ import io
 import json
 import logging
 import multiprocessing
-import sys
 import tarfile
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,8 +15,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from PIL import Image
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from moco.data.dataset import ImageSet, InMemory
 from moco.data.formats.decode import UnreadableImageError, decode
@@ -27,6 +23,7 @@ from moco.data.sources.shards import MANIFEST
 from moco.data.sources.source import Source
 from moco.runtime.errors import UserError
 from moco.runtime.files import write_whole
+from moco.runtime.progress import Bar
 
 log = logging.getLogger("moco")
 _BEGUN = "packing.json"
@@ -136,7 +133,7 @@ def pack(
     skipped: list[str] = []
     done: dict[Path, dict[str, Any]] = {}
     total = sum(len(images) for images in splits.values())
-    with _bar(total) as progress:
+    with Bar("packing", total) as bar:
         for job, (shard, unreadable) in _run(jobs, splits, packing, workers):
             done[job.path] = shard
             for message in unreadable:
@@ -146,7 +143,7 @@ def pack(
                 raise UserError(
                     f"{len(skipped)} of {total} images cannot be read, more than --max-bad {max_bad:g}: {skipped[-1]}"
                 )
-            progress(job.stop - job.start)
+            bar.advance(job.stop - job.start)
     manifest = {
         "format": "moco shards",
         "version": 1,
@@ -285,12 +282,3 @@ def _described(path: Path, images: int) -> dict[str, Any]:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-@contextmanager
-def _bar(total: int) -> Iterator[Any]:
-    """A bar that is told how many images more are packed."""
-    columns = (TextColumn("packing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(compact=True))
-    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as progress:
-        task = progress.add_task("", total=total)
-        yield lambda count: progress.advance(task, count)

@@ -4,7 +4,6 @@ import json
 import logging
 import mmap
 import re
-import sys
 import tarfile
 import time
 from collections import OrderedDict
@@ -15,13 +14,12 @@ from typing import IO, Any, TypeVar
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import track
 from torch import Tensor
 
 from moco.data.formats.decode import UnreadableImageError
 from moco.data.formats.tar import INDEX, CutOffError, members, stream_images
 from moco.runtime.errors import UserError
+from moco.runtime.progress import track
 
 log = logging.getLogger("moco")
 MANIFEST = "manifest.json"
@@ -155,8 +153,7 @@ def open_shards(spec: str) -> tuple[Shards, Shards | None, list[str] | None]:
         log.info(
             "%d shards have no index beside them and are read through once (`moco pack` writes one)", len(unindexed)
         )
-    quiet = not unindexed or not sys.stderr.isatty()
-    for i, url in enumerate(track(urls, "indexing", console=Console(stderr=True), disable=quiet)):
+    for i, url in enumerate(track(urls, "indexing") if unindexed else urls):
         known = _count(url)
         if known is None:
             indices[i] = _scan(url)

@@ -112,7 +112,7 @@ class Panel {
     [this.title, this.unit, this.about] = known(key);
     this.curves = DATA.runs.flatMap((run, i) => (run.curves[key] ? [{ run, i, ...run.curves[key] }] : []));
     this.svg = draw("svg", { tabindex: 0, role: "img", "aria-label": this.described() });
-    this.told = make("output", { "aria-live": "polite" });
+    this.readout = make("output", { "aria-live": "polite" });
     const heading = make(
       "h3",
       {},
@@ -127,7 +127,7 @@ class Panel {
       heading,
       make("p", {}, this.about),
       this.svg,
-      this.told,
+      this.readout,
       save,
     );
     this.svg.addEventListener("pointermove", (event) => this.point(event.clientX));
@@ -197,23 +197,23 @@ class Panel {
     this.leave();
   }
 
-  // Tells the values at the points nearest to a place on the screen.
+  // Shows the values at the points nearest to a place on the screen.
   point(clientX) {
     const x = clientX - this.svg.getBoundingClientRect().left;
     const c = this.xs.findIndex((values) => values.length);
     const near = (values) =>
       values.reduce((best, v, i) => (Math.abs(this.sx(v) - x) < Math.abs(this.sx(values[best]) - x) ? i : best), 0);
-    if (c >= 0) this.tell(this.xs.map(near));
+    if (c >= 0) this.show(this.xs.map(near));
   }
 
-  tell(places) {
+  show(places) {
     this.places = places;
     this.marks.replaceChildren();
     const first = this.curves[0],
       at = places[0],
       x = this.sx(this.xs[0][at]);
     this.marks.append(draw("line", { class: "cursor", x1: x, x2: x, y1: TOP, y2: HEIGHT - BOTTOM }));
-    const told = this.curves.map((c, k) => {
+    const values = this.curves.map((c, k) => {
       const value = c.value[places[k]];
       if (value !== null)
         this.marks.append(
@@ -223,11 +223,11 @@ class Panel {
       return (DATA.runs.length > 1 ? `${c.run.name} ` : "") + spell(value, this.unit) + step;
     });
     const epoch = first.epoch[at] === null ? "" : `, epoch ${Number(first.epoch[at].toFixed(2))}`;
-    this.told.textContent = `step ${first.step[at].toLocaleString("en")}${epoch}: ${told.join("; ")}`;
+    this.readout.textContent = `step ${first.step[at].toLocaleString("en")}${epoch}: ${values.join("; ")}`;
   }
 
   leave() {
-    this.tell(this.curves.map((c) => c.value.length - 1));
+    this.show(this.curves.map((c) => c.value.length - 1));
     this.marks.replaceChildren();
     this.places = null;
   }

@@ -1,11 +1,11 @@
 // Counts of cosines at one step, positives and negatives of a run; a slider goes through the steps.
 class Histogram {
   constructor(run, index) {
-    this.parts = DATA.histograms.flatMap((key, k) =>
+    this.histograms = DATA.histograms.flatMap((key, k) =>
       run.curves[key] ? [{ key, k, name: key.split("_")[0] + "s", ...run.curves[key] }] : [],
     );
     const [title, unit, about] = known(DATA.histograms[0]);
-    const last = this.parts[0].value.length - 1;
+    const last = this.histograms[0].value.length - 1;
     this.svg = draw("svg", { role: "img", "aria-label": `${title} of ${run.name}` });
     this.slider = make("input", {
       type: "range",
@@ -14,7 +14,7 @@ class Histogram {
       value: last,
       "aria-label": `Step of ${title} of ${run.name}`,
     });
-    this.told = make("output", { "aria-live": "polite" });
+    this.readout = make("output", { "aria-live": "polite" });
     this.slider.addEventListener("input", () => this.draw());
     const name = DATA.runs.length > 1 ? ` ${unit}, ${run.name}` : ` ${unit}`;
     this.element = make(
@@ -23,7 +23,7 @@ class Histogram {
       make("h3", {}, title, make("span", {}, name)),
       make("p", {}, about),
       this.svg,
-      this.told,
+      this.readout,
       this.slider,
     );
     new ResizeObserver(() => this.draw()).observe(this.svg);
@@ -34,14 +34,14 @@ class Histogram {
       at = Number(this.slider.value);
     if (!width) return;
     this.svg.replaceChildren();
-    const shares = this.parts.map((part) => {
+    const shares = this.histograms.map((part) => {
       const counts = part.value[Math.min(at, part.value.length - 1)],
         sum = counts.reduce((a, b) => a + b, 0) || 1;
       return counts.map((count) => count / sum);
     });
     const high = Math.max(...shares.flat()) * 1.15 || 1;
     const [sx, sy] = frame(this.svg, width, 12, [-1, 1], [0, high], "%", "cosine");
-    this.parts.forEach((part, k) => {
+    this.histograms.forEach((part, k) => {
       const share = shares[k],
         w = 2 / share.length;
       const outline = [
@@ -76,6 +76,6 @@ class Histogram {
       label.style.fill = colourOf(part.k);
       this.svg.append(label);
     });
-    this.told.textContent = `step ${this.parts[0].step[at].toLocaleString("en")}`;
+    this.readout.textContent = `step ${this.histograms[0].step[at].toLocaleString("en")}`;
   }
 }

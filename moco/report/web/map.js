@@ -5,8 +5,8 @@ class FeatureMap extends MapCanvas {
     this.run = run;
     this.canvas.setAttribute("aria-label", `Map of ${this.n} images of ${run}. Arrow keys go from image to image.`);
     this.tip = make("div", { class: "tip", hidden: "" });
-    this.told = make("output", { "aria-live": "polite" });
-    box.append(this.tools(), make("div", { class: "plot" }, this.canvas, this.tip), this.legend(), this.told);
+    this.readout = make("output", { "aria-live": "polite" });
+    box.append(this.tools(), make("div", { class: "plot" }, this.canvas, this.tip), this.legend(), this.readout);
     this.listen();
     new ResizeObserver(() => this.resize()).observe(box);
   }
@@ -170,7 +170,7 @@ class FeatureMap extends MapCanvas {
     this.tip.hidden = i < 0;
     this.draw();
     if (i < 0) {
-      this.told.textContent = "";
+      this.readout.textContent = "";
       return;
     }
     const near = make("div", { class: "near" }, ...this.data.links[i].map((j) => this.thumbnail(j, 36)));
@@ -180,7 +180,7 @@ class FeatureMap extends MapCanvas {
       make("p", {}, "nearest features:"),
       near,
     );
-    this.told.textContent = `${this.name(i)}; its nearest: ${this.data.links[i].map((j) => this.name(j)).join("; ")}`;
+    this.readout.textContent = `${this.name(i)}; its nearest: ${this.data.links[i].map((j) => this.name(j)).join("; ")}`;
     const [x, y] = this.place(i),
       w = this.tip.offsetWidth,
       h = this.tip.offsetHeight;

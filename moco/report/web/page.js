@@ -1,5 +1,5 @@
 "use strict";
-// What every part of the page uses; all text from a run goes through textContent.
+// What every section of the page uses; all text from a run goes through textContent.
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const SVG = "http://www.w3.org/2000/svg";
 // Lines and marks differ in these as well as in colour.
@@ -77,22 +77,22 @@ function setUpTheme() {
   const toggle = document.getElementById("theme");
   const root = document.documentElement;
   let dark = matchMedia("(prefers-color-scheme: dark)").matches;
-  const tell = () => {
+  const show = () => {
     toggle.textContent = dark ? "Light" : "Dark";
   };
   toggle.addEventListener("click", () => {
     dark = !dark;
     root.style.colorScheme = dark ? "dark" : "light";
-    tell();
+    show();
     dispatchEvent(new Event("theme"));
   });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", (event) => {
     if (root.style.colorScheme) return;
     dark = event.matches;
-    tell();
+    show();
     dispatchEvent(new Event("theme"));
   });
-  tell();
+  show();
 }
 
 function setUpButtons() {

@@ -5,7 +5,6 @@ from dataclasses import replace
 from moco.runs.config import Config, Contrast, Data, Encoder, Log, Training, Views
 from moco.runs.recipes.recipe import Recipe
 
-
 # MoCo v3: BN statistics over the whole batch, momentum rising from here to 1.
 _V3 = Contrast(dim=256, key_momentum=0.99, temperature=1.0, symmetric=True, bn_group=None, mechanism="moco-v3")
 _V3_TRAINING = Training(batch_size=4096, schedule="cosine", optimizer="lars")

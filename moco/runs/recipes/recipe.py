@@ -35,9 +35,9 @@ def read_recipe(path: Path) -> Recipe:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"{path}: cannot be read as a recipe: {str(error).splitlines()[0]}") from error
     if not isinstance(values, dict):
-        raise UserError(f"{path}: is no recipe (moco suggest writes one)")
+        raise UserError(f"{path}: is not a recipe (moco suggest writes one)")
     config = replace(from_dict(values, str(path)), recipe=str(path))
-    return Recipe(f"The recipe in {path}.", "moco suggest tells it", "not known", config, source=str(path))
+    return Recipe(f"The recipe in {path}.", "not known", "not known", config, source=str(path))
 
 
 def write_recipe(path: Path, config: Config, remarks: list[str]) -> None:

@@ -163,5 +163,5 @@ def test_what_cannot_be_loaded_is_told_in_one_line(tmp_path, monkeypatch):
 
 def test_without_the_package(monkeypatch):
     monkeypatch.setattr("moco.data.sources.hub.find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"pip install moco\[hf\]"):
+    with pytest.raises(UserError, match=r"pip install 'momentum-contrast\[hf\]'"):
         open_source("hf:a/b")

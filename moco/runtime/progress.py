@@ -1,0 +1,80 @@
+"""Progress of long work on stderr: a bar on a terminal, elsewhere a line every half minute; on the main rank alone."""
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from operator import length_hint
+from types import TracebackType
+from typing import Self, TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from moco.runtime.ranks import is_main
+
+Item = TypeVar("Item")
+console = Console(stderr=True)
+"""Whatever else is printed while a bar is shown goes through it, above the bar."""
+_SECONDS = 30.0
+"""Between two lines where there is no terminal."""
+
+
+class Bar:
+    """A bar over `total` steps, shown from its creation to `close`, or as a context manager.
+
+    Args:
+        title: what is done; text, not markup.
+        total: None if it is not known.
+        done: steps done before, which do not count for the time that is left.
+    """
+
+    def __init__(self, title: str, total: int | None, done: int = 0) -> None:
+        self.title, self.total, self.done = title, total, done
+        self._first, self._start, self._printed = done, time.monotonic(), time.monotonic()
+        self._bar = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[text]}", markup=False),
+            TimeRemainingColumn(compact=True),
+            console=console,
+            disable=not is_main() or not sys.stderr.isatty(),
+        )
+        self._task = self._bar.add_task(title, total=total, completed=done, text="")
+        self._bar.start()
+
+    def update(self, done: int, text: str = "") -> None:
+        """Shows how many steps are done, and some text beside them."""
+        self.done = done
+        self._bar.update(self._task, completed=done, text=text)
+        now = time.monotonic()
+        if self._bar.disable and is_main() and now - self._printed > _SECONDS:
+            self._printed = now
+            console.print(self._line(now, text), markup=False, highlight=False, soft_wrap=True)
+
+    def advance(self, steps: int = 1) -> None:
+        """Shows that so many more steps are done."""
+        self.update(self.done + steps)
+
+    def _line(self, now: float, text: str) -> str:
+        if self.total is None:
+            return f"{self.title} {self.done}  {text}".rstrip()
+        left = (self.total - self.done) * (now - self._start) / max(self.done - self._first, 1)
+        return "  ".join(filter(None, [f"{self.title} {self.done}/{self.total}", text, f"{left:.0f} s left"]))
+
+    def close(self) -> None:
+        self._bar.stop()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self.close()
+
+
+def track(items: Iterable[Item], title: str) -> Iterator[Item]:
+    """The items, with a bar that advances as each is done."""
+    with Bar(title, length_hint(items) or None) as bar:
+        for item in items:
+            yield item
+            bar.advance()

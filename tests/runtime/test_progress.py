@@ -1,0 +1,73 @@
+"""One progress bar: on a terminal a bar, elsewhere a line every half minute, on other ranks nothing."""
+
+import io
+
+import pytest
+
+from moco.runtime import progress
+from moco.runtime.progress import Bar, track
+from moco.training.log import Bar as TrainingBar
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """The time in seconds, at will."""
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_without_a_terminal_a_line_every_half_minute(clock, capsys):
+    bar = Bar("[bold]packing", 100, done=20)
+    for seconds, done in ((10, 30), (31, 40), (50, 60), (62, 80)):
+        clock[0] = seconds
+        bar.update(done, "loss 1.5")
+    bar.close()
+    assert capsys.readouterr().err.splitlines() == [
+        "[bold]packing 40/100  loss 1.5  93 s left",  # 20 of 80 steps in 31 s
+        "[bold]packing 80/100  loss 1.5  21 s left",
+    ]
+
+
+def test_other_ranks_show_nothing(clock, capsys, monkeypatch):
+    monkeypatch.setattr(progress, "is_main", lambda: False)
+    with Bar("packing", 10) as bar:
+        clock[0] = 100
+        bar.advance(5)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_terminal_has_a_bar_with_the_text(monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr(progress.sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    with Bar("[x] packing", 10) as bar:
+        bar.advance(4)
+        bar.update(5, "[loss] 1.5")
+    assert "[x] packing" in terminal.getvalue()
+    assert "5/10" in terminal.getvalue()
+    assert "[loss] 1.5" in terminal.getvalue()
+
+
+@pytest.mark.parametrize("items", [[1, 2, 3], iter([1, 2, 3])])
+def test_items_are_passed_on_and_counted(items, clock, capsys):
+    for item in track(items, "indexing"):
+        clock[0] = 40 * item
+    counts = [line.split()[1] for line in capsys.readouterr().err.splitlines()]
+    assert [count.split("/")[0] for count in counts] == ["1", "2", "3"]
+
+
+def test_training_shows_its_values_and_returns_the_rate(clock, capsys):
+    bar = TrainingBar(step=10, steps=110, images_per_step=64)
+    clock[0] = 40.0
+    assert bar.update(30, epoch=1, loss=2.0, accuracy=0.125) == 32
+    clock[0] = 80.0
+    bar.update(50, knn="41.0%")
+    bar.close()
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "step 50/110  epoch 1  loss 2.000  acc 12.5%  kNN 41.0%  32 images/s  120 s left"
+    )
