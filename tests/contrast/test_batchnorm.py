@@ -8,6 +8,7 @@ from torch import nn
 
 from moco.contrast import GroupBatchNorm, SyncBatchNorm, group_batch_norm, synchronise_batch_norm
 from moco.contrast.batchnorm import permutation
+from tests.contrast.literal import shuffled
 
 
 @pytest.mark.parametrize("shape", [(12, 6), (12, 6, 5), (12, 6, 5, 4)])
