@@ -96,7 +96,7 @@ def test_keys_are_those_of_their_images():
     expected = torch.nn.functional.normalize(moco.key(view), dim=1)
     torch.testing.assert_close(moco.encode_keys(view), expected)
     torch.testing.assert_close(moco.encode_keys(view, parts=3), expected)
-    assert not moco.encode_keys(view).requires_grad
+    assert not moco.encode_keys(view.requires_grad_()).requires_grad
 
 
 def bn_encoder() -> nn.Module:
@@ -105,9 +105,19 @@ def bn_encoder() -> nn.Module:
 
 def test_evaluation_changes_nothing():
     moco = MoCo(bn_encoder(), dim=8, queue_size=40).eval()
+    nn.init.normal_(moco.query.head.weight)  # else the momentum update would change nothing either
     before = copy.deepcopy(moco.state_dict())
     moco(*batch(0))
     assert all(torch.equal(before[name], value) for name, value in moco.state_dict().items())
+
+
+def test_evaluation_shuffles_nothing():
+    moco = MoCo(bn_encoder(), dim=8, queue_size=40).eval()
+    seen = []
+    moco.key.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    view = batch(0)[0]
+    moco.encode_keys(view)
+    assert torch.equal(seen[0], view)
 
 
 def test_the_state_dict_is_the_whole_state():
