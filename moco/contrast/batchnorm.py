@@ -103,12 +103,16 @@ def group_batch_norm(module: nn.Module, group_size: int) -> nn.Module:
     return module
 
 
-class SyncBatchNorm(nn.SyncBatchNorm):
+class SyncBatchNorm(_BatchNorm):
     """Batch normalisation with statistics over the batches of all ranks, which are equally large.
 
-    On GPUs it is PyTorch's layer of that name, which refuses CPUs; there it is computed here, from what autograd has.
+    On GPUs it computes as PyTorch's layer of that name, which refuses CPUs; there it is computed here, from what
+    autograd has. It is not derived from that layer, at which DistributedDataParallel refuses CPUs as well.
     On one rank, and in evaluation, it is the layer that it stands for, whose parameters and buffers it has.
     """
+
+    process_group = None
+    _check_non_zero_input_channels = nn.SyncBatchNorm._check_non_zero_input_channels
 
     def __init__(self, like: _BatchNorm) -> None:
         super().__init__(like.num_features, like.eps, like.momentum, like.affine, like.track_running_stats)
@@ -119,8 +123,11 @@ class SyncBatchNorm(nn.SyncBatchNorm):
     def forward(self, input: Tensor) -> Tensor:
         """(n, channels, ...) to the same."""
         if not self.training or world_size() == 1:
-            return _BatchNorm.forward(self, input)
-        return super().forward(input) if input.is_cuda else self._on_cpu(input)
+            return super().forward(input)
+        return nn.SyncBatchNorm.forward(self, input) if input.is_cuda else self._on_cpu(input)  # type: ignore[arg-type]
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        """Any (n, channels, ...) will do."""
 
     def _on_cpu(self, input: Tensor) -> Tensor:
         values = input.to(torch.promote_types(input.dtype, torch.float32))
@@ -146,7 +153,7 @@ def synchronise_batch_norm(module: nn.Module) -> nn.Module:
     if type(module) in PLAIN:
         assert isinstance(module, _BatchNorm)
         return SyncBatchNorm(module)
-    if isinstance(module, _BatchNorm) and not isinstance(module, nn.SyncBatchNorm) and world_size() > 1:
+    if isinstance(module, _BatchNorm) and not isinstance(module, SyncBatchNorm | nn.SyncBatchNorm) and world_size() > 1:
         raise ValueError(f"BN over ranks: the encoder holds a {type(module).__name__}, which cannot be synchronised")
     for name, child in module.named_children():
         setattr(module, name, synchronise_batch_norm(child))

@@ -65,9 +65,9 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(_: Any, gradient: Tensor) -> Tensor:
-        gradient = gradient.contiguous()
-        dist.all_reduce(gradient)
-        return local(gradient)
+        own = torch.empty_like(local(gradient), memory_format=torch.contiguous_format)
+        dist.reduce_scatter_tensor(own, gradient.contiguous())
+        return own
 
 
 def gather_with_gradient(tensor: Tensor) -> Tensor:

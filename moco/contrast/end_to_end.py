@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from moco.contrast.batchnorm import permutation
 from moco.contrast.collectives import exchange, gather_with_gradient, rank, world_size
-from moco.contrast.heads import Head, check_temperature, normalised, with_head
+from moco.contrast.heads import Head, normalised, with_head
 from moco.contrast.loss import InfoNCE, info_nce, mean_of
-from moco.contrast.mechanism import Mechanism
+from moco.contrast.mechanism import Mechanism, check_temperature
 
 
 class EndToEnd(Mechanism):
@@ -49,7 +49,7 @@ class EndToEnd(Mechanism):
 
     def forward(self, view1: Tensor, view2: Tensor) -> InfoNCE:
         """The loss of one step; views (n, ...) as of `MoCo`."""
-        pairs = [(view1, view2), (view2, view1)] if self.symmetric else [(view1, view2)]
+        pairs = self._pairs(view1, view2)
         q = [normalised(self.query(x_q)) for x_q, _ in pairs]  # queries: NxC
         k = [self.encode_keys(x_k, i) for i, (_, x_k) in enumerate(pairs)]  # keys of all ranks, with gradient
         if self.training:

@@ -22,6 +22,8 @@ def with_head(
     num_features: int | None,
 ) -> nn.Sequential:
     """The encoder as `backbone` and a projection head as `head`, with BN groups; arguments as of `MoCo`."""
+    if dim < 1:
+        raise ValueError(f"dim is at least 1, not {dim}")
     if bn_group is not None and bn_group < 2:
         raise ValueError(f"a BN group has at least 2 samples, not {bn_group}")
     features = count_features(encoder) if num_features is None else num_features
@@ -71,13 +73,3 @@ def count_features(encoder: nn.Module) -> int:
 def normalised(outputs: Tensor) -> Tensor:
     """L2-normalised rows of (n, dim), in float32 (of float64 in float64)."""
     return F.normalize(full_precision(outputs), dim=1)
-
-
-def check_temperature(temperature: float) -> None:
-    if not temperature > 0:
-        raise ValueError(f"temperature is above 0, not {temperature}")
-
-
-def check_parts(n: int, parts: int) -> None:
-    if parts < 1 or n % parts:
-        raise ValueError(f"a batch of {n} does not divide into {parts} gradient-accumulation steps")

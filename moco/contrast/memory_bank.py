@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from moco.contrast.batchnorm import random_bits
 from moco.contrast.collectives import gather
-from moco.contrast.heads import Head, check_parts, check_temperature, normalised, with_head
+from moco.contrast.heads import Head, normalised, with_head
 from moco.contrast.loss import InfoNCE, info_nce
-from moco.contrast.mechanism import Backward, Mechanism
+from moco.contrast.mechanism import Backward, Mechanism, check_momentum, check_parts, check_temperature
 
 
 class MemoryBank(Mechanism):
@@ -49,8 +49,7 @@ class MemoryBank(Mechanism):
         num_features: int | None = None,
     ) -> None:
         super().__init__()
-        if not 0 <= momentum <= 1:
-            raise ValueError(f"momentum is in 0..1, not {momentum}")
+        check_momentum(momentum)
         if images < 2 or draws < 1:
             raise ValueError(f"a memory bank has at least 2 images and 1 draw, not {images} and {draws}")
         check_temperature(temperature)
@@ -81,8 +80,9 @@ class MemoryBank(Mechanism):
         for part, own in zip(view.chunk(parts), images.chunk(parts), strict=True):
 
             def loss(part: Tensor = part, own: Tensor = own) -> InfoNCE:
-                queries.append(normalised(self.query(part)))
-                return self.contrast(queries[-1], own, drawn)
+                q = normalised(self.query(part))
+                queries.append(q.detach())
+                return self.contrast(q, own, drawn)
 
             backward(loss)
         self._refresh(images, torch.cat(queries))

@@ -2,15 +2,17 @@
 
 import copy
 import math
+from collections.abc import Iterable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from moco.contrast.batchnorm import permutation
 from moco.contrast.collectives import exchange, gather, local, world_size
-from moco.contrast.heads import Head, check_parts, check_temperature, normalised, with_head
+from moco.contrast.heads import Head, normalised, with_head
 from moco.contrast.loss import InfoNCE, info_nce, mean_of
-from moco.contrast.mechanism import Backward, Mechanism
+from moco.contrast.mechanism import Backward, Mechanism, check_momentum, check_parts, check_temperature
 from moco.contrast.momentum import momentum_update
 from moco.contrast.queue import Queue
 
@@ -23,7 +25,7 @@ class MoCo(Mechanism):
 
     Only `moco.query` has parameters to train; its `backbone` is the encoder given. With several ranks
     (torch.distributed) the queue holds the keys of all ranks, in rank order, and is the same on each; gradients are
-    averaged by DistributedDataParallel around this module, or by your own loop.
+    averaged by DistributedDataParallel(moco, broadcast_buffers=False), or by your own loop.
 
     Args:
         encoder: maps a batch of inputs (n, ...) to features (n, num_features). Its weights are kept.
@@ -58,8 +60,7 @@ class MoCo(Mechanism):
         num_features: int | None = None,
     ) -> None:
         super().__init__()
-        if not 0 <= momentum <= 1:
-            raise ValueError(f"momentum is in 0..1, not {momentum}")
+        check_momentum(momentum)
         check_temperature(temperature)
         self.momentum, self.temperature, self.symmetric, self.shuffle = momentum, temperature, symmetric, shuffle
         self.query = with_head(encoder, dim, head, hidden, bn_group, num_features)
@@ -92,7 +93,9 @@ class MoCo(Mechanism):
         is that of the whole batch, if BN statistics are computed over groups that divide a part.
 
         Args:
-            backward: is called for each part with a function that gives its InfoNCE.
+            view1, view2, backward: `backward` is called for each part with a function without arguments, which gives
+                the part's InfoNCE; its loss, divided by `parts`, is to be back-propagated at once.
+            parts: how many gradient-accumulation steps; must divide the batch.
 
         Raises:
             ValueError: a batch that does not divide into so many parts.
@@ -101,15 +104,16 @@ class MoCo(Mechanism):
         pairs = self._pairs(view1, view2)
         self.update_key_encoder()
         k = [self.encode_keys(x_k, parts, stream=i) for i, (_, x_k) in enumerate(pairs)]
-        dictionary = self.queue.keys
-        for part in range(parts):
-            chunks = [(x_q.chunk(parts)[part], local(k_i).chunk(parts)[part]) for (x_q, _), k_i in zip(pairs, k)]  # noqa: B905
-
-            def loss(chunks: list[tuple[Tensor, Tensor]] = chunks) -> InfoNCE:
-                return mean_of([self.contrast(self.encode_queries(x_q), k_i, dictionary) for x_q, k_i in chunks])
-
-            backward(loss)
+        views = zip(*[x_q.chunk(parts) for x_q, _ in pairs], strict=True)
+        positives = zip(*[local(k_i).chunk(parts) for k_i in k], strict=True)
+        for x_q, k_q in zip(views, positives, strict=True):
+            backward(partial(self._contrast_part, x_q, k_q))
         self._enqueue(k)
+
+    def _contrast_part(self, views: Iterable[Tensor], positives: Iterable[Tensor]) -> InfoNCE:
+        """Queries of a part of each direction's view (n / parts, ...) against their keys and the queue."""
+        pairs = zip(views, positives, strict=True)
+        return mean_of([self.contrast(self.encode_queries(x_q), k_q, self.queue.keys) for x_q, k_q in pairs])
 
     def encode_queries(self, view: Tensor) -> Tensor:
         """Queries of a view (n, ...): float32 (n, dim), L2-normalised, with gradient."""
@@ -154,11 +158,5 @@ class MoCo(Mechanism):
             for k in keys:
                 self.queue.enqueue(k)
 
-    def _pairs(self, view1: Tensor, view2: Tensor) -> list[tuple[Tensor, Tensor]]:
-        return [(view1, view2), (view2, view1)] if self.symmetric else [(view1, view2)]
-
     def chance_loss(self, batch_size: int) -> float:
         return math.log(len(self.queue.keys) + 1)
-
-    def keys_per_step(self, batch_size: int) -> int:
-        return batch_size * (2 if self.symmetric else 1)

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from moco.contrast.batchnorm import synchronise_batch_norm
 from moco.contrast.collectives import gather
 from moco.contrast.end_to_end import contrast_in_batch
-from moco.contrast.heads import check_temperature, count_features, mlp, normalised
+from moco.contrast.heads import count_features, mlp, normalised
 from moco.contrast.loss import InfoNCE, mean_of
-from moco.contrast.mechanism import Mechanism
+from moco.contrast.mechanism import Mechanism, check_momentum, check_temperature
 from moco.contrast.momentum import momentum_update
 
 
@@ -37,6 +37,7 @@ class MoCoV3(Mechanism):
             synchronised.
     """
 
+    symmetric = True
     steps: Tensor
 
     def __init__(
@@ -53,8 +54,7 @@ class MoCoV3(Mechanism):
         num_features: int | None = None,
     ) -> None:
         super().__init__()
-        if not 0 <= momentum <= 1:
-            raise ValueError(f"momentum is in 0..1, not {momentum}")
+        check_momentum(momentum)
         for name, number in {"dim": dim, "hidden": hidden, "projector_layers": projector_layers}.items():
             if number < 1:
                 raise ValueError(f"{name} is at least 1, not {number}")
@@ -74,27 +74,27 @@ class MoCoV3(Mechanism):
 
         In evaluation mode the key encoder and the count of steps stay as they are.
         """
-        q = [normalised(self.predictor(self.query(view))) for view in (view1, view2)]  # queries: NxC
+        pairs = self._pairs(view1, view2)
+        q = [normalised(self.predictor(self.query(x_q))) for x_q, _ in pairs]  # queries: NxC
         if self.training:
             momentum_update(self.key, self.query, self.current_momentum())
             self.steps += 1
         with torch.no_grad():
-            k = [gather(normalised(self.key(view))) for view in (view2, view1)]  # keys of all ranks
+            k = [gather(normalised(self.key(x_k))) for _, x_k in pairs]  # keys of all ranks
         both = mean_of([contrast_in_batch(q_i, k_i, self.temperature) for q_i, k_i in zip(q, k, strict=True)])
         return both._replace(loss=4 * self.temperature * both.loss)  # the sum of two, each times 2 tau
 
     def current_momentum(self) -> float | Tensor:
         """m of the step to come, 1 - (1 - momentum) (1 + cos(pi steps / total_steps)) / 2.
 
-        A float64 scalar tensor where the weights lie, so that a GPU neither waits for the CPU nor forgets its position.
+        A scalar tensor where the weights lie, so that a GPU neither waits for the CPU nor forgets its position, and
+        float64, if the device has it.
         """
         if self.total_steps is None:
             return self.momentum
-        progress = (self.steps.double() / self.total_steps).clamp(max=1)
+        steps = self.steps.to(torch.float32 if self.steps.is_mps else torch.float64)  # MPS has no float64
+        progress = (steps / self.total_steps).clamp(max=1)
         return 1 - (1 - self.momentum) * (1 + torch.cos(math.pi * progress)) / 2
 
     def chance_loss(self, batch_size: int) -> float:
         return 4 * self.temperature * math.log(batch_size)
-
-    def keys_per_step(self, batch_size: int) -> int:
-        return 2 * batch_size

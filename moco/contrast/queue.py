@@ -14,7 +14,7 @@ class Queue(nn.Module):
     replaced them.
 
     Attributes:
-        keys: float32 (size, dim), L2-normalised rows.
+        keys: float32 (float64 after `.double()`), (size, dim), L2-normalised rows.
         enqueued: int64 scalar, how many keys were ever enqueued: the write position is `enqueued % size`. It is kept
             on the device of the keys, so that a GPU never waits for the CPU.
         total: the same number as an int, for what the CPU needs to know.

@@ -1,17 +1,12 @@
 import copy
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
 from moco.contrast import MoCo
-from tests.launch import launch
-
-sys.path.insert(0, str(Path(__file__).parent))
-from algorithm1 import Algorithm1
 
 
 def small_encoder() -> nn.Module:
@@ -24,57 +19,6 @@ def batch(step: int, n: int = 12) -> tuple[torch.Tensor, torch.Tensor]:
     return images, images + 0.3 * torch.randn(n, 3, 4, 4, generator=generator)
 
 
-@pytest.mark.parametrize("queue_size", [48, 50, 7])
-@pytest.mark.parametrize("head", ["linear", "mlp"])
-def test_is_algorithm_1(queue_size, head):
-    """20 steps in float32: logits, loss, queue, pointer and key parameters, all within 1e-5."""
-    torch.manual_seed(0)
-    moco = MoCo(small_encoder(), dim=16, queue_size=queue_size, momentum=0.9, temperature=0.5, head=head)
-    literal = Algorithm1(copy.deepcopy(moco.query), moco.queue.keys, momentum=0.9, temperature=0.5, lr=0.03)
-    optimizer = torch.optim.SGD(moco.query.parameters(), lr=0.03)
-    for step in range(20):
-        view1, view2 = batch(step)
-        result = moco(view1, view2)
-        optimizer.zero_grad()
-        result.loss.backward()
-        optimizer.step()
-        logits, loss, key_parameters = literal.step(view1, view2)
-        assert result.loss.item() == pytest.approx(loss, abs=1e-5)
-        assert torch.allclose(torch.cat((result.positive[:, None], result.negatives), 1), logits, rtol=0, atol=1e-5)
-        assert torch.allclose(moco.queue.keys, torch.stack(literal.queue), rtol=0, atol=1e-5)
-        assert int(moco.queue.enqueued) % queue_size == literal.pointer
-        for mine, theirs in zip(moco.key.parameters(), key_parameters, strict=True):
-            assert torch.allclose(mine, theirs, rtol=0, atol=1e-5)
-        assert result.accuracy.item() == (logits.argmax(dim=1) == 0).float().mean().item()
-
-
-def run_ranks(ranks: int, script: str, folder: Path) -> None:
-    """A script of this folder on so many gloo ranks."""
-    launch(ranks, str(Path(__file__).parent / script), str(folder))
-
-
-def test_two_ranks_are_algorithm_1_and_one_rank_with_groups(tmp_path):
-    """Two ranks of 32 against Algorithm 1 on all 64 (an encoder without BN), and against one rank with BN groups of 32.
-
-    The queue holds the keys in the order of the whole batch: rank 0's, then rank 1's.
-    """
-    run_ranks(2, "two_ranks.py", tmp_path)
-    run_ranks(1, "two_ranks.py", tmp_path)
-    for encoder in ("plain", "bn"):
-        two, one = (torch.load(tmp_path / f"{encoder}-{ranks}.pt") for ranks in (2, 1))
-        assert two["losses"] == pytest.approx(one["losses"], abs=1e-5)
-        for key in ("queue", "views"):
-            assert torch.allclose(two[key], one[key], rtol=0, atol=1e-5), key
-        assert two["enqueued"] == one["enqueued"]
-        for mine, theirs in zip(two["key"], one["key"], strict=True):
-            assert torch.allclose(mine, theirs, rtol=0, atol=1e-5)
-    literal = torch.load(tmp_path / "literal.pt")
-    two = torch.load(tmp_path / "plain-2.pt")
-    assert two["losses"] == pytest.approx(literal["losses"], abs=1e-5)
-    assert torch.allclose(two["queue"], literal["queue"], rtol=0, atol=1e-5)
-    assert two["enqueued"] % len(two["queue"]) == literal["pointer"]
-
-
 def test_the_symmetric_loss_is_the_mean_of_both_directions():
     torch.manual_seed(0)
     both = MoCo(small_encoder(), dim=8, queue_size=40, symmetric=True)
@@ -84,22 +28,75 @@ def test_the_symmetric_loss_is_the_mean_of_both_directions():
     other = copy.deepcopy(one)
     result, forth, back = both(view1, view2), one(view1, view2), other(view2, view1)
     assert result.loss.item() == pytest.approx((forth.loss + back.loss).item() / 2, abs=1e-6)
-    # Both directions look up the queue as it was; then the keys of both views go in.
+    # Both directions are contrasted with the queue as it was; then the keys of both views go in.
     assert torch.equal(both.queue.keys[:12], one.queue.keys[:12])
     assert torch.equal(both.queue.keys[12:24], other.queue.keys[:12])
 
 
-def test_parts_give_the_gradient_and_the_queue_of_the_whole_batch():
+def in_parts(mechanism: nn.Module, parts: int, *inputs: torch.Tensor) -> torch.Tensor:
+    """Accumulates the gradient of a step. Returns the mean loss of the parts."""
+    losses = []
+
+    def backward(forward):
+        losses.append(forward().loss)
+        (losses[-1] / parts).backward()
+
+    mechanism.accumulate(*inputs, parts=parts, backward=backward)
+    assert len(losses) == parts
+    return torch.stack(losses).mean().detach()
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("parts", [1, 2, 4])
+def test_gradient_accumulation_is_the_whole_step(parts, symmetric):
     torch.manual_seed(0)
-    whole = MoCo(bn_encoder(), dim=8, queue_size=40, bn_group=4)
+    whole = MoCo(bn_encoder(), dim=8, queue_size=40, bn_group=4, symmetric=symmetric).double()
     parted = copy.deepcopy(whole)
-    view1, view2 = batch(0, n=16)
-    whole(view1, view2).loss.backward()
-    for result in parted.parts(view1, view2, 2):
-        (result.loss / 2).backward()
+    view1, view2 = (view.double() for view in batch(0, n=16))
+    result = whole(view1, view2)
+    result.loss.backward()
+    assert in_parts(parted, parts, view1, view2).item() == pytest.approx(result.loss.item(), abs=1e-12)
     for p, q in zip(whole.query.parameters(), parted.query.parameters(), strict=True):
-        assert torch.allclose(p.grad, q.grad, rtol=1e-4, atol=1e-6)
-    assert torch.allclose(whole.queue.keys, parted.queue.keys, atol=1e-6)
+        torch.testing.assert_close(p.grad, q.grad, rtol=0, atol=1e-12)
+    torch.testing.assert_close(whole.queue.keys, parted.queue.keys, rtol=0, atol=1e-12)
+    assert int(parted.queue.enqueued) == parted.queue.total == 16 * (1 + symmetric)  # once
+
+
+@pytest.mark.parametrize("parts", [4, 0])
+def test_a_batch_that_does_not_divide(parts):
+    moco = MoCo(small_encoder(), dim=8, queue_size=40)
+    before = copy.deepcopy(moco.state_dict())
+    with pytest.raises(ValueError, match=f"a batch of 6 does not divide into {parts} gradient-accumulation steps"):
+        moco.accumulate(*batch(0, n=6), parts=parts, backward=lambda forward: None)
+    assert all(torch.equal(before[name], value) for name, value in moco.state_dict().items())
+
+
+def test_every_parameter_and_number_is_float64_after_double():
+    moco = MoCo(bn_encoder(), dim=8, queue_size=40, bn_group=4, head="mlp").double()
+    result = moco(*(view.double() for view in batch(0)))
+    assert result.loss.dtype == moco.queue.keys.dtype == moco.encode_keys(batch(0)[0].double()).dtype == torch.float64
+
+
+def test_keys_of_a_past_step_are_encoded_in_its_order():
+    """`enqueued` names the step by the number of keys that the queue had then."""
+    torch.manual_seed(0)
+    moco = MoCo(bn_encoder(), dim=8, queue_size=40, bn_group=4)
+    view = batch(0)[0]
+    first = moco.encode_keys(view)
+    moco.queue.enqueue(first)
+    assert not torch.allclose(moco.encode_keys(view), first, atol=1e-4)
+    assert torch.equal(moco.encode_keys(view, enqueued=0), first)
+    assert not torch.allclose(moco.encode_keys(view, stream=1, enqueued=0), first, atol=1e-4)
+
+
+def test_keys_are_those_of_their_images():
+    """Row i is the key of image i, whatever the order in which they were encoded."""
+    moco = MoCo(small_encoder(), dim=8, queue_size=40)
+    view = batch(0)[0]
+    expected = torch.nn.functional.normalize(moco.key(view), dim=1)
+    torch.testing.assert_close(moco.encode_keys(view), expected)
+    torch.testing.assert_close(moco.encode_keys(view, parts=3), expected)
+    assert not moco.encode_keys(view.requires_grad_()).requires_grad
 
 
 def bn_encoder() -> nn.Module:
@@ -108,9 +105,19 @@ def bn_encoder() -> nn.Module:
 
 def test_evaluation_changes_nothing():
     moco = MoCo(bn_encoder(), dim=8, queue_size=40).eval()
+    nn.init.normal_(moco.query.head.weight)  # else the momentum update would change nothing either
     before = copy.deepcopy(moco.state_dict())
     moco(*batch(0))
     assert all(torch.equal(before[name], value) for name, value in moco.state_dict().items())
+
+
+def test_evaluation_shuffles_nothing():
+    moco = MoCo(bn_encoder(), dim=8, queue_size=40).eval()
+    seen = []
+    moco.key.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    view = batch(0)[0]
+    moco.encode_keys(view)
+    assert torch.equal(seen[0], view)
 
 
 def test_the_state_dict_is_the_whole_state():
@@ -142,7 +149,7 @@ class Silent(nn.Module):
         return x.flatten(1)
 
 
-def test_features_that_cannot_be_told():
+def test_an_unknown_number_of_features():
     with pytest.raises(ValueError, match="pass num_features"):
         MoCo(Silent())
     assert MoCo(Silent(), num_features=48, queue_size=8)(*batch(0)).loss.isfinite()

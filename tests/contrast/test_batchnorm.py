@@ -1,93 +1,14 @@
-"""InfoNCE, the queue, the momentum update and shuffling BN, each alone."""
-
 import copy
-import math
 
 import pytest
 import torch
-import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from moco.contrast import GroupBatchNorm, Queue, group_batch_norm, info_nce, momentum_update
+from moco.contrast import GroupBatchNorm, SyncBatchNorm, group_batch_norm, synchronise_batch_norm
 from moco.contrast.batchnorm import permutation
-
-
-def unit(*shape: int) -> torch.Tensor:
-    return F.normalize(torch.randn(*shape), dim=1)
-
-
-def test_info_nce_is_cross_entropy_with_the_positive_at_0():
-    q, k, negatives = unit(10, 8).requires_grad_(), unit(10, 8), unit(33, 8)
-    result = info_nce(q, k, negatives, 0.07)
-    logits = torch.cat(((q * k).sum(1, keepdim=True), q @ negatives.T), dim=1) / 0.07
-    expected = F.cross_entropy(logits, torch.zeros(10, dtype=torch.int64))
-    assert result.loss.item() == pytest.approx(expected.item(), abs=1e-5)
-    (mine,) = torch.autograd.grad(result.loss, q)
-    (theirs,) = torch.autograd.grad(expected, q)
-    assert torch.allclose(mine, theirs, atol=1e-5)
-
-
-def test_info_nce_of_knowing_nothing_is_log_of_k_plus_1():
-    same = F.normalize(torch.ones(5, 8), dim=1)
-    assert info_nce(same, same, same[:1].expand(99, 8), 0.07).loss.item() == pytest.approx(math.log(100), abs=1e-5)
-
-
-def test_info_nce_is_float32_under_autocast():
-    q, k, negatives = (unit(16, 32).bfloat16() for _ in range(3))
-    plain = info_nce(q, k, negatives, 0.07)
-    with torch.autocast("cpu", torch.bfloat16):
-        cast = info_nce(q, k, negatives, 0.07)
-    assert cast.negatives.dtype == torch.float32
-    assert torch.equal(plain.negatives, cast.negatives)
-    assert torch.equal(plain.loss, cast.loss)
-
-
-def test_accuracy_counts_the_positives_that_win():
-    q = torch.eye(4)
-    k = torch.eye(4)[[0, 1, 3, 3]]  # the third query's key is another's
-    negatives = 0.5 * torch.eye(4)
-    assert info_nce(q, k, negatives, 1.0).accuracy.item() == 0.75
-
-
-@settings(deadline=None, max_examples=50)
-@given(st.integers(1, 20), st.lists(st.integers(1, 30), min_size=1, max_size=8))
-def test_the_queue_holds_the_last_keys_in_order(size, batches):
-    """Any K, also one that is no multiple of the batch, or smaller than it."""
-    queue = Queue(size, 1)
-    start = queue.keys.flatten().tolist()
-    everything = []
-    for n in batches:
-        keys = torch.arange(len(everything), len(everything) + n, dtype=torch.float32)[:, None]
-        queue.enqueue(keys)
-        everything += keys.flatten().tolist()
-    expected = start
-    for i, key in enumerate(everything):
-        expected[i % size] = key
-    assert queue.keys.flatten().tolist() == expected
-    assert int(queue.enqueued) == len(everything)
-
-
-def test_the_queue_is_in_the_state_dict():
-    queue = Queue(10, 4)
-    queue.enqueue(unit(7, 4))
-    other = Queue(10, 4)
-    other.load_state_dict(queue.state_dict())
-    assert torch.equal(queue.keys, other.keys)
-    assert int(other.enqueued) == 7
-
-
-@pytest.mark.parametrize("momentum", [0.0, 0.5, 0.999, 1.0])
-def test_momentum_update_is_eq_2(momentum):
-    query = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4))
-    key = copy.deepcopy(query)
-    for p in query.parameters():
-        nn.init.normal_(p)
-    before = [p.clone() for p in key.parameters()]
-    momentum_update(key, query, momentum)
-    for p_k, old, p_q in zip(key.parameters(), before, query.parameters(), strict=True):
-        assert torch.allclose(p_k, momentum * old + (1 - momentum) * p_q, atol=1e-6)
+from tests.contrast.literal import shuffled
 
 
 @pytest.mark.parametrize("shape", [(12, 6), (12, 6, 5), (12, 6, 5, 4)])
@@ -135,6 +56,11 @@ def test_conversion_keeps_parameters_and_names():
     assert isinstance(module[1][0], GroupBatchNorm)
     assert list(module.state_dict()) == names
     assert module[1][0].weight is weight
+
+
+@pytest.mark.parametrize("counter", [0, 1, 97, 2**31 + 5])
+def test_permutation_is_its_definition(counter):
+    assert permutation(100, torch.tensor(counter)).tolist() == shuffled(100, counter)
 
 
 @given(st.integers(1, 300), st.integers(0, 2**50))
@@ -187,3 +113,15 @@ def test_compiled_grouped_bn_is_the_same(momentum, dimensions):
     torch.testing.assert_close(compiled.running_mean, eager.running_mean)
     torch.testing.assert_close(compiled.running_var, eager.running_var)
     assert compiled.num_batches_tracked == eager.num_batches_tracked
+
+
+def test_on_one_rank_synchronised_bn_is_bn():
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, momentum=0.3), nn.ReLU(), nn.BatchNorm2d(4))
+    ours = synchronise_batch_norm(copy.deepcopy(plain))
+    assert isinstance(ours[1], SyncBatchNorm)
+    images = torch.randn(6, 3, 5, 5)
+    for mode in (True, True, False):
+        assert torch.equal(ours.train(mode)(images), plain.train(mode)(images))
+    assert ours.state_dict().keys() == plain.state_dict().keys()
+    assert all(torch.equal(value, plain.state_dict()[name]) for name, value in ours.state_dict().items())

@@ -1,0 +1,32 @@
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from moco.contrast import Queue
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(1, 20), st.lists(st.integers(1, 30), min_size=1, max_size=8))
+def test_the_queue_holds_the_last_keys_in_order(size, batches):
+    """Any K, also one that is no multiple of the batch, or smaller than it."""
+    queue = Queue(size, 1)
+    start = queue.keys.flatten().tolist()
+    everything = []
+    for n in batches:
+        keys = torch.arange(len(everything), len(everything) + n, dtype=torch.float32)[:, None]
+        queue.enqueue(keys)
+        everything += keys.flatten().tolist()
+    expected = start
+    for i, key in enumerate(everything):
+        expected[i % size] = key
+    assert queue.keys.flatten().tolist() == expected
+    assert int(queue.enqueued) == queue.total == len(everything)
+
+
+def test_the_queue_is_in_the_state_dict():
+    queue = Queue(10, 4)
+    queue.enqueue(torch.randn(7, 4))
+    other = Queue(10, 4)
+    other.load_state_dict(queue.state_dict())
+    assert torch.equal(queue.keys, other.keys)
+    assert int(other.enqueued) == other.total == 7

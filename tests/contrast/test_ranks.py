@@ -1,0 +1,16 @@
+"""On several gloo ranks every mechanism is its literal definition on the whole batch, and collectives are exact."""
+
+import pytest
+import torch
+
+from tests.launch import launch
+
+
+@pytest.mark.parametrize("ranks", [2, pytest.param(3, marks=pytest.mark.slow)])
+def test_ranks_are_one(ranks, tmp_path):
+    launch(ranks, "-m", "tests.contrast.ranks", str(tmp_path))
+    for rank in range(ranks):
+        results = torch.load(tmp_path / f"{rank}.pt")
+        assert len(results) == 10
+        wrong = {case: {name: d for name, d in found.items() if not d < 1e-10} for case, found in results.items()}
+        assert {case: found for case, found in wrong.items() if found} == {}
