@@ -16,7 +16,7 @@ from moco.data.dataset import Encoded, ImageSet, InMemory
 from moco.data.formats.decode import UnreadableImageError, decode
 from moco.data.order import shuffled
 
-_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+_FORMATS = ("AVIF", "JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 """What is decoded. Pillow knows others, some of which run programs."""
 _TOGETHER = 64
 """Images looked at between two steps of the progress bar."""

@@ -11,7 +11,7 @@ from typing import IO, NamedTuple
 
 import numpy as np
 
-IMAGES = {"jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "gif"}
+IMAGES = {"avif", "jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "gif"}
 
 INDEX = np.dtype([("offset", "<u8"), ("size", "<u4"), ("label", "<i4")])
 """Of each image: where its bytes begin in the tar, how many they are, and its label, -1 if it has none."""

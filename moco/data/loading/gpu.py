@@ -6,10 +6,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_jpeg
 
 from moco.data.dataset import Encoded
-from moco.data.formats.decode import UnreadableImageError, decode, plain_jpeg_size
+from moco.data.formats.decode import UnreadableImageError, decode, decode_jpeg, plain_jpeg_size
 from moco.data.loading.crops import Crops, Read, crop
 from moco.data.order import Asked
 from moco.runtime.errors import UserError
@@ -81,7 +80,7 @@ def decode_and_crop(packets: Packets, size: int, device: torch.device) -> Read:
 
 
 def _decode(jpegs: list[Tensor], device: torch.device) -> list[Tensor]:
-    return decode_jpeg(jpegs, ImageReadMode.RGB, device=device) if jpegs else []
+    return decode_jpeg(jpegs, device=device) if jpegs else []
 
 
 def _decode_one(packets: Packets, i: int, errors: dict[int, str]) -> Tensor:

@@ -13,7 +13,7 @@ from moco.data.dataset import Encoded
 from moco.runtime.errors import UserError
 
 log = logging.getLogger("moco")
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+SUFFIXES = (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 
 class Files:

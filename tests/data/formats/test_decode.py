@@ -261,3 +261,20 @@ def test_damaged_bytes_give_an_image_or_one_line(data):
         assert str(outcome).startswith("a: ")
         assert "\n" not in str(outcome)
     plain_jpeg_size(data)
+
+
+def test_avif_is_decoded(tmp_path):
+    picture = Image.new("RGB", (40, 24), (200, 30, 60))
+    file = io.BytesIO()
+    picture.save(file, "AVIF", quality=95)
+    pixels = decode(file.getvalue(), "x")
+    assert pixels.shape == (3, 24, 40)
+    assert (pixels.float() - torch.tensor([200.0, 30, 60])[:, None, None]).abs().max() < 8
+
+
+def test_without_torchcodec_pillow_gives_the_same(monkeypatch):
+    file = io.BytesIO()
+    Image.effect_noise((50, 30), 60).convert("RGB").save(file, "JPEG", quality=85)
+    before = decode(file.getvalue(), "x")
+    monkeypatch.setattr("moco.data.formats.decode.decode_jpeg", None)
+    assert torch.equal(decode(file.getvalue(), "x"), before)
