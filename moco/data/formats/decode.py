@@ -4,6 +4,8 @@ import io
 import logging
 import warnings
 from collections.abc import Callable
+from importlib import import_module
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,9 +22,11 @@ from PIL import (
 )
 from torch import Tensor
 
+decode_jpeg: Callable[..., Any] | None
+"""TorchCodec's; None where it has no wheel for the platform: Pillow then decodes everything, on the CPU."""
 try:
-    from torchcodec.decoders import decode_jpeg
-except (ImportError, OSError, RuntimeError):  # no wheel for this platform: Pillow decodes everything
+    decode_jpeg = import_module("torchcodec.decoders").decode_jpeg
+except (ImportError, OSError, RuntimeError):
     decode_jpeg = None
 
 MAX_PIXELS = 100_000_000

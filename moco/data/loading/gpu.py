@@ -80,7 +80,9 @@ def decode_and_crop(packets: Packets, size: int, device: torch.device) -> Read:
 
 
 def _decode(jpegs: list[Tensor], device: torch.device) -> list[Tensor]:
-    return decode_jpeg(jpegs, device=device) if jpegs else []
+    if decode_jpeg is None:
+        raise UserError("--decoder gpu: needs TorchCodec, which cannot be imported here: --decoder cpu")
+    return list(decode_jpeg(jpegs, device=device)) if jpegs else []
 
 
 def _decode_one(packets: Packets, i: int, errors: dict[int, str]) -> Tensor:
