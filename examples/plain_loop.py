@@ -1,6 +1,6 @@
 """MoCo as a module in a loop of one's own: any encoder, any data set that gives two views of an image.
 
-python examples/plain_loop.py            # 50 s on a CPU core: prints the loss, the look-up accuracy and guessing
+python examples/plain_loop.py            # 50 s on a CPU core: prints the loss, chance, the contrastive accuracy
 """
 
 import math
@@ -47,13 +47,13 @@ def main(images: int = 2048, epochs: int = 3) -> float:
     for epoch in range(epochs):
         losses = []
         for view1, view2 in loader:
-            loss, accuracy, *_ = moco(view1, view2)
+            loss, accuracy = moco(view1, view2)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             losses.append(loss.item())
         mean = sum(losses) / len(losses)
-        print(f"epoch {epoch + 1}: loss {mean:.2f} (guessing {math.log(513):.2f}), look-up accuracy {accuracy:.0%}")
+        print(f"epoch {epoch + 1}: loss {mean:.2f} (chance {math.log(513):.2f}), contrastive accuracy {accuracy:.0%}")
     return mean
 
 

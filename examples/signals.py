@@ -78,12 +78,12 @@ def main(steps: int = 400) -> tuple[float, float]:
     before = accuracy(backbone)
     for step in range(steps):
         batch = signals[torch.randint(0, len(signals), (128,))]
-        loss, look_up, *_ = moco(view(batch), view(batch))
+        loss, contrastive = moco(view(batch), view(batch))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         if step % 100 == 99:
-            print(f"step {step + 1}: loss {loss:.2f}, look-up accuracy {look_up:.0%}")
+            print(f"step {step + 1}: loss {loss:.2f}, contrastive accuracy {contrastive:.0%}")
     after = accuracy(backbone)
     print(f"kNN accuracy: {before:.1%} with random weights, {after:.1%} after {steps} steps (chance 25 %)")
     return before, after
