@@ -40,7 +40,7 @@ class Side:
     """A way to do the work. `make` is called once, in the side's process; `needs` is a package that it imports."""
 
     name: str
-    make: Callable[[], Turn]
+    make: Callable[..., Turn]
     delivers: str
     needs: str | None = None
 

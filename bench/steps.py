@@ -56,8 +56,8 @@ def run_of(
     return Pretraining(config, source, Run(Path(tempfile.gettempdir()) / "bench"), device_of(compute))
 
 
-def pretraining(images: Tensor, *arguments: Any, precision: Precision | None, **options: Any) -> Pretraining:
-    return run_of(images, *arguments, **options, compute=Compute(device="cpu", precision=precision or "auto"))
+def compute(precision: Precision | None) -> Compute:
+    return Compute(device="cpu", precision=precision or "auto")
 
 
 def memory_format(precision: Precision | None) -> torch.memory_format:
@@ -82,7 +82,7 @@ def our_step(
     precision: Precision | None = None,
 ) -> Turn:
     images = torch.from_numpy(material.small(size)).permute(0, 3, 1, 2).contiguous()
-    run = pretraining(images, "cifar", size, encoder, batch, queue, m=0.99, precision=precision)
+    run = run_of(images, "cifar", size, encoder, batch, queue, 0.99, compute(precision))
     batches = run.loader.batches(training_plan(len(images), batch, 0, 0, 1 << 30))
 
     def work() -> int:
@@ -163,7 +163,7 @@ def pairs(size: int, batch: int, layout: torch.memory_format) -> Iterator[tuple[
 
 def our_large_step(encoder: str, size: int, batch: int, queue: int, precision: Precision | None = None) -> Turn:
     images = torch.zeros(batch, 3, 8, 8, dtype=torch.uint8)
-    run = pretraining(images, "v2", size, encoder, batch, queue, m=0.999, precision=precision)
+    run = run_of(images, "v2", size, encoder, batch, queue, 0.999, compute(precision))
     made = pairs(size, batch, run.device.memory_format)
 
     def work() -> int:
@@ -264,7 +264,7 @@ def small_step(
 
 
 def large_step(encoder: str = "resnet50", size: int = 224, batch: int = 16, queue: int = 65536) -> Work:
-    options = {"encoder": encoder, "size": size, "batch": batch, "queue": queue}
+    options: dict[str, Any] = {"encoder": encoder, "size": size, "batch": batch, "queue": queue}
     ours = Side("moco", partial(our_large_step, **options), f"an updated encoder, {_precision()}, channels last")
     peer = Side("the released code's, plainly", partial(plain_large_step, **options), "an updated encoder, float32")
     title = f"step, {encoder}, {size} px, batch {batch}, K {queue}, views made already"

@@ -98,6 +98,16 @@ def test_evaluation_of_an_encoder_counts_right_answers_and_restores_its_mode(tra
     assert encoder.training == training
 
 
+def test_features_too_large_for_half_precision_are_compared_as_others():
+    class Large(Means):
+        def forward(self, images: Tensor) -> Tensor:
+            return 1e6 * super().forward(images)
+
+    labels = torch.arange(30) % 3
+    source = Source(InMemory(coloured(labels), labels), None, None)
+    assert evaluate_knn(Large(), source, CentreCrop("v2", 16), DEVICE, k=5) == 1.0
+
+
 def test_an_encoder_that_fails_has_its_mode_back():
     class Fails(nn.Module):
         def forward(self, images: Tensor) -> Tensor:

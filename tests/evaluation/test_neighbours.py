@@ -85,10 +85,10 @@ def test_half_precision_is_how_features_are_kept_not_how_they_are_compared(dtype
 
 
 def test_cosines_come_back_as_they_were():
-    cosines = torch.tensor([[-1.0, -1e-30, -0.0, 0.0, 1e-30, 0.3, 1.0]])
+    cosines = torch.tensor([[-1.0, -1e-30, 0.0, -0.0, 1e-30, 0.3, 1.0]])
     places = torch.tensor([0, 2**32 - 1, 7, 5, 1, 2, 3])
     keys = neighbours._keys(cosines, places)
-    assert keys.argsort().tolist() == [[0, 1, 2, 3, 4, 5, 6]]  # of the zeros, place 7 is behind place 5
+    assert keys.argsort().tolist() == [[0, 1, 2, 3, 4, 5, 6]]  # both zeros are one: place 7 is behind 5
     back, index = neighbours._cosines_and_places(keys)
     assert torch.equal(back, cosines)
     assert torch.equal(index[0], places)

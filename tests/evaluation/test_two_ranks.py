@@ -14,7 +14,7 @@ def test_two_ranks_find_what_one_finds(tmp_path):
     for name in ("labels", "predicted", "places"):
         assert torch.equal(one[name], several[name])
     assert one["knn"] == several["knn"] == (one["predicted"] == source().test.labels).sum().item() / 45
-    assert 0.3 < one["knn"] < 1.0
+    assert 0.6 < one["knn"] < 1.0
     torch.testing.assert_close(several["cosines"], one["cosines"])
     torch.testing.assert_close(several["features"], one["features"])
     # The classifier, which moved from where it began.

@@ -30,8 +30,8 @@ def source() -> Source:
     """131 training images and 45 test images, of 4 classes that differ a little; neither divides into ranks."""
     generator = torch.Generator().manual_seed(0)
     labels = torch.randint(CLASSES, (176,), generator=generator)
-    centres = torch.randint(110, 146, (CLASSES, 3, 1, 1), generator=generator)
-    images = centres[labels] + torch.randint(-110, 110, (176, 3, 8, 8), generator=generator)
+    centres = torch.randint(95, 161, (CLASSES, 3, 1, 1), generator=generator)
+    images = centres[labels] + torch.randint(-95, 95, (176, 3, 8, 8), generator=generator)
     sets = (InMemory(images[part].to(torch.uint8), labels[part]) for part in (slice(131), slice(131, None)))
     return Source(*sets, None)
 
