@@ -18,7 +18,7 @@ Progress = Callable[[list[Asked]], Iterable[Asked]]
 
 class Features(NamedTuple):
     values: Tensor
-    """(n, num_features) on the CPU: float32, as the encoder gives them, if nothing else was asked of `extract`."""
+    """(n, num_features) on the CPU: float32, as the encoder gives them, or what `keep` of `extract` makes of them."""
     labels: Tensor
     """int64 (n,)."""
 

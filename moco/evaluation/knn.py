@@ -58,10 +58,10 @@ def evaluate_knn(
 ) -> float:
     """kNN accuracy in 0..1 on the source's test images, with the labelled training images as the bank.
 
-    Every rank holds the test images' features, in half precision, and encodes its share of the bank, which passes by
-    and is not held. On ImageNet with ResNet-50 that is 50,000 x 2048 x 2 bytes = 205 MB of features, 50,000 x 200 x 8
-    bytes = 80 MB of neighbours (three times that while ranks exchange them), and some 200 MB of working memory: 0.6 GB
-    a rank, where the bank's features alone are 1,281,167 x 2048 x 4 bytes = 10.5 GB.
+    Every rank holds the test images' features, in half precision, and encodes its share of the bank, which is streamed:
+    its features are not kept. On ImageNet with ResNet-50 these are 50,000 x 2048 x 2 bytes = 205 MB of features,
+    50,000 x 200 x 8 bytes = 80 MB of neighbours (four times that while ranks merge them), and some 200 MB of working
+    memory: below 0.8 GB a rank, where the bank's features alone would be 1,281,167 x 2048 x 4 bytes = 10.5 GB.
     """
     assert source.test is not None
     bank = source.labelled_train
@@ -71,7 +71,7 @@ def evaluate_knn(
     with evaluating(encoder):
         for features, places in encode_share(encoder, bank, views, device, batch_size, workers):
             neighbours.add(features[(places >= 0).to(features.device)], places[places >= 0])
-    cosines, places, share = neighbours.found_by_all()
+    cosines, places, share = neighbours.result_over_ranks()
     predicted = vote(cosines, bank.labels[places], source.num_classes, temperature)
     right = (predicted == test.labels[share]).sum().to(device.device, torch.float32)[None]
     average([right])

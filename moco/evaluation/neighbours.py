@@ -10,11 +10,11 @@ from moco.contrast.collectives import rank, world_size
 _BLOCK, _PAIRS = 4096, 2**22
 """Rows of the bank that are compared at once, and pairs of a query and a row: some 100 MB of working memory."""
 _NONE = torch.iinfo(torch.int64).min
-"""Where no neighbour is yet: below the key of any."""
+"""The key where there is no neighbour yet: below any other."""
 
 
 class Neighbours:
-    """The k rows of a bank most similar to each query by cosine; the bank passes by, block by block.
+    """The k rows of a bank most similar to each query by cosine; the bank is streamed, block by block.
 
     What is kept of a neighbour is one int64 key, its cosine in the upper half and its place in the bank in the lower,
     so that the greatest keys are the nearest rows, of equal cosines those that come first in the bank. No two keys are
@@ -31,18 +31,18 @@ class Neighbours:
         self.queries, self.k = queries, k
         self.own = None if own is None else own.to(queries.device)
         self.keys = torch.full((len(queries), k), _NONE, device=queries.device)
-        self.waiting: list[tuple[Tensor, Tensor]] = []
+        self.pending: list[tuple[Tensor, Tensor]] = []
 
     def add(self, rows: Tensor, places: Tensor) -> None:
-        """Lets rows of the bank (n, d) pass, of any floating-point type; `places` are theirs in it, int64 (n,)."""
+        """Compares rows of the bank, (n, d) of any floating-point type; `places` are theirs in it, int64 (n,)."""
         device = self.queries.device
         for block, index in zip(rows.split(_BLOCK), places.split(_BLOCK), strict=True):
-            self.waiting.append((block.to(device), index.to(device)))
-            # Small batches wait for one another: a comparison costs the less per row the more rows it is of.
-            if sum(len(index) for _, index in self.waiting) >= _BLOCK:
+            self.pending.append((block.to(device), index.to(device)))
+            # Small batches are collected: a comparison costs the less per row the more rows it is of.
+            if sum(len(index) for _, index in self.pending) >= _BLOCK:
                 self._compare()
 
-    def found(self) -> tuple[Tensor, Tensor]:
+    def result(self) -> tuple[Tensor, Tensor]:
         """Cosines, float32, and places in the bank, int64, both (m, k') on the CPU, the nearest first.
 
         k' is k, or less where the bank holds no more.
@@ -50,8 +50,8 @@ class Neighbours:
         self._compare()
         return _cosines_and_places(self.keys)
 
-    def found_by_all(self) -> tuple[Tensor, Tensor, slice]:
-        """As `found`, among what all ranks let pass, for this rank's share of the queries; and which share that is.
+    def result_over_ranks(self) -> tuple[Tensor, Tensor, slice]:
+        """As `result`, over what all ranks compared, for this rank's share of the queries; and which share that is.
 
         All ranks hold the same queries and call it together; each gets the keys of its share from all others.
         """
@@ -68,10 +68,10 @@ class Neighbours:
         return *_cosines_and_places(keys[: own.stop - own.start]), own
 
     def _compare(self) -> None:
-        if not self.waiting:
+        if not self.pending:
             return
-        rows, places = (torch.cat(parts) for parts in zip(*self.waiting, strict=True))
-        self.waiting.clear()
+        rows, places = (torch.cat(parts) for parts in zip(*self.pending, strict=True))
+        self.pending.clear()
         rows = F.normalize(rows.float(), dim=1)
         step = max(1, _PAIRS // len(rows)) if len(rows) else 1
         for start in range(0, len(self.queries), step):
@@ -83,13 +83,13 @@ class Neighbours:
 
 
 def nearest(bank: Tensor, queries: Tensor, k: int, own: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """The k rows of a bank in memory, (n, d), most similar to each query (m, d): cosines and places as `found`.
+    """The k rows of a bank in memory, (n, d), most similar to each query (m, d): cosines and places as `result`.
 
     Searches on the queries' device; `own` as of `Neighbours`.
     """
     neighbours = Neighbours(queries, min(k, len(bank)), own)
     neighbours.add(bank, torch.arange(len(bank)))
-    return neighbours.found()
+    return neighbours.result()
 
 
 def _keys(cosines: Tensor, places: Tensor) -> Tensor:

@@ -42,7 +42,7 @@ def test_neither_blocks_nor_batches_change_anything(monkeypatch, block, pairs, b
     search = Neighbours(queries, 20)
     for places in torch.arange(97).flip(0).split(batch):  # nor does the order in which they come
         search.add(bank[places], places)
-    assert search.found()[1].tolist() == plain(bank, queries, 20)
+    assert search.result()[1].tolist() == plain(bank, queries, 20)
 
 
 @pytest.mark.parametrize("block", [1, 3, 100])
@@ -54,8 +54,10 @@ def test_of_equal_cosines_the_first_in_the_bank_counts(monkeypatch, block):
     assert cosines.tolist() == [[1, 1, 0, 0, 0, -1], [0, 0, 0, 0, -1, -1]]
 
 
+@pytest.mark.parametrize("pairs", [1, 300, 10_000])
 @pytest.mark.parametrize("k", [1, 4, 96, 200])
-def test_the_query_itself_is_left_out(k):
+def test_the_query_itself_is_left_out(monkeypatch, pairs, k):
+    monkeypatch.setattr(neighbours, "_PAIRS", pairs)
     bank, _ = random()
     own = torch.arange(97).flip(0)[:30]
     assert nearest(bank, bank[own], k, own)[1].tolist() == plain(bank, bank[own], k, own)
