@@ -219,3 +219,17 @@ def test_the_bank_is_not_held():
     with Peak() as peak:
         assert evaluate_knn(Wide(), source, CentreCrop("v2", 2), DEVICE, k=200, batch_size=2048) == 1.0
     assert peak.peak < 30e6  # 17 MB where this was written
+
+
+def test_test_features_are_held_in_half_precision(monkeypatch):
+    dtypes = []
+
+    class Spied(knn.Neighbours):
+        def __init__(self, queries: Tensor, k: int) -> None:
+            dtypes.append(queries.dtype)
+            super().__init__(queries, k)
+
+    monkeypatch.setattr(knn, "Neighbours", Spied)
+    labels = torch.arange(30) % 3
+    evaluate_knn(Means(), Source(InMemory(coloured(labels), labels), None, None), CentreCrop("v2", 16), DEVICE)
+    assert dtypes == [torch.float16]
