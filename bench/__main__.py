@@ -24,7 +24,7 @@ from rich.table import Table
 
 from bench.data import jpegs, jpegs_per_core, shard_reads, small_views
 from bench.material import Material, prepare
-from bench.side_by_side import Row, Work, context, delivered, markdown, measure, told
+from bench.side_by_side import Row, Work, context, delivered, in_words, markdown, measure
 from bench.steps import large_step, small_step
 
 ROOT = Path(__file__).parents[1]
@@ -68,7 +68,7 @@ def growth(material: Material, quick: bool) -> list[Work]:
         *(step(queue=queue) for queue in (65536, 262144)),
     ]
     # One peer is enough to see what grows.
-    return [replace(work, at_least=None, peers=work.peers[-1:]) for work in grown]
+    return [replace(work, at_least=None, peers=work.peers[-1:], equal=()) for work in grown]
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -90,7 +90,7 @@ def main(arguments: list[str] | None = None) -> None:
         options.json = options.json or ROOT / "bench/results/data-cpu.json"
     start = time.monotonic()
 
-    def say(what: str) -> None:
+    def log(what: str) -> None:
         print(f"{time.monotonic() - start:6.1f} s  {what}", flush=True)
 
     with tempfile.TemporaryDirectory(prefix="moco-bench-") as folder:
@@ -104,7 +104,7 @@ def main(arguments: list[str] | None = None) -> None:
         where = context(shlex.join(["python", "-m", "bench", *arguments]))
         where["images"] = prepare(material.path, options.images, options.cifar, *amounts)
         where["repeats"] = options.repeats
-        say(where["images"])
+        log(where["images"])
         if options.profile:
             profile(known[names.index(options.profile)])
             return
@@ -112,13 +112,13 @@ def main(arguments: list[str] | None = None) -> None:
             row
             for work in known
             if not options.only or work.name in options.only
-            for row in measure(work, options.repeats, say)
+            for row in measure(work, options.repeats, log)
         ]
         grown = [
             row
             for work in growth(material, options.quick)
             if not options.only or "growth" in options.only
-            for row in measure(work, (options.repeats + 1) // 2, say)
+            for row in measure(work, (options.repeats + 1) // 2, log)
         ]
     if options.json:
         options.json.write_text(json.dumps({**where, "rows": rows, "growth": grown}, indent=2) + "\n")
@@ -131,7 +131,7 @@ def main(arguments: list[str] | None = None) -> None:
 def write_page(page: Path, where: Row, rows: list[Row], grown: list[Row]) -> None:
     """Puts the tables between the page's markers."""
     lines = [
-        *(["", told(where), ""]),
+        *(["", in_words(where), ""]),
         *markdown(rows),
         *(["", "How it grows:", "", *markdown(grown)] if grown else []),
         *(["", "What each side delivers:", "", *delivered(rows), ""]),

@@ -139,7 +139,7 @@ def report(count: Count, batch: int) -> list[str]:
     return lines
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         "python -m bench.count", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -148,7 +148,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--queue", type=int, default=65536)
     parser.add_argument("--bn-group", type=int, default=32, help="0: over the batch")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     count = count_step(
         options.encoder, options.size, options.batch, options.queue, options.bn_group or None, options.size <= 96
     )

@@ -194,7 +194,7 @@ def evict(path: Path) -> None:
             except BlockingIOError:
                 return
             except OSError:
-                raise RuntimeError("whether the page cache was emptied cannot be told here") from None
+                raise RuntimeError("whether the page cache was emptied cannot be checked here") from None
         if os.fstat(handle).st_size:
             raise RuntimeError("files cannot be evicted from the page cache here")
     finally:
@@ -216,8 +216,11 @@ def jpegs_per_core(material: Material, size: int = 224) -> Work:
 def jpegs(material: Material, size: int = 224, cores: int = 2) -> Work:
     ours = Side("moco", partial(our_jpegs, material, size, batch=16, workers=cores, photometric=True), FLOATS)
     peers = [
-        Side(f"{name}, {cores} workers", partial(their_views, partial(pictures, material, size), 16, cores), FLOATS)
-        for name, pictures in (("classic transforms", classic_jpegs), ("lightly", lightly_jpegs))
+        Side(name, partial(their_views, partial(pictures, material, size), 16, cores), FLOATS, needs)
+        for name, pictures, needs in (
+            (f"classic transforms, {cores} workers", classic_jpegs, None),
+            (f"lightly, {cores} workers", lightly_jpegs, "lightly"),
+        )
     ]
     return Work("jpeg", f"JPEG to two {size} views, {_cores(cores)}", ours, tuple(peers), at_least=3, cores=cores)
 
@@ -225,7 +228,7 @@ def jpegs(material: Material, size: int = 224, cores: int = 2) -> Work:
 def small_views(material: Material, size: int = 32, cores: int = 2) -> Work:
     ours = Side("moco", partial(our_small, material, size, 256), FLOATS)
     pictures = partial(lightly_small, material, size)
-    peer = Side(f"lightly, {cores} workers", partial(their_views, pictures, 256, cores), FLOATS)
+    peer = Side(f"lightly, {cores} workers", partial(their_views, pictures, 256, cores), FLOATS, "lightly")
     return Work("small", f"two {size} views in memory, {_cores(cores)}", ours, (peer,), at_least=8, cores=cores)
 
 

@@ -31,7 +31,7 @@ from bench.side_by_side import Row, context
 ROOT = Path(__file__).parents[1]
 FULL = Sizes("resnet50", 224, 256, 65536, "resnet18", 32, 512, 4096)
 QUICK = Sizes("tiny", 32, 8, 64, "tiny", 32, 16, 64)
-# What a step can be told to be: each is tried, and the fastest stands for us.
+# Ways to run a step: each is tried, and the fastest stands for us.
 VARIANTS: dict[str, dict[str, bool]] = {
     "eager": {},
     "compiled": {"compile": True},
@@ -50,7 +50,7 @@ class Bench:
     deadline: float
     rows: list[Row]
 
-    def say(self, what: str) -> None:
+    def log(self, what: str) -> None:
         print(f"{self.deadline - time.monotonic():6.0f} s left  {what}", flush=True)
 
     def wait(self) -> None:
@@ -74,10 +74,10 @@ class Bench:
             try:
                 rates, row["memory_mb"][name] = self._turns(make, seconds)
                 row["images_per_second"][name] = statistics.median(rates)
-                self.say(f"{work}: {name}: {row['images_per_second'][name]:,.0f} images/s")
+                self.log(f"{work}: {name}: {row['images_per_second'][name]:,.0f} images/s")
             except Exception as error:  # a missing package, no memory left, a compiler's
                 row["failed"][name] = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}"
-                self.say(f"{work}: {name} failed: {row['failed'][name]}")
+                self.log(f"{work}: {name} failed: {row['failed'][name]}")
             gc.collect()
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
@@ -145,7 +145,7 @@ def main(arguments: list[str] | None = None) -> None:
     path = options.json or (None if options.quick else ROOT / f"bench/results/gpu-{name}.json")
     ceilings = bench.ceilings()
     context["ceilings"] = {"bf16_flops": ceilings.flops, "bytes_per_second": ceilings.bandwidth}
-    bench.say(f"{ceilings.flops / 1e12:,.0f} TFLOP/s in bf16, {ceilings.bandwidth / 1e12:.2f} TB/s")
+    bench.log(f"{ceilings.flops / 1e12:,.0f} TFLOP/s in bf16, {ceilings.bandwidth / 1e12:.2f} TB/s")
     for work in works(bench, ceilings):
         if time.monotonic() > deadline:
             what = " ".join([work.func.__name__, *(f"{k} {v:,}" for k, v in work.keywords.items())])
@@ -191,14 +191,14 @@ def large_step(bench: Bench, ceilings: Ceilings) -> None:
 
 
 def small_step(bench: Bench) -> None:
-    """The step of ResNet-18 on resident 32-pixel images, views included, beside lightly's."""
+    """The step of ResNet-18 on 32-pixel images in memory, views included, beside lightly's."""
     s = bench.sizes
     sides: dict[str, Callable[[], Step]] = {
         f"moco, {name}": partial(ours_with_views, s, bench.device, **options)
         for name, options in bench.variants().items()
     }
     sides["lightly"] = partial(with_lightly, s, bench.device, workers=max(1, (os.cpu_count() or 2) - 2))
-    work = f"step with views, {s.small_encoder}, {s.small_size} px, batch {s.small_batch}, resident data"
+    work = f"step with views, {s.small_encoder}, {s.small_size} px, batch {s.small_batch}, data in memory"
     bench.measure(work, sides, "20x", seconds=2)
 
 

@@ -78,7 +78,7 @@ def _fed(run: Pretraining, batch: int) -> Step:
 
 
 def ours_with_views(sizes: Sizes, device: torch.device, **options: bool) -> Step:
-    """Views of resident images, made in the step."""
+    """Views of images in memory, made in the step."""
     images = _small_images(sizes)
     run = run_of(
         torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(),

@@ -1,9 +1,9 @@
-"""What a look of the monitor costs, in steps, of a recipe on this machine.
+"""What a measurement of the monitor costs, in steps, of a recipe on this machine.
 
     python -m bench.monitor [RECIPE ...] [--data SOURCE] [--steps 8]
 
-It looks at most every 100 steps, so that a look of one step is 1 % of a run. CPU seconds on a CPU, so that other
-programs' share is left out.
+It measures at most every 100 steps, so that a measurement of one step is 1 % of a run. CPU seconds on a CPU, so that
+other programs' share is left out.
 """
 
 import argparse
@@ -23,14 +23,14 @@ from moco.training import Pretraining
 from moco.training.build import device_of
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         "python -m bench.monitor", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("recipes", nargs="*", default=["shapes-cpu"])
     parser.add_argument("--data", default="shapes")
     parser.add_argument("--steps", type=int, default=8)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     source = open_source(options.data)
     for name in options.recipes:
         config = with_options(get_recipe(name).config, source=options.data)
@@ -44,7 +44,7 @@ def main() -> None:
 
         run = Pretraining(config, source, Run(Path(tempfile.gettempdir()) / "bench"), device)
         monitor = Monitor(config, run.mechanism, run.loader, len(source.train), device)
-        steps, looks = [], []
+        steps, measurements = [], []
         for batch in run.loader.training(config.training.batch_size, 0, 0, options.steps):
             start = now()
             run.update(*run.inputs(batch))
@@ -52,9 +52,10 @@ def main() -> None:
         for _ in range(4):
             start = now()
             monitor.measure(options.steps)
-            looks.append(now() - start)
-        step, look = statistics.median(steps[1:]), statistics.median(looks[1:])
-        print(f"{name}: a step {1e3 * step:,.0f} ms, a look {1e3 * look:,.0f} ms: {look / step:.2f} steps")
+            measurements.append(now() - start)
+        step, measurement = statistics.median(steps[1:]), statistics.median(measurements[1:])
+        cost = f"a measurement {1e3 * measurement:,.0f} ms: {measurement / step:.2f} steps"
+        print(f"{name}: a step {1e3 * step:,.0f} ms, {cost}")
 
 
 if __name__ == "__main__":

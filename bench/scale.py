@@ -59,16 +59,16 @@ class MadeUp(Shards):
         return str(position)
 
 
-def rank_of(rank: int, ranks: int, shards: Shards, batch: int, lanes: int) -> stream.Streamed:
+def rank_of(rank: int, ranks: int, shards: Shards, batch: int, streams: int) -> stream.Streamed:
     """What one rank would set up."""
     with (
         mock.patch.object(stream, "rank", return_value=rank),
         mock.patch.object(stream, "world_size", return_value=ranks),
     ):
-        return stream.Streamed(Encoded(shards), batch, seed=0, workers=8, lanes=lanes)
+        return stream.Streamed(Encoded(shards), batch, seed=0, workers=8, lanes=streams)
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=10**9)
     parser.add_argument("--per-shard", type=int, default=10_000)
@@ -79,13 +79,13 @@ def main() -> None:
     parser.add_argument("--bytes", type=int, default=25_000, help="mean size of an image, for the totals")
     parser.add_argument("--rate", type=float, default=3000, help="images/s a rank, for the totals")
     parser.add_argument("--out", type=Path)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
 
     tracemalloc.start()
     shards = MadeUp(options.images, options.per_shard)
     before = tracemalloc.get_traced_memory()[0]
     start = time.perf_counter()
-    own = rank_of(0, options.ranks, shards, options.batch, options.lanes)
+    own = rank_of(0, options.ranks, shards, options.batch, options.shard_streams)
     opening = time.perf_counter() - start
     held = tracemalloc.get_traced_memory()[0] - before
     tracemalloc.stop()
@@ -106,24 +106,24 @@ def main() -> None:
     assert len(set(seen)) == len(seen), "an image came twice"
 
     start = time.perf_counter()
-    resumed = next(rank_of(0, options.ranks, shards, options.batch, options.lanes).plan(10**6, 10**6 + 1))
+    resumed = next(rank_of(0, options.ranks, shards, options.batch, options.shard_streams).plan(10**6, 10**6 + 1))
     resuming = time.perf_counter() - start
 
     dead, lost = int(own.lanes[0].shards[0]), 0
     broken = MadeUp(options.images, options.per_shard, dead)
-    own_broken = rank_of(0, options.ranks, broken, options.batch, options.lanes)
+    own_broken = rank_of(0, options.ranks, broken, options.batch, options.shard_streams)
     replaced: dict[int, str] = {}
-    with mock.patch("moco.data.images.decode", return_value=torch.zeros(3, 1, 1, dtype=torch.uint8)):
+    with mock.patch("moco.data.dataset.decode", return_value=torch.zeros(3, 1, 1, dtype=torch.uint8)):
         for asked in own_broken.plan(0, 50):
             for image in asked.images.tolist():
                 own_broken.images.decode_near(image, replaced)
     lost = len(replaced)
 
-    lanes = len(own.lanes)
+    streams = len(own.lanes)
     total_rate = options.rate * options.ranks
     results = {
         "shards": len(shards.counts),
-        "lanes of a rank": lanes,
+        "shard streams of a rank": streams,
         "order in memory, MB a rank": held / 1e6,
         "images waiting, at most, a rank": waiting,
         "images waiting, MB a rank": waiting * options.bytes / 1e6,

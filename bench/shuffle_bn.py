@@ -20,14 +20,14 @@ from moco.encoders import build_encoder
 from moco.runtime.device import choose_device
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--size", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--precision", choices=["auto", "bf16", "fp32"], default="auto")
     parser.add_argument("--out", type=Path, help="a JSON file for the result")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     device = choose_device(precision=options.precision)
     steps = {"plain BN, no shuffling": step_of(device, None), "groups of 32, shuffled": step_of(device, 32)}
     times: dict[str, list[float]] = {name: [] for name in steps}

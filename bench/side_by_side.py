@@ -16,6 +16,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -36,16 +37,31 @@ class Turn:
 
 @dataclass(frozen=True)
 class Side:
-    """A way to do the work. `make` is called once, in the side's process."""
+    """A way to do the work. `make` is called once, in the side's process; `needs` is a package that it imports."""
 
     name: str
-    make: Callable[[], Turn]
+    make: Callable[..., Turn]
     delivers: str
+    needs: str | None = None
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Both sides in one precision and memory format, where by default they differ; a column of the table."""
+
+    column: str
+    ours: Side
+    peer: Side
 
 
 @dataclass(frozen=True)
 class Work:
-    """What is done, by us and by others; `at_least` is the ratio (ours/peer) wanted of each peer."""
+    """What is done, by us and by others, each with its defaults.
+
+    Attributes:
+        at_least: the ratio (ours/peer) wanted of each peer.
+        equal: the same by both in equal precision; then there is one peer.
+    """
 
     name: str
     title: str
@@ -53,6 +69,7 @@ class Work:
     peers: tuple[Side, ...]
     at_least: float | None = None
     cores: int = 2
+    equal: tuple[Pair, ...] = ()
 
 
 @dataclass
@@ -111,7 +128,7 @@ class _Child:
 
 
 def _serve(side: Side, cores: int, pipe: Connection) -> None:
-    """A side's process: it is ready, and then takes a turn whenever it is told to."""
+    """A side's process: it is ready, and then takes a turn whenever it is asked to."""
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
     torch.set_num_threads(cores)
     multiprocessing.set_start_method("fork", force=True)  # Linux's own, not the one that this process came by
@@ -146,44 +163,64 @@ def _memory_mb() -> float:
     return total / 1024
 
 
-def measure(work: Work, repeats: int, say: Callable[[str], None]) -> list[Row]:
+def measure(work: Work, repeats: int, log: Callable[[str], None]) -> list[Row]:
     """A row for each peer: medians of the turns, their ratio, and the least and greatest ratio of two turns in a row.
 
-    Where a side cannot work, the rows say why instead.
+    Where a side cannot work, or its package is not installed, the rows say why instead.
     """
+    missing = [peer for peer in work.peers if peer.needs and find_spec(peer.needs) is None]
+    peers = [peer for peer in work.peers if peer not in missing]
+    rows = [_not_measured(work, peer, f"{peer.needs} is not installed", log) for peer in missing]
+    return rows + (_measure(work, peers, repeats, log) if peers else [])
+
+
+def _measure(work: Work, peers: list[Side], repeats: int, log: Callable[[str], None]) -> list[Row]:
+    equal = [side for pair in work.equal for side in (pair.ours, pair.peer)]
     try:
         with ExitStack() as stack:
-            children = [stack.enter_context(_Child(side, work.cores)) for side in (work.ours, *work.peers)]
+            children = [stack.enter_context(_Child(side, work.cores)) for side in (work.ours, *peers, *equal)]
             for child in children:
-                say(f"{work.title}: {child.side.name} warms up")
+                log(f"{work.title}: {child.side.name} warms up")
                 child.warm_up()
             for repeat in range(repeats):
                 for child in children:
                     child.turn()
                 rates = ", ".join(f"{child.side.name} {child.rates[-1]:,.0f}" for child in children)
-                say(f"{work.title}: {repeat + 1}/{repeats}: {rates} images/s")
+                log(f"{work.title}: {repeat + 1}/{repeats}: {rates} images/s")
     except (RuntimeError, OSError) as error:
-        say(f"{work.title}: {error}")
-        return [
-            {"name": work.name, "work": work.title, "against": p.name, "not_measured": str(error)} for p in work.peers
-        ]
-    ours, *peers = children
-    return [_row(work, ours, peer) for peer in peers]
+        return [_not_measured(work, peer, str(error), log) for peer in peers]
+    ours, *others = children
+    at_equal, others = others[len(peers) :], others[: len(peers)]
+    pairs = zip(work.equal, at_equal[::2], at_equal[1::2], strict=True)
+    columns = {pair.column: _compared(mine, theirs) for pair, mine, theirs in pairs}
+    return [_row(work, ours, peer) | {"equal": columns} for peer in others]
+
+
+def _not_measured(work: Work, peer: Side, why: str, log: Callable[[str], None]) -> Row:
+    log(f"{work.title}: {peer.name} is not measured: {why}")
+    return {"name": work.name, "work": work.title, "against": peer.name, "not_measured": why}
+
+
+def _compared(ours: _Child, peer: _Child) -> Row:
+    mine, theirs = statistics.median(ours.rates), statistics.median(peer.rates)
+    ratios = [a / b for a, b in zip(ours.rates, peer.rates, strict=True)]
+    return {
+        "images_per_second": {"ours": mine, "peer": theirs},
+        "ratio": mine / theirs,
+        "ratio_range": [min(ratios), max(ratios)],
+    }
 
 
 def _row(work: Work, ours: _Child, peer: _Child) -> Row:
-    mine, theirs = statistics.median(ours.rates), statistics.median(peer.rates)
-    ratios = [a / b for a, b in zip(ours.rates, peer.rates, strict=True)]
+    compared = _compared(ours, peer)
     return {
         "name": work.name,
         "work": work.title,
         "against": peer.side.name,
         "cores": work.cores,
-        "images_per_second": {"ours": mine, "peer": theirs},
-        "ratio": mine / theirs,
-        "ratio_range": [min(ratios), max(ratios)],
+        **compared,
         "at_least": work.at_least,
-        "met": None if work.at_least is None else mine / theirs >= work.at_least,
+        "met": None if work.at_least is None else compared["ratio"] >= work.at_least,
         "memory_mb": {"ours": ours.memory_mb, "peer": peer.memory_mb},
         "seconds": {"ours": ours.seconds, "peer": peer.seconds},
         "delivers": {"ours": ours.side.delivers, "peer": peer.side.delivers},
@@ -193,7 +230,9 @@ def _row(work: Work, ours: _Child, peer: _Child) -> Row:
 def markdown(rows: list[Row]) -> list[str]:
     """The rows as lines of a table; columns that no row fills are left out."""
     with_target = any(row.get("at_least") for row in rows)
-    head = ["work", "against", "ours", "theirs", "ratio", *(["at least"] if with_target else []), "memory"]
+    equal = list(dict.fromkeys(column for row in rows for column in row.get("equal", {})))
+    target = ["at least"] if with_target else []
+    head = ["work", "against", "ours", "theirs", "ratio", *target, *(f"both {column}" for column in equal), "memory"]
     lines = [head, ["---"] * len(head)]
     for row in rows:
         cells = [row["work"], row["against"]]
@@ -201,13 +240,18 @@ def markdown(rows: list[Row]) -> list[str]:
             cells += [f"not measured: {row['not_measured']}".replace("|", "/")] + [""] * (len(head) - 3)
         else:
             ours, theirs = row["images_per_second"].values()
-            low, high = row["ratio_range"]
-            cells += [f"{ours:,.0f}", f"{theirs:,.0f}", f"**{row['ratio']:.1f}** ({low:.1f} to {high:.1f})"]
+            cells += [f"{ours:,.0f}", f"{theirs:,.0f}", _ratio(row)]
             if with_target:
                 cells.append(f"{row['at_least']:g}: {'met' if row['met'] else 'missed'}" if row["at_least"] else "")
+            cells += [_ratio(row["equal"][column]) if column in row["equal"] else "" for column in equal]
             cells.append(" / ".join(f"{memory:,.0f} MB" for memory in row["memory_mb"].values()))
         lines.append(cells)
     return [f"| {' | '.join(cells)} |" for cells in lines]
+
+
+def _ratio(compared: Row) -> str:
+    low, high = compared["ratio_range"]
+    return f"**{compared['ratio']:.1f}** ({low:.1f} to {high:.1f})"
 
 
 def delivered(rows: list[Row]) -> list[str]:
@@ -245,7 +289,7 @@ def _version(name: str) -> str | None:
         return None
 
 
-def told(where: Row) -> str:
+def in_words(where: Row) -> str:
     """The context in a sentence."""
     has = ", ".join(name for name in ("avx512_bf16", "amx_bf16") if where[name]) or "no native bf16"
     names = ", ".join(f"{name} {where[name]}" for name in ("torch", "torchvision", "lightly", "pillow") if where[name])

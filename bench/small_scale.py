@@ -50,7 +50,7 @@ def speed(scale: Scale, changes: Changes) -> list[Cell]:
         "batch 128": {"batch_size": 128, "lr": 0.06, "bn_group": 16},
         "K 4096": {"queue_size": 4096},
         "temperature 0.2": {"temperature": 0.2},
-        "m 0.999": {"momentum": 0.999},
+        "m 0.999": {"key_momentum": 0.999},
         "no warm-up": {"warmup": 0.0},
         "BN groups of 32": {"bn_group": 32},
         "half the epochs": {"epochs": whole.training.epochs // 2},

@@ -4,9 +4,10 @@ import copy
 import itertools
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from bench.data import Pictures, lightly_v2, loader_of
 from bench.material import Material
-from bench.side_by_side import Side, Turn, Work
+from bench.side_by_side import Pair, Side, Turn, Work
 from moco.data import InMemory, Source, training_plan
 from moco.encoders import build_encoder
 from moco.runs.config import Compute, Config, Contrast, Encoder, Training
@@ -25,6 +26,8 @@ from moco.training import Pretraining
 from moco.training.build import device_of
 
 LR, SGD_MOMENTUM, WEIGHT_DECAY = 0.03, 0.9, 1e-4
+Precision = Literal["fp32", "bf16"]
+"""Of both sides, in the columns of equal precision; None, or auto, is a side's default."""
 
 
 def run_of(
@@ -42,7 +45,7 @@ def run_of(
     config = Config(
         views=ViewsConfig(views, size),
         encoder=Encoder(encoder, small_stem=size <= 96),
-        contrast=Contrast(queue_size=queue, momentum=m, head="mlp", bn_group=bn_group),
+        contrast=Contrast(queue_size=queue, key_momentum=m, head="mlp", bn_group=bn_group),
         training=Training(
             batch_size=batch, lr=LR, schedule="cosine", sgd_momentum=SGD_MOMENTUM, weight_decay=WEIGHT_DECAY
         ),
@@ -53,15 +56,33 @@ def run_of(
     return Pretraining(config, source, Run(Path(tempfile.gettempdir()) / "bench"), device_of(compute))
 
 
-pretraining = partial(run_of, compute=Compute(device="cpu"))
+def compute(precision: Precision | None) -> Compute:
+    return Compute(device="cpu", precision=precision or "auto")
+
+
+def memory_format(precision: Precision | None) -> torch.memory_format:
+    """Of a peer: in equal precision channels last, as ours; PyTorch's default if nothing is asked for."""
+    return torch.contiguous_format if precision is None else torch.channels_last
+
+
+def autocast(precision: Precision | None) -> torch.autocast:
+    return torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")
 
 
 # A step with its data.
 
 
-def our_step(material: Material, encoder: str, size: int, batch: int, queue: int, steps: int) -> Turn:
+def our_step(
+    material: Material,
+    encoder: str,
+    size: int,
+    batch: int,
+    queue: int,
+    steps: int,
+    precision: Precision | None = None,
+) -> Turn:
     images = torch.from_numpy(material.small(size)).permute(0, 3, 1, 2).contiguous()
-    run = pretraining(images, "cifar", size, encoder, batch, queue, m=0.99)
+    run = run_of(images, "cifar", size, encoder, batch, queue, 0.99, compute(precision))
     batches = run.loader.batches(training_plan(len(images), batch, 0, 0, 1 << 30))
 
     def work() -> int:
@@ -92,12 +113,22 @@ class LightlyMoCo(nn.Module):
         return self.head_momentum(self.backbone_momentum(view)).detach()
 
 
-def lightly_step(material: Material, encoder: str, size: int, batch: int, queue: int, steps: int, workers: int) -> Turn:
+def lightly_step(
+    material: Material,
+    encoder: str,
+    size: int,
+    batch: int,
+    queue: int,
+    steps: int,
+    workers: int,
+    precision: Precision | None = None,
+) -> Turn:
     from lightly.loss import NTXentLoss
     from lightly.models.utils import update_momentum
 
     backbone = build_encoder(encoder, small_stem=True)
-    model = LightlyMoCo(backbone, int(backbone.num_features))
+    layout = memory_format(precision)
+    model = LightlyMoCo(backbone, int(backbone.num_features)).to(memory_format=layout)
     criterion = NTXentLoss(temperature=0.07, memory_bank_size=(queue, 128))
     optimizer = torch.optim.SGD(model.parameters(), LR, momentum=SGD_MOMENTUM, weight_decay=WEIGHT_DECAY)
     # A turn is an epoch of `steps` batches, so that no batch is made in another's turn.
@@ -108,7 +139,9 @@ def lightly_step(material: Material, encoder: str, size: int, batch: int, queue:
         for (view1, view2), _ in loader:
             update_momentum(model.backbone, model.backbone_momentum, m=0.99)
             update_momentum(model.head, model.head_momentum, m=0.99)
-            loss = criterion(model(view1), model.forward_momentum(view2))
+            view1, view2 = view1.to(memory_format=layout), view2.to(memory_format=layout)
+            with autocast(precision):
+                loss = criterion(model(view1), model.forward_momentum(view2))
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()
@@ -120,16 +153,17 @@ def lightly_step(material: Material, encoder: str, size: int, batch: int, queue:
 # ResNet-50, the views made already.
 
 
-def pairs(size: int, batch: int, memory_format: torch.memory_format) -> Iterator[tuple[Tensor, Tensor]]:
+def pairs(size: int, batch: int, layout: torch.memory_format) -> Iterator[tuple[Tensor, Tensor]]:
     """The same two views again and again."""
     generator = torch.Generator().manual_seed(0)
     shape = (batch, 3, size, size)
-    view1, view2 = (torch.randn(shape, generator=generator).to(memory_format=memory_format) for _ in range(2))
+    view1, view2 = (torch.randn(shape, generator=generator).to(memory_format=layout) for _ in range(2))
     return itertools.repeat((view1, view2))
 
 
-def our_large_step(encoder: str, size: int, batch: int, queue: int) -> Turn:
-    run = pretraining(torch.zeros(batch, 3, 8, 8, dtype=torch.uint8), "v2", size, encoder, batch, queue, m=0.999)
+def our_large_step(encoder: str, size: int, batch: int, queue: int, precision: Precision | None = None) -> Turn:
+    images = torch.zeros(batch, 3, 8, 8, dtype=torch.uint8)
+    run = run_of(images, "v2", size, encoder, batch, queue, 0.999, compute(precision))
     made = pairs(size, batch, run.device.memory_format)
 
     def work() -> int:
@@ -168,16 +202,18 @@ class PlainMoCo(nn.Module):
         return logits, torch.zeros(len(logits), dtype=torch.long)
 
 
-def plain_large_step(encoder: str, size: int, batch: int, queue: int) -> Turn:
+def plain_large_step(encoder: str, size: int, batch: int, queue: int, precision: Precision | None = None) -> Turn:
     backbone = build_encoder(encoder, small_stem=size <= 96)
     model = PlainMoCo(backbone, int(backbone.num_features), queue, 0.999, 0.07)
+    model = model.to(memory_format=memory_format(precision))
     criterion = nn.CrossEntropyLoss()
     optimizer = torch.optim.SGD(model.parameters(), LR, momentum=SGD_MOMENTUM, weight_decay=WEIGHT_DECAY)
-    made = pairs(size, batch, torch.contiguous_format)
+    made = pairs(size, batch, memory_format(precision))
 
     def work() -> int:
-        logits, labels = model(*next(made))
-        loss = criterion(logits, labels)
+        with autocast(precision):
+            logits, labels = model(*next(made))
+            loss = criterion(logits, labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -189,8 +225,25 @@ def plain_large_step(encoder: str, size: int, batch: int, queue: int) -> Turn:
 # The works.
 
 
+def _has_bf16() -> bool:
+    return choose_device(name="cpu").bf16
+
+
 def _precision() -> str:
-    return "bf16 autocast" if choose_device(name="cpu").bf16 else "float32"
+    return "bf16 autocast" if _has_bf16() else "float32"
+
+
+def _equal(ours: Side, peer: Side) -> tuple[Pair, ...]:
+    """Both sides in float32, and in bf16 where the CPU has it; both channels last."""
+
+    def pair(column: str, precision: Precision) -> Pair:
+        def side(by_default: Side) -> Side:
+            make = partial(by_default.make, precision=precision)
+            return replace(by_default, name=f"{by_default.name}, {column}", make=make)
+
+        return Pair(column, side(ours), side(peer))
+
+    return (pair("float32", "fp32"), *([pair("bf16", "bf16")] if _has_bf16() else []))
 
 
 def small_step(
@@ -205,14 +258,14 @@ def small_step(
     options: dict[str, Any] = {"encoder": encoder, "size": size, "batch": batch, "queue": queue, "steps": steps}
     ours = Side("moco", partial(our_step, material, **options), f"an updated encoder, {_precision()}")
     theirs = partial(lightly_step, material, **options, workers=cores)
-    peer = Side(f"lightly, {cores} workers", theirs, "an updated encoder, float32")
+    peer = Side(f"lightly, {cores} workers", theirs, "an updated encoder, float32", needs="lightly")
     title = f"step with data, {encoder}, {size} px, batch {batch}, K {queue}, {cores} core{'s' if cores > 1 else ''}"
-    return Work(f"step-{encoder}", title, ours, (peer,), at_least=4, cores=cores)
+    return Work(f"step-{encoder}", title, ours, (peer,), at_least=4, cores=cores, equal=_equal(ours, peer))
 
 
 def large_step(encoder: str = "resnet50", size: int = 224, batch: int = 16, queue: int = 65536) -> Work:
-    options = {"encoder": encoder, "size": size, "batch": batch, "queue": queue}
+    options: dict[str, Any] = {"encoder": encoder, "size": size, "batch": batch, "queue": queue}
     ours = Side("moco", partial(our_large_step, **options), f"an updated encoder, {_precision()}, channels last")
     peer = Side("the released code's, plainly", partial(plain_large_step, **options), "an updated encoder, float32")
     title = f"step, {encoder}, {size} px, batch {batch}, K {queue}, views made already"
-    return Work("step-224", title, ours, (peer,), at_least=3.5)
+    return Work("step-224", title, ours, (peer,), at_least=3.5, equal=_equal(ours, peer))

@@ -11,7 +11,6 @@ import tempfile
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from PIL import Image, ImageDraw
 from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
@@ -19,7 +18,7 @@ from torchvision.transforms.functional import to_pil_image
 from moco.cli import main as cli
 from moco.data import Encoded, Files
 from moco.data.sources.folder import find_images
-from moco.evaluation import encode, open_trained
+from moco.evaluation import encode, nearest, open_trained
 from moco.runs.folder import Run
 from moco.runtime.errors import UserError
 from moco.training.build import device_of
@@ -38,22 +37,22 @@ def drawn(folder: Path, count: int = 600) -> Path:
 
 
 def features(run: Path, files: list[Path]) -> tuple[Tensor, list[Path]]:
-    """Unit vectors (n, num_features) by the run's encoder, of the images that can be read, and which these are."""
+    """Features (n, num_features) by the run's encoder, of the images that can be read, and which these are."""
     trained = open_trained(run)
     device, views = device_of(trained.config.compute), trained.config.views
     encoder = trained.encoder.to(device.device)
     centre = CentreCrop(views.views, views.image_size)
     values, places = encode(encoder, Encoded(Files(files), max_bad=1), centre, device)
-    return F.normalize(values, dim=1), [files[place] for place in places.tolist()]
+    return values, [files[place] for place in places.tolist()]
 
 
 def search(run: Path, files: list[Path], query: Path, count: int = 8) -> list[tuple[Path, float]]:
     """The files nearest to the query, itself left out, and their cosines with it. UserError if it cannot be read."""
-    vectors, read = features(run, [query, *(path for path in files if path.resolve() != query.resolve())])
-    if read[0] != query:
+    values, readable = features(run, [query, *(path for path in files if path.resolve() != query.resolve())])
+    if not readable or readable[0] != query:
         raise UserError(f"{query}: cannot be read as an image")
-    cosines, order = (vectors[1:] @ vectors[0]).topk(min(count, len(read) - 1))
-    return [(read[1 + i], cosine) for i, cosine in zip(order.tolist(), cosines.tolist(), strict=True)]
+    cosines, places = nearest(values, values[:1], count, own=torch.zeros(1, dtype=torch.int64))
+    return [(readable[i], cosine) for i, cosine in zip(places[0].tolist(), cosines[0].tolist(), strict=True)]
 
 
 def sheet(query: Path, found: list[tuple[Path, float]], out: Path) -> None:

@@ -1,25 +1,65 @@
 """Features of a set's images by a frozen encoder."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from moco.contrast.collectives import gather, world_size
+from moco.contrast.collectives import gather, local, world_size
 from moco.data import Asked, ImageSet, Loader, evaluation_plan
 from moco.runtime.device import Device
 from moco.views import CentreCrop
 
+Progress = Callable[[list[Asked]], Iterable[Asked]]
+"""Wraps the iteration over the batches."""
+
 
 class Features(NamedTuple):
     values: Tensor
-    """float32 (n, num_features) on the CPU, as the encoder gives them."""
+    """(n, num_features) on the CPU: float32, as the encoder gives them, or what `keep` of `extract` makes of them."""
     labels: Tensor
     """int64 (n,)."""
 
 
+@contextmanager
+def evaluating(encoder: nn.Module) -> Iterator[None]:
+    """The encoder in evaluation mode; its own mode is put back after."""
+    training = encoder.training
+    encoder.eval()
+    try:
+        yield
+    finally:
+        encoder.train(training)
+
+
 @torch.no_grad()
+def encode_share(
+    encoder: nn.Module,
+    images: ImageSet,
+    views: CentreCrop,
+    device: Device,
+    batch_size: int = 256,
+    workers: int = 0,
+    progress: Progress = iter,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """This rank's share of the features of a set, batch by batch; every rank gets as many batches of one size.
+
+    Yields float32 (b, num_features) on the device, and int64 (b,) on the CPU: the images' places in the set, in its
+    order over the ranks; -1 where a row does not count, as it fills up the last batch or stands in for an unreadable
+    image, and would be counted twice.
+    """
+    batch_size = -(-batch_size // world_size()) * world_size()
+    plan = list(evaluation_plan(len(images), batch_size))
+    batches = Loader(images, views, device.device, workers).batches(progress(plan))
+    for start, (index, (view,)) in zip(range(0, len(plan) * batch_size, batch_size), batches, strict=True):
+        with device.autocast():
+            features = encoder(view)
+        place = local(torch.arange(start, start + batch_size))
+        yield features.float(), place.where(place == index, -1)
+
+
 def encode(
     encoder: nn.Module,
     images: ImageSet,
@@ -27,36 +67,38 @@ def encode(
     device: Device,
     batch_size: int = 256,
     workers: int = 0,
-    progress: Callable[[list[Asked]], Iterable[Asked]] = iter,
+    progress: Progress = iter,
+    keep: Callable[[Tensor], Tensor] = lambda features: features,
 ) -> tuple[Tensor, Tensor]:
     """Features of every image that can be read, in the order of the set, on every rank; ranks share the work.
 
-    The encoder's training mode is put back after. `progress` wraps the iteration over the batches.
+    Args:
+        keep: what is kept of a batch's float32 features (b, num_features), such as half of their precision.
 
-    Returns float32 (n, num_features) and the places of the images in the set, int64 (n,), both on the CPU.
+    Returns (n, num_features) and the places of the images in the set, int64 (n,), both on the CPU.
     """
-    training = encoder.training
-    encoder.eval()
-    n = len(images)
-    rounded = -(-batch_size // world_size()) * world_size()
-    plan = list(evaluation_plan(n, rounded))
-    values, found = [], []
-    for index, (view,) in Loader(images, views, device.device, workers).batches(progress(plan)):
-        with device.autocast():
-            features = encoder(view)
-        values.append(gather(features.float()).cpu())
-        found.append(index)
-    encoder.train(training)
-    # An unreadable image's place was taken by another, whose features would be counted twice.
-    own = (torch.cat(found) == torch.cat([index for _, index in plan])).view(len(found), -1)
-    readable = torch.cat([gather(row.to(device.device)).cpu() for row in own])[:n]
-    return torch.cat(values)[:n][readable], readable.nonzero().flatten()
+    values, places, n = torch.empty(0), torch.empty(len(images), dtype=torch.int64), 0
+    with evaluating(encoder):
+        for features, place in encode_share(encoder, images, views, device, batch_size, workers, progress):
+            rows, place = gather(keep(features)).cpu(), gather(place.to(device.device)).cpu()
+            if n == 0:  # in one piece from the start: pieces put together at the end would take twice the memory
+                values = rows.new_empty(len(images), rows.shape[1])
+            rows, place = rows[place >= 0], place[place >= 0]
+            values[n : n + len(rows)], places[n : n + len(rows)] = rows, place
+            n += len(rows)
+    return values[:n], places[:n]
 
 
 def extract(
-    encoder: nn.Module, images: ImageSet, views: CentreCrop, device: Device, batch_size: int = 256, workers: int = 0
+    encoder: nn.Module,
+    images: ImageSet,
+    views: CentreCrop,
+    device: Device,
+    batch_size: int = 256,
+    workers: int = 0,
+    keep: Callable[[Tensor], Tensor] = lambda features: features,
 ) -> Features:
     """Features and labels of every image of a labelled set that can be read, as `encode` gives them."""
     assert images.labels is not None
-    values, places = encode(encoder, images, views, device, batch_size, workers)
+    values, places = encode(encoder, images, views, device, batch_size, workers, keep=keep)
     return Features(values, images.labels[places])

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from moco.contrast.collectives import average, local, world_size
 from moco.data import Loader, Source, shuffled, training_plan
-from moco.evaluation.features import extract
+from moco.evaluation.features import evaluating, extract
 from moco.runs.config import Linear, check_ranges
 from moco.runtime.device import Device
 from moco.runtime.errors import UserError, require_all
@@ -65,14 +65,17 @@ def evaluate_linear(
                 assert train.labels is not None
                 yield features.float(), train.labels[index]
 
-    training = encoder.training
-    encoder.eval()
-    classifier = _train(batches, test.values.shape[1], source.num_classes, device, options, progress)
-    encoder.train(training)
+    with evaluating(encoder):
+        classifier = _train(batches, test.values.shape[1], source.num_classes, device, options, progress)
     with torch.no_grad():
         logits = torch.cat([classifier(part.to(device.device)).cpu() for part in test.values.split(4096)])
-    best = logits.topk(min(5, source.num_classes), dim=1).indices == test.labels[:, None]
-    return Accuracy(best[:, 0].double().mean().item(), best.any(dim=1).double().mean().item())
+    return accuracy(logits, test.labels)
+
+
+def accuracy(logits: Tensor, labels: Tensor) -> Accuracy:
+    """The share of images whose class, int64 (n,), has the greatest of the logits (n, classes), or one of five."""
+    right = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
+    return Accuracy(right[:, 0].double().mean().item(), right.any(dim=1).double().mean().item())
 
 
 def _check(options: Linear) -> None:

@@ -16,8 +16,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from moco.data import Asked, Encoded, ImageSet, Loader, Source, shuffled
-from moco.evaluation import encode
-from moco.report.map import NEIGHBOURS, draw_map, nearest
+from moco.evaluation import encode, nearest
+from moco.report.map import NEIGHBOURS, draw_map
 from moco.report.pictures import shown
 from moco.runtime.device import Device
 from moco.views import CentreCrop, Views

@@ -13,28 +13,8 @@ from torch import Tensor
 
 NEIGHBOURS = 15
 """Of each point, as in the publication."""
-_CHUNK, _RATE = 1024, 1.0
-"""Queries compared at once; Adam's learning rate at the start, in units of the start's standard deviation."""
-
-
-def nearest(bank: Tensor, queries: Tensor, k: int, own: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """The k bank features most similar to each query by cosine, the most similar first.
-
-    Args:
-        bank: float32 (n, d).
-        queries: float32 (m, d).
-        own: int64 (m,), a place in the bank that is the query itself and does not count as its neighbour.
-
-    Returns cosines (m, k') and places in the bank (m, k'), with k' = k or all that there are.
-    """
-    bank, found = F.normalize(bank, dim=1), []
-    k = min(k, len(bank) - (own is not None))
-    for start in range(0, len(queries), _CHUNK):
-        cosines = F.normalize(queries[start : start + _CHUNK], dim=1) @ bank.T
-        if own is not None:
-            cosines.scatter_(1, own[start : start + _CHUNK, None], -torch.inf)
-        found.append(cosines.topk(k, dim=1))
-    return torch.cat([values for values, _ in found]), torch.cat([index for _, index in found])
+_RATE = 1.0
+"""Adam's learning rate at the start, in units of the start's standard deviation."""
 
 
 def draw_map(

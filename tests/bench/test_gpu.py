@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -12,11 +13,11 @@ from bench.count import Ceilings, Count, count_step
 from bench.gpu import main
 
 ROOT = Path(__file__).parents[2]
+LIGHTLY = find_spec("lightly") is not None
 
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict]:
-    pytest.importorskip("lightly")
     folder = tmp_path_factory.mktemp("bench")
     command = [sys.executable, "-m", "bench.gpu", "--quick", "--json", str(folder / "gpu.json")]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
@@ -28,7 +29,7 @@ def test_every_work_is_measured(written):
     _, result = written
     assert len(result["rows"]) == 5
     for row in result["rows"]:
-        assert not row["failed"]
+        assert set(row["failed"]) == ({"lightly"} if "data in memory" in row["work"] and not LIGHTLY else set())
         assert all(rate > 0 for rate in row["images_per_second"].values())
     assert {"device", "torch", "date", "commit", "command", "ceilings"} <= set(result)
 
@@ -36,7 +37,8 @@ def test_every_work_is_measured(written):
 def test_the_table_has_a_line_for_each_side_and_the_floor(written):
     page, result = written
     lines = [line for line in page.splitlines() if line.startswith("| ")][2:]
-    assert len(lines) == sum(len(row["images_per_second"]) for row in result["rows"]) + 1
+    sides = sum(len(row["images_per_second"]) + len(row["failed"]) for row in result["rows"])
+    assert len(lines) == sides + 1
     assert "the floor, as counted" in page
     assert result["command"] in page
 

@@ -1,4 +1,4 @@
-"""What is judged: a run's folder, or a file of weights such as the released code's."""
+"""What is evaluated: a run's folder, or a file of weights such as the released code's."""
 
 from dataclasses import replace
 
@@ -8,6 +8,7 @@ from torch import nn
 
 from moco.encoders import build_encoder
 from moco.evaluation import open_trained
+from moco.runs.checkpoint import save_checkpoint
 from moco.runs.config import Config, Encoder
 from moco.runs.folder import Run
 from moco.runs.recipes.recipes import RECIPES
@@ -45,21 +46,21 @@ def run(tmp_path):
 
 def test_a_run_gives_the_encoder_of_its_newest_whole_checkpoint(run):
     encoder = build_encoder("tiny")
-    whole = run.save(1, ours(encoder), 3)
-    run.save(2, ours(build_encoder("tiny")), 3).write_bytes(b"cut")
+    whole = save_checkpoint(run, 1, ours(encoder), 3)
+    save_checkpoint(run, 2, ours(build_encoder("tiny")), 3).write_bytes(b"cut")
     trained = open_trained(run.path)
     assert_equal(trained.encoder, encoder)
     assert trained.config == CONFIG
     assert (trained.folder, trained.weights) == (run.path, whole)
 
 
-def test_a_run_may_be_judged_at_another_size(run):
-    run.save(1, ours(build_encoder("tiny")), 3)
+def test_a_run_may_be_evaluated_at_another_size(run):
+    save_checkpoint(run, 1, ours(build_encoder("tiny")), 3)
     assert open_trained(run.path, image_size=48).config.views.image_size == 48
 
 
 def test_a_run_of_another_architecture_names_the_keys(run):
-    run.save(1, ours(build_encoder("tiny")), 3)
+    save_checkpoint(run, 1, ours(build_encoder("tiny")), 3)
     with pytest.raises(UserError, match=r"does not fit the encoder: missing: conv1\.weight") as caught:
         open_trained(run.path, encoder="resnet18")
     assert "\n" not in str(caught.value)

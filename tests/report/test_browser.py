@@ -17,7 +17,7 @@ from tiny_runs import HOSTILE
 from moco.cli.main import main
 from moco.report import Gallery
 from moco.report.gallery import _uri
-from moco.report.map import nearest
+from moco.evaluation import nearest
 from moco.report.page import write_page
 from moco.runs.folder import Run
 

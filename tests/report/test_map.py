@@ -2,7 +2,8 @@
 
 import torch
 
-from moco.report.map import draw_map, nearest
+from moco.evaluation import nearest
+from moco.report.map import draw_map
 
 
 def clusters(n: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
@@ -40,12 +41,3 @@ def test_few_points_have_a_map():
         places = draw_map(points, neighbours, steps=5)
         assert places.shape == (n, 2)
         assert places.isfinite().all()
-
-
-def test_nearest_is_by_cosine_and_leaves_oneself_out():
-    bank = torch.tensor([[1.0, 0.0], [0.0, 5.0], [2.0, 0.1], [-1.0, 0.0]])
-    cosines, index = nearest(bank, torch.tensor([[3.0, 0.0]]), 2)
-    assert index.tolist() == [[0, 2]]
-    torch.testing.assert_close(cosines, torch.tensor([[1.0, 2 / 4.01**0.5]]))
-    _, index = nearest(bank, bank, 1, torch.arange(4))
-    assert index.flatten().tolist() == [2, 2, 0, 1]
