@@ -25,7 +25,8 @@ def test_the_wheel_runs_without_the_repository(tmp_path):
 
     def moco(words: str) -> None:
         environment = {**os.environ, "PYTHONPATH": str(site)}
-        subprocess.run([sys.executable, "-m", "moco", *words.split()], check=True, timeout=200, cwd=tmp_path, env=environment)
+        command = [sys.executable, "-m", "moco", *words.split()]
+        subprocess.run(command, check=True, timeout=200, cwd=tmp_path, env=environment)
 
     data = "--per-class 30 --batch-size 64 --bn-group 16 --image-size 16 --epochs 1 --knn-every 0 --monitor-every 0"
     moco(f"pretrain shapes-cpu {data} --out {run}")

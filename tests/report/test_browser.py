@@ -15,9 +15,9 @@ from PIL import Image
 from tiny_runs import HOSTILE
 
 from moco.cli.main import main
+from moco.evaluation import nearest
 from moco.report import Gallery
 from moco.report.gallery import _uri
-from moco.evaluation import nearest
 from moco.report.page import write_page
 from moco.runs.folder import Run
 
