@@ -14,7 +14,8 @@ from moco.runs.folder import Run
 from moco.runtime.device import Device
 from moco.training.step import Pretraining
 
-_TIMED_STEPS = 5
+_STEPS, _SECONDS = 5, 2.0
+"""At least so many steps are timed, and for so long."""
 
 
 class Estimate(NamedTuple):
@@ -33,12 +34,15 @@ def estimate(config: Config, source: Source, device: Device, linear: Linear | No
     options = config.training
     times = []
     start = time.perf_counter()
-    for batch in training.loader.training(options.batch_size, options.seed, 0, _TIMED_STEPS, config.data.shard_streams):
+    steps = min(training.steps, 1000)
+    for batch in training.loader.training(options.batch_size, options.seed, 0, steps, config.data.shard_streams):
         training.update(*training.inputs(batch))
         training.pending[-1].sum().item()  # waits for a GPU
         times.append(time.perf_counter() - start)
+        if len(times) > _STEPS and sum(times) > _SECONDS:
+            break
         start = time.perf_counter()
-    seconds = training.steps * statistics.median(times[1:])
+    seconds = training.steps * statistics.median(times[1:] or times)
     if source.labelled and source.test is not None:
         sample = source.test.subset(torch.arange(min(512, len(source.test))))
         start = time.perf_counter()

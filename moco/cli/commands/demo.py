@@ -14,6 +14,10 @@ from moco.runs.config import Config
 from moco.runs.folder import Run, read_lines
 from moco.runs.recipes import RECIPES
 from moco.runtime.device import Device
+from moco.training import estimate
+
+_AROUND = 10
+"""Seconds that the start, the pictures and the accuracy of raw pixels take."""
 
 
 def run(options: Demo) -> None:
@@ -22,6 +26,9 @@ def run(options: Demo) -> None:
     folder = options.out or next(path for path in free if not path.exists())
     config = RECIPES["shapes-cpu"].config
     start = time.monotonic()
+    with computing(config.compute) as device:
+        cost = estimate(config, source_of(config), device)
+        say(f"about {cost.seconds + _AROUND:.0f} s on this machine, {device.device}: {cost.steps:,} steps")
     done = pretrain(config, folder)
     with computing(config.compute) as device:
         source = source_of(config)

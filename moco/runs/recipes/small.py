@@ -10,17 +10,18 @@ _SHORT = Contrast(queue_size=4096, key_momentum=0.99, temperature=0.1, head="mlp
 
 SMALL = [
     Recipe(
-        about="The embedded data set, 32 pixels, a small encoder: what `moco demo` runs.",
-        cost="about 3 minutes on 2 CPU cores",
-        reaches="kNN 51.2 (random weights 24.4)",
+        about="The embedded data set, 24 pixels, a small encoder: what `moco demo` runs.",
+        cost="about 2 minutes on 2 CPU cores",
+        reaches="kNN 55.0 (random weights 24.2)",
         config=Config(
             recipe="shapes-cpu",
             data=Data("shapes"),
-            views=Views("shapes", 32),
+            views=Views("shapes", 24),
             encoder=Encoder("tiny"),
-            contrast=_SHORT,
-            training=Training(epochs=18, lr=0.03, schedule="cosine", warmup=1, weight_decay=5e-4),
-            log=Log(knn_every=3),
+            # Many small steps are worth more than few large ones where images are few: batch 32 in 4 BN groups.
+            contrast=replace(_SHORT, queue_size=512, bn_group=8),
+            training=Training(epochs=6, batch_size=32, lr=0.06, schedule="cosine", warmup=1, weight_decay=5e-4),
+            log=Log(knn_every=3, log_every=50),
         ),
     ),
     Recipe(
