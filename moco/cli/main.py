@@ -12,7 +12,7 @@ from typing import Any
 from moco.cli import options
 from moco.cli.options import nearest, parse
 from moco.runs.config import check_ranges
-from moco.runtime.errors import UserError
+from moco.runtime.errors import RankError, UserError
 
 COMMANDS: dict[str, tuple[str, Any]] = {
     "demo": ("pre-train on drawn images and see the gain, in about 2 minutes", options.Demo),
@@ -36,8 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         _dispatch(words)
     except UserError as error:
-        # Before ranks have joined, all see the same error; after it, `runtime.ranks` lets one of them raise.
-        if os.environ.get("RANK", "0") == "0" or getattr(error, "of_rank", False):
+        # Until ranks have joined, all raise the same errors of the command line.
+        if isinstance(error, RankError) or os.environ.get("RANK", "0") == "0":
             print(f"moco: {error}", file=sys.stderr)
         _leave(2)
     except SystemExit as left:

@@ -328,7 +328,7 @@ RENAMED = {
     ("contrast", "momentum"): "key_momentum",
     ("data", "lanes"): "shard_streams",
     ("training", "accumulate"): "accumulation_steps",
-    ("compute", "cache_mb"): "cache_mb",
+    ("compute", "resident_mb"): "cache_mb",
 }
 """Options that 0.1.0 and what came before 0.2.0 spelled otherwise, by group and name."""
 
@@ -357,6 +357,9 @@ def _advice(value: Any) -> str:
 def _spelled(hint: Any) -> str:
     return hint.__name__ if isinstance(hint, type) and not get_args(hint) else str(hint).replace("typing.", "")
 
+
+AUTO = ("precision", "decoder")
+"""Options whose `auto` is decided when a run is started, and stored: the numbers depend on them."""
 
 MAY_CHANGE = {"workers", "device", *(f.name for f in fields(Log))}
 """Options that may be others when a run is continued: the numbers do not depend on them."""

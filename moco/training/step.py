@@ -146,9 +146,11 @@ class Pretraining:
         """
         own = [statistic.clone() for statistic in self.statistics] if world_size() > 1 else []
         average(self.statistics)
-        yield
-        if own:
-            torch._foreach_copy_(self.statistics, own)
+        try:
+            yield
+        finally:
+            if own:
+                torch._foreach_copy_(self.statistics, own)
 
     @property
     def epoch(self) -> float:
@@ -223,9 +225,18 @@ class Pretraining:
         Raises UserError, on all ranks, if it cannot be written.
         """
         pending = self.require_finite()
-        ranks = gather_objects({"generators": _generators(self.device.device), "statistics": _copies(self.statistics)})
+        ranks = gather_objects(self._own_state())
         with self.averaged_statistics():
             on_main(lambda: self._write(pending, ranks))
+
+    def _own_state(self) -> dict[str, Any]:
+        """What differs from rank to rank."""
+        own = torch.stack(self.pending).cpu() if self.pending else torch.empty(0, 3)
+        return {
+            "pending": own,
+            "statistics": [statistic.cpu().clone() for statistic in self.statistics],
+            "generators": _generators(self.device.device),
+        }
 
     def _write(self, pending: Tensor, ranks: list[Any]) -> None:
         state = {
@@ -238,11 +249,11 @@ class Pretraining:
         }
         save_checkpoint(self.run, self.step, state, self.config.log.keep_checkpoints)
 
-    def load(self) -> None:
-        """Continues from the newest checkpoint that is whole, if one was written: the main rank's, on all ranks."""
+    def load(self) -> bool:
+        """Continues from the newest checkpoint that is whole, the main rank's, on all ranks. False if there is none."""
         found = on_main(self._read)
         if found is None:
-            return
+            return False
         path, state = found
         try:
             self.mechanism.load_state_dict(state["mechanism"])
@@ -253,13 +264,16 @@ class Pretraining:
             raise wrong from error
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.metrics_size = state["step"], state["metrics_size"]
-        if state["pending"].shape[1:] == self.pending_values().shape[1:]:  # 0.1.0 had fewer numbers
-            self.pending = list(state["pending"].to(self.device.device))
-        ranks = state.get("ranks", [])
-        if len(ranks) == world_size():  # else every rank starts with the mean, and a generator of its own
-            _restore_generators(ranks[rank()]["generators"], self.device.device)
-            torch._foreach_copy_(self.statistics, [s.to(self.device.device) for s in ranks[rank()]["statistics"]])
+        pending, ranks = state["pending"], state.get("ranks", [])
+        if len(ranks) == world_size():  # else each rank starts with the means, and a generator of its own
+            own = ranks[rank()]
+            pending = own["pending"]
+            torch._foreach_copy_(self.statistics, [statistic.to(self.device.device) for statistic in own["statistics"]])
+            _restore_generators(own["generators"], self.device.device)
+        if pending.shape[1:] == (3,):  # 0.1.0 had fewer numbers
+            self.pending = list(pending.to(self.device.device))
         log.info("continuing %s after step %d", self.run.path, self.step)
+        return True
 
     def _read(self) -> tuple[str, dict[str, Any]] | None:
         path = newest_checkpoint(self.run)
@@ -283,10 +297,6 @@ def _distributed(mechanism: nn.Module, device: Device) -> DistributedDataParalle
     return DistributedDataParallel(
         _Call(mechanism), device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True
     )
-
-
-def _copies(tensors: list[Tensor]) -> list[Tensor]:
-    return [tensor.cpu().clone() for tensor in tensors]
 
 
 def _generators(device: torch.device) -> dict[str, Tensor]:

@@ -43,11 +43,11 @@ def test_two_ranks_are_one(data):
     assert state1["step"] == state2["step"] == 6
     for name, value in state1["mechanism"].items():
         assert torch.allclose(value.float(), state2["mechanism"][name].float(), atol=2e-2), name
-    # What one rank's monitor said, two ranks say.
+    # What one rank evaluated to, two ranks do.
     moco(2, f"knn {data / 'one'} --k 5 --precision fp32")
-    judged = json.loads((data / "one" / "knn.json").read_text())["accuracy"]["top-1"]
-    assert judged == next(line["knn"] for line in reversed(one) if "knn" in line)
-    for name in ("uniformity", "rank", "spread", "queue_real", "key_drift", "same_image"):
+    evaluated = json.loads((data / "one" / "knn.json").read_text())["accuracy"]["top-1"]
+    assert evaluated == next(line["knn"] for line in reversed(one) if "knn" in line)
+    for name in ("uniformity", "rank", "feature_std", "queue_real", "key_drift", "same_image"):
         assert one[-1][name] == pytest.approx(two[-1][name], rel=0.05), name
     moco(2, f"linear {data / 'two'} --epochs 2 --batch-size 32 --lr 1")
     assert 0 <= json.loads((data / "two" / "linear.json").read_text())["accuracy"]["top-1"] <= 1

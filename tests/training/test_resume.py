@@ -19,7 +19,7 @@ from moco.cli.main import main
 from moco.data import InMemory, open_source
 from moco.data.formats.pack import pack
 from moco.data.sources.source import Source
-from moco.runs.checkpoint import read_checkpoint
+from moco.runs.checkpoint import newest_checkpoint, read_checkpoint
 from moco.runs.config import Compute, Config, Contrast, Data, Encoder, Log, Training, Views
 from moco.runs.folder import Run
 from moco.runtime.errors import UserError
@@ -90,7 +90,7 @@ def test_the_other_mechanisms_continue_too(tmp_path, monkeypatch, config, mechan
 
 def test_a_memory_bank_that_does_not_fit_says_what_it_would_take(tmp_path, monkeypatch, config):
     config = replace(config, contrast=replace(config.contrast, dim=128, mechanism="memory-bank", symmetric=False))
-    monkeypatch.setattr("moco.device.Device.free_bytes", lambda self: 40_000)
+    monkeypatch.setattr("moco.runtime.device.Device.free_bytes", lambda self: 40_000)
     with pytest.raises(UserError, match=r"a vector for each of 87 images takes .* GB free: .* --mechanism moco"):
         train(config, Run.create(tmp_path / "run", config))
 
@@ -104,7 +104,7 @@ def test_continued_within_an_epoch_with_other_workers_from_shards(tmp_path, monk
         data=Data(f"shards:{tmp_path / 'shards'}"),
         compute=replace(config.compute, workers=2, cache_mb=0),
     )
-    monkeypatch.setattr("moco.data.shards._OPEN", 2)
+    monkeypatch.setattr("moco.data.sources.shards._OPEN", 2)
 
     def run_in(folder, config, resume=False):
         run = Run.open(folder) if resume else Run.create(folder, config)
@@ -152,7 +152,7 @@ def assert_same(one: object, other: object, where: str = "") -> None:
 
 def assert_same_run(one: Path, other: Path) -> None:
     """Weights, queue, optimiser, everything in the last checkpoint; and metrics.jsonl byte for byte."""
-    paths = Run(one).newest(), Run(other).newest()
+    paths = newest_checkpoint(Run(one)), newest_checkpoint(Run(other))
     assert paths[0].name == paths[1].name
     states = [read_checkpoint(path) for path in paths]
     assert "query.backbone.stem.0.weight" in states[0]["mechanism"]
@@ -197,7 +197,7 @@ def test_a_damaged_newest_checkpoint_costs_steps_but_no_numbers(tmp_path, monkey
     stop_after(monkeypatch, 7)
     with pytest.raises(Stopped):
         train(config, run)
-    newest = run.newest()
+    newest = newest_checkpoint(run)
     newest.write_bytes(newest.read_bytes()[:-1000])
     train(config, run, resume=True)
     assert_same_run(whole.path, run.path)
@@ -206,11 +206,11 @@ def test_a_damaged_newest_checkpoint_costs_steps_but_no_numbers(tmp_path, monkey
 def test_a_finished_run_is_left_as_it_is(tmp_path, config):
     run = Run.create(tmp_path / "run", config)
     train(config, run)
-    read = [run.newest(), run.metrics, run.timing, run.path / "config.yaml"]
+    read = [newest_checkpoint(run), run.metrics, run.timing, run.path / "config.yaml"]
     before = [path.read_bytes() for path in read]
     train(config, run, resume=True)
     assert [path.read_bytes() for path in read] == before
-    assert list(run.checkpoints.iterdir()) == [read[0]]
+    assert run.saved() == [read[0], run.checkpoints / "step-000000000.pt"]
 
 
 def options(images: Path) -> list[str]:
@@ -242,17 +242,17 @@ def test_a_process_killed_and_told_to_stop_at_any_moment_is_continued(tmp_path, 
         time.sleep(random.random() * 0.5)
         process.kill()
     assert process.returncode == -signal.SIGKILL
-    before = Run(run).newest()
+    before = newest_checkpoint(Run(run))
     with subprocess.Popen(command(*resume), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         end = time.monotonic() + 120
-        while Run(run)._saved()[0] <= before:
+        while Run(run).saved()[0] <= before:
             assert process.poll() is None
             assert time.monotonic() < end
             time.sleep(0.02)
         process.send_signal(signal.SIGINT)
         said, _ = process.communicate()
     assert process.returncode == 130
-    step = read_checkpoint(Run(run).newest())["step"]
+    step = read_checkpoint(newest_checkpoint(Run(run)))["step"]
     assert said.startswith(f"stopped after step {step}; continue it by:")
     assert "".join(said.split()).endswith("".join(f"moco pretrain shapes-cpu --out {run} --resume".split()))
     main(["pretrain", "shapes-cpu", "--out", str(run), "--resume"])
@@ -287,7 +287,7 @@ def test_a_loss_that_is_not_finite_stops_at_its_step_and_spares_the_last_good_ch
     run = Run.create(tmp_path / "run", config)
     with pytest.raises(UserError, match=r"the loss of step 2 is not finite: .* last good checkpoint is .*000001\.pt"):
         train(config, run)
-    state = read_checkpoint(run.newest())
+    state = read_checkpoint(newest_checkpoint(run))
     assert all(value.isfinite().all() for value in state["mechanism"].values())
     for line in run.metrics.read_text().splitlines():
         assert "NaN" not in line
@@ -311,7 +311,7 @@ def test_what_is_not_finite_never_enters_a_checkpoint(tmp_path, monkeypatch, con
         train(config, run)
     monkeypatch.undo()
     train(config, run, resume=True)
-    assert read_checkpoint(run.newest())["step"] == STEPS
+    assert read_checkpoint(newest_checkpoint(run))["step"] == STEPS
 
 
 def test_accumulation_gives_the_same_weights(tmp_path, config):
@@ -319,12 +319,12 @@ def test_accumulation_gives_the_same_weights(tmp_path, config):
     states = []
     for accumulate in (1, 2):
         # A few steps: what rounding makes of the weights grows from step to step.
-        training = replace(config.training, epochs=1, lr=0.01, accumulate=accumulate)
+        training = replace(config.training, epochs=1, lr=0.01, accumulation_steps=accumulate)
         log = replace(config.log, knn_every=0)
         own = replace(config, training=training, log=log)
         run = Run.create(tmp_path / str(accumulate), own)
         train(own, run)
-        states.append(read_checkpoint(run.newest()))
+        states.append(read_checkpoint(newest_checkpoint(run)))
     one, two = (state["mechanism"] for state in states)
     assert states[0]["step"] == 6
     for key in [key for key in one if "running" not in key and "batches_tracked" not in key]:

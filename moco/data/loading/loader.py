@@ -84,6 +84,8 @@ class Loader:
             num_workers=self.workers if parts == 1 else parts,
             collate_fn=_as_it_is,
             pin_memory=self.device.type == "cuda",
+            # Of its own: the run's generator, from which dropout draws, must not depend on how often one is made.
+            generator=torch.Generator(),
         )
         for read in self._ahead(_joined(self._checked(images, loader), parts, self.views.count)):
             views = read.views or self.views.photometric(read.crops, read.parameters)
