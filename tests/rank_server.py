@@ -11,9 +11,11 @@ import socket
 import sys
 from pathlib import Path
 
+os.environ["TORCH_CPP_LOG_LEVEL"] = "ERROR"  # as `moco` itself sets it for ranks, before PyTorch is imported
+
 import torch
 
-import moco.report  # noqa: F401  # all that is heavy
+import moco.report  # all that is heavy
 import moco.training  # noqa: F401
 from moco.cli.main import main
 from tests.sabotage import SABOTAGES
@@ -38,8 +40,8 @@ def run(rank: int, ranks: int, port: int, job: dict, out: Path) -> None:
     if ranks > 1:
         os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)}
         os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
-    if job["sabotage"]:
-        SABOTAGES[job["sabotage"]](rank)
+    for name in job["sabotage"].split():
+        SABOTAGES[name](rank)
     code: object = 1
     try:
         main(job["words"])

@@ -26,7 +26,7 @@ def run_ranks(ranks: int, words: str | list[str], folders: list[Path], sabotage:
     Args:
         words: one command line, or one for each rank.
         folders: where each runs; one for all, or one for each.
-        sabotage: what goes wrong, as `tests.sabotage` names it.
+        sabotage: what goes wrong, by the names of `tests.sabotage`, if more than one with a blank between.
     """
     if not _server:
         command = [sys.executable, "-m", "tests.rank_server"]

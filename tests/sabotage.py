@@ -4,11 +4,14 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 from moco.runtime.errors import UserError
-from moco.training import Pretraining
+from moco.runtime.signals import Signals
+from moco.training import Pretraining, build, loop
 
 STEP = 4
 
@@ -62,6 +65,30 @@ def stopped(rank: int) -> None:
         _at_step(lambda: os.kill(os.getpid(), signal.SIGTERM))
 
 
+def stopped_all(rank: int) -> None:
+    """Stops at a step that does not depend on when ranks agree."""
+
+    class Stops(Signals):
+        def agree(self, due: bool) -> tuple[int, bool]:
+            steps.append(due)
+            return (signal.SIGTERM if len(steps) == STEP else 0), False
+
+    steps: list[bool] = []
+    loop.Signals = Stops  # type: ignore[misc]
+
+
+def dropout(rank: int) -> None:
+    """The encoder drops out features at random."""
+    plain = build.build_encoder
+
+    def dropping(*options: Any) -> torch.nn.Module:
+        encoder = plain(*options)
+        encoder.register_forward_hook(lambda module, _, output: F.dropout(output, 0.3, module.training))
+        return encoder
+
+    build.build_encoder = dropping
+
+
 def stuck(rank: int) -> None:
     """Rank 1 fails while rank 0 waits for what nothing interrupts."""
     if rank == 0:
@@ -70,4 +97,7 @@ def stuck(rank: int) -> None:
         user_error(rank)
 
 
-SABOTAGES = {act.__name__: act for act in (user_error, bug, out_of_memory, killed, main_killed, stopped, stuck)}
+SABOTAGES: dict[str, Callable[[int], None]] = {
+    act.__name__: act
+    for act in (user_error, bug, out_of_memory, killed, main_killed, stopped, stopped_all, dropout, stuck)
+}

@@ -33,8 +33,12 @@ COMMANDS: dict[str, tuple[str, Any]] = {
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs a command line. Leaves by SystemExit: 2 after one line that says what to mend."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if "RANK" in os.environ:  # else every rank that notices another's end prints a stack of C++ frames
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     try:
         _dispatch(words)
+        if "RANK" in os.environ:
+            _leave(0)
     except UserError as error:
         # Until ranks have joined, all raise the same errors of the command line.
         if isinstance(error, RankError) or os.environ.get("RANK", "0") == "0":
@@ -49,11 +53,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _leave(code: object) -> None:
-    """Leaves with this code; at once where other ranks may be gone, as waiting for them may last for ever."""
-    if "RANK" in os.environ and code:
+    """Leaves with this code; a rank at once: others may be gone, and what PyTorch's threads do at the end of a process
+    may spoil the code of a run that is done."""
+    if "RANK" in os.environ:
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(code if isinstance(code, int) else 1)
+        os._exit(code if isinstance(code, int) else int(code is not None))
     raise SystemExit(code)
 
 

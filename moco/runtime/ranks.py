@@ -12,6 +12,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import TypeVar
 from uuid import uuid4
 
@@ -119,7 +120,8 @@ class _Board:
     def __init__(self, store: Store) -> None:
         self.store = store
         self.known, self.closed = threading.Event(), threading.Event()
-        threading.Thread(target=self._watch, daemon=True).start()
+        self.watcher = threading.Thread(target=self._watch, daemon=True)
+        self.watcher.start()
 
     def failed(self, error: Exception) -> BaseException:
         """What to raise: the error, with the rank's name, on the rank that fails first; else a quiet exit.
@@ -129,11 +131,18 @@ class _Board:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun's: this rank leaves anyway, but not in silence
         agreed = isinstance(error, UserError) and error.agreed
+        first, missing = False, [0]
         try:
+            self._answer()
             first = self.store.add("failed", 1) == 1
-            missing = self._unanswered() if first else []
-        except RuntimeError:  # the store went with the main rank, which kept it: killed, or having printed
-            first, missing = rank() == 1 and not self.known.is_set(), [0]
+            if first:
+                missing = self._unanswered()
+                self.store.set("named", "")
+            else:
+                self.known.set()
+                self.store.wait(["named"], timedelta(seconds=2 * _ANSWER))  # the store may go with this rank
+        except RuntimeError:  # the store went with the main rank: if that was killed, the next one prints
+            first = first or (rank() == 1 and not self.known.is_set())
         if not (is_main() if agreed else first):
             return SystemExit(2)
         if agreed:
@@ -146,6 +155,9 @@ class _Board:
             names = ", ".join(map(str, missing))
             return RankError(f"rank {names}: was killed, or its machine lost: --resume auto continues the run")
         return RankError(f"rank {rank()}: {type(error).__name__}: {_first_line(error)}")
+
+    def _answer(self) -> None:
+        self.store.set(f"here/{rank()}", "")
 
     def _unanswered(self) -> list[int]:
         """The ranks that do not answer."""
@@ -160,7 +172,7 @@ class _Board:
             try:
                 if not self.store.check(["failed"]):
                     continue
-                self.store.set(f"here/{rank()}", "")
+                self._answer()
                 self.known.set()
             except RuntimeError:  # the main rank, which kept the store, is gone
                 pass
@@ -171,6 +183,7 @@ class _Board:
 
     def close(self) -> None:
         self.closed.set()
+        self.watcher.join(_ANSWER)
 
 
 def _is_of_connection(error: Exception) -> bool:

@@ -72,9 +72,9 @@ def build_mechanism(config: Config, images: int, steps: int, device: Device) -> 
 
 
 def check_mechanism(config: Config) -> None:
-    """Raises UserError for an encoder that does not exist, or cannot take images of the views' size."""
+    """Raises UserError for a mechanism that cannot be built, or an encoder that cannot take the views' images."""
     options, size = config.encoder, config.views.image_size
-    encoder = build_encoder(options.encoder, options.small_stem, options.freeze_patches).eval()
+    encoder = build_mechanism(config, 1, 1, Device(torch.device("cpu"), False, False)).query.backbone.eval()
     try:
         with torch.no_grad():
             encoder(torch.zeros(1, 3, size, size))

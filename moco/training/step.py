@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -81,7 +82,7 @@ class Pretraining:
         if compute.compile:
             for encoder in encoders:
                 encoder.compile()
-        self.distributed = _distributed(self.mechanism, device) if world_size() > 1 else None
+        self.distributed = _distributed(self.mechanism, self.parameters) if world_size() > 1 else None
         # A recorded step reads the learning rate from the device.
         self.last_lr = training.lr
         self.lr_on_device = torch.tensor(training.lr, device=device.device) if compute.cuda_graph else None
@@ -281,22 +282,26 @@ class Pretraining:
 
 
 class _Call(nn.Module):
-    """A module whose forward is whatever it is given, as DistributedDataParallel averages gradients after a forward."""
+    """A module whose forward is whatever it is given: DistributedDataParallel averages gradients after a forward."""
 
-    def __init__(self, mechanism: nn.Module) -> None:
+    def __init__(self, parameters: list[nn.Parameter]) -> None:
         super().__init__()
-        self.mechanism = mechanism
+        self.trained = nn.ParameterList(parameters)
 
     def forward(self, function: Callable[[], InfoNCE]) -> InfoNCE:
         return function()
 
 
-def _distributed(mechanism: nn.Module, device: Device) -> DistributedDataParallel:
-    """Averages gradients over the ranks while backward runs. Buffers stay each rank's own."""
-    devices = [device.device] if device.is_gpu else None
-    return DistributedDataParallel(
-        _Call(mechanism), device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True
-    )
+def _distributed(mechanism: nn.Module, parameters: list[nn.Parameter]) -> DistributedDataParallel:
+    """Starts all ranks with the main rank's state, and averages gradients over them while backward runs.
+
+    Only what is trained is DistributedDataParallel's: BN statistics stay each rank's own.
+    """
+    for value in mechanism.state_dict().values():
+        sent = value.contiguous()
+        dist.broadcast(sent, src=0)
+        value.copy_(sent)
+    return DistributedDataParallel(_Call(parameters), init_sync=False, gradient_as_bucket_view=True)
 
 
 def _generators(device: torch.device) -> dict[str, Tensor]:

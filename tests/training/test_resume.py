@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from moco.cli.main import main
 from moco.data import InMemory, open_source
@@ -21,11 +22,12 @@ from moco.data.formats.pack import pack
 from moco.data.sources.source import Source
 from moco.runs.checkpoint import newest_checkpoint, read_checkpoint
 from moco.runs.config import Compute, Config, Contrast, Data, Encoder, Log, Training, Views
-from moco.runs.folder import Run
+from moco.runs.folder import Run, read_lines
 from moco.runtime.errors import UserError
 from moco.runtime.signals import Stopped
-from moco.training import Pretraining, pretrain
+from moco.training import Pretraining, build, pretrain
 from moco.training.build import device_of
+from tests.sabotage import dropout
 
 STEPS = 11  # 2 epochs of 87 images, 16 at a time; 9 of 96 are held out
 
@@ -329,3 +331,107 @@ def test_accumulation_gives_the_same_weights(tmp_path, config):
     assert states[0]["step"] == 6
     for key in [key for key in one if "running" not in key and "batches_tracked" not in key]:
         torch.testing.assert_close(one[key], two[key], atol=1e-5, rtol=1e-5, msg=lambda text, key=key: f"{key}: {text}")
+
+
+def test_dropout_continues_with_the_generator_where_it_was(tmp_path, monkeypatch, config):
+    """Also where images are encoded, as each DataLoader that is made draws a number."""
+    monkeypatch.setattr(build, "build_encoder", build.build_encoder)  # put back after the test
+    dropout(0)
+    with np.load(config.data.source.removeprefix("npz:")) as arrays:
+        pixels = torch.from_numpy(arrays["images"]).permute(0, 3, 1, 2).contiguous()
+    pack(Source(InMemory(pixels), None, None), tmp_path / "shards", images_per_shard=50, workers=0)
+    config = replace(config, data=Data(f"shards:{tmp_path / 'shards'}"), compute=replace(config.compute, cache_mb=0))
+    whole, stopped = (Run.create(tmp_path / name, config) for name in ("whole", "stopped"))
+    source = open_source(config.data.source, cache_mb=0)
+    pretrain(config, source, whole, device_of(config.compute))
+    stop_after(monkeypatch, 2, 7)
+    for resume in (False, True):
+        with pytest.raises(Stopped):
+            pretrain(config, source, stopped, device_of(config.compute), resume)
+    pretrain(config, source, stopped, device_of(config.compute), resume=True)
+    assert_same_run(whole.path, stopped.path)
+
+
+@pytest.mark.slow
+def test_efficientnet_b0_which_drops_out_at_random_continues_to_the_same_loss(tmp_path, monkeypatch, config):
+    config = replace(config, encoder=Encoder("efficientnet_b0"), training=replace(config.training, epochs=1))
+    whole, stopped = (Run.create(tmp_path / name, config) for name in ("whole", "stopped"))
+    train(config, whole)
+    stop_after(monkeypatch, 3)
+    with pytest.raises(Stopped):
+        train(config, stopped)
+    train(config, stopped, resume=True)
+    assert whole.metrics.read_bytes() == stopped.metrics.read_bytes()
+
+
+def test_a_run_killed_after_its_first_checkpoint_starts_as_it_was_started(tmp_path, monkeypatch, config):
+    """The checkpoint of step 0: what was measured before it is not written twice."""
+    whole, killed = (Run.create(tmp_path / name, config) for name in ("whole", "killed"))
+    train(config, whole)
+
+    def killed_at_once(self, *views):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Pretraining, "update", killed_at_once)
+        with pytest.raises(KeyboardInterrupt):
+            train(config, killed)
+    assert [path.name for path in killed.saved()] == ["step-000000000.pt"]
+    (killed.checkpoints / ".step-000000003.pt.123").write_bytes(b"half-written")
+    train(config, killed, resume=True)
+    assert_same_run(whole.path, killed.path)
+    assert len(list(killed.checkpoints.iterdir())) == 2
+
+
+def test_auto_is_decided_at_the_start_and_stored(tmp_path, monkeypatch, images):
+    """So that the run is continued as it was started, whatever the machine, and whatever the command says of it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("moco.runtime.device._fast_bf16", lambda device: True)
+    words = [word for word in options(images) if word not in ("--precision", "fp32")] + ["--epochs", "1"]
+    main(["pretrain", "shapes-cpu", *words, "--out", "run", "--resume", "auto"])
+    compute = Run(Path("run")).config().compute
+    assert (compute.precision, compute.decoder) == ("bf16", "cpu")
+    monkeypatch.setattr("moco.runtime.device._fast_bf16", lambda device: False)
+    used = []
+    monkeypatch.setattr("moco.training.pretrain", lambda config, *_: used.append(config))
+    main(["pretrain", "shapes-cpu", *words, "--precision", "auto", "--out", "run", "--resume", "auto"])
+    assert used[0].compute.precision == "bf16"
+
+
+def test_a_run_of_0_1_0_opens_and_continues(tmp_path, monkeypatch, images):
+    monkeypatch.chdir(tmp_path)
+    stop_after(monkeypatch, 3)
+    with pytest.raises(SystemExit):
+        main(["pretrain", "shapes-cpu", *options(images), "--epochs", "1"])
+    run = Run(Path("runs/shapes-cpu"))
+    as_it_was_written_by_0_1_0(run)
+    assert run.config().contrast.key_momentum == 0.99
+    assert run.config().compute.cache_mb == 4096
+    main(["pretrain", "shapes-cpu", "--resume"])
+    assert read_checkpoint(newest_checkpoint(run))["step"] == 6
+    lines = read_lines(run.metrics)
+    assert [line["step"] for line in lines if "loss" in line] == [3, 6]
+    assert "feature_std" in lines[1]
+
+
+def as_it_was_written_by_0_1_0(run: Run) -> None:
+    file = run.path / "config.yaml"
+    values = yaml.safe_load(file.read_text())
+    for group, before, now in (
+        ("contrast", "momentum", "key_momentum"),
+        ("data", "lanes", "shard_streams"),
+        ("training", "accumulate", "accumulation_steps"),
+        ("compute", "resident_mb", "cache_mb"),
+    ):
+        values[group][before] = values[group].pop(now)
+    file.write_text(yaml.safe_dump(values))
+    path = newest_checkpoint(run)
+    state = read_checkpoint(path)
+    del state["ranks"]
+    state["pending"] = state["pending"][:, :2]
+    line = json.dumps({"step": 0, "spread": 0.5}) + "\n"
+    rest = run.metrics.read_text()[: state["metrics_size"]]
+    first, _, others = rest.partition("\n")
+    run.metrics.write_text(f"{first}\n{line}{others}")
+    state["metrics_size"] += len(line)
+    torch.save(state, path)
