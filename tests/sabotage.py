@@ -65,6 +65,12 @@ def stopped(rank: int) -> None:
         _at_step(lambda: os.kill(os.getpid(), signal.SIGTERM))
 
 
+def group_stopped(rank: int) -> None:
+    """SIGTERM to all processes of a rank, its workers too, as torchrun sends it."""
+    os.setsid()
+    _at_step(lambda: os.killpg(0, signal.SIGTERM))
+
+
 def stopped_all(rank: int) -> None:
     """Stops at a step that does not depend on when ranks agree."""
 
@@ -99,5 +105,16 @@ def stuck(rank: int) -> None:
 
 SABOTAGES: dict[str, Callable[[int], None]] = {
     act.__name__: act
-    for act in (user_error, bug, out_of_memory, killed, main_killed, stopped, stopped_all, dropout, stuck)
+    for act in (
+        user_error,
+        bug,
+        out_of_memory,
+        killed,
+        main_killed,
+        stopped,
+        group_stopped,
+        stopped_all,
+        dropout,
+        stuck,
+    )
 }

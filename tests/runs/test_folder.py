@@ -8,11 +8,11 @@ import pytest
 import torch
 import yaml
 
-from moco.runs.config import Config, to_dict
-from moco.runtime.errors import UserError
-from moco.runs.recipes.recipes import RECIPES
-from moco.runs.folder import Busy, Run
 from moco.runs.checkpoint import is_whole, newest_checkpoint, read_checkpoint, save_checkpoint
+from moco.runs.config import Config, to_dict
+from moco.runs.folder import Busy, Run
+from moco.runs.recipes.recipes import RECIPES
+from moco.runtime.errors import UserError
 
 CONFIG = RECIPES["shapes-cpu"].config
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.ranks import run_ranks
+from tests.training.test_ranks import as_files
 from tests.training.test_resume import assert_same_run
 
 RANKS, KILLS = 3, 10
@@ -24,7 +25,8 @@ OPTIONS = (
 
 @pytest.mark.slow
 def test_ranks_killed_at_random_moments_end_with_the_weights_of_an_undisturbed_run(tmp_path, random_npz):
-    words = f"pretrain cifar10-cpu --data npz:{random_npz(96)} {OPTIONS} --resume auto --out"
+    as_files(random_npz(96), tmp_path)
+    words = f"pretrain cifar10-cpu --data folder:{tmp_path} {OPTIONS} --resume auto --out"
     undisturbed = run_ranks(RANKS, f"{words} {tmp_path / 'whole'}", [tmp_path])
     assert {rank.code for rank in undisturbed} == {0}, undisturbed
     launcher = f"-m torch.distributed.run --nproc-per-node={RANKS} --max-restarts={KILLS + 5} --rdzv-backend=c10d"

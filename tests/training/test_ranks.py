@@ -3,8 +3,10 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from moco.runs.checkpoint import newest_checkpoint, read_checkpoint
 from moco.runs.folder import Run
@@ -101,14 +103,25 @@ def test_what_is_wrong_with_the_options_is_printed_once(data):
         assert not (data / "two").exists()
 
 
+def as_files(arrays: Path, folder: Path) -> None:
+    """The images of an npz file as PNGs."""
+    with np.load(arrays) as content:
+        for i, pixels in enumerate(content["images"]):
+            Image.fromarray(pixels).save(folder / f"{i:02}.png")
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_signal_to_a_rank_and_its_workers_stops_the_run(tmp_path, random_npz, ranks):
+    as_files(random_npz(96), tmp_path)
+    words = f"pretrain cifar10-cpu --data folder:{tmp_path} {OPTIONS} --epochs 40 --out run --cache-mb 0 --workers 1"
+    ended = run_ranks(ranks, words, [tmp_path], "group_stopped")
+    assert {rank.code for rank in ended} == {143}, ended
+    assert recorded(tmp_path / "run")[1]["step"] >= 4
+
+
 def test_unreadable_images_are_counted_over_all_ranks(tmp_path, random_npz):
     """Either rank's are under --max-bad, both ranks' together over it."""
-    import numpy as np
-    from PIL import Image
-
-    with np.load(random_npz(96)) as arrays:
-        for i, pixels in enumerate(arrays["images"]):
-            Image.fromarray(pixels).save(tmp_path / f"{i:02}.png")
+    as_files(random_npz(96), tmp_path)
     for i in range(24, 96, 8):  # 9 of 96
         (tmp_path / f"{i}.png").write_bytes(b"damaged")
     words = f"pretrain cifar10-cpu --data folder:{tmp_path} {OPTIONS} --epochs 1 --out run --log-every 3 --cache-mb 0"

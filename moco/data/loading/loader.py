@@ -1,5 +1,6 @@
 """How views of images reach the device."""
 
+import signal
 from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
@@ -86,6 +87,7 @@ class Loader:
             pin_memory=self.device.type == "cuda",
             # Of its own: the run's generator, from which dropout draws, must not depend on how often one is made.
             generator=torch.Generator(),
+            worker_init_fn=_ignore_signals,
         )
         for read in self._ahead(_joined(self._checked(images, loader), parts, self.views.count)):
             views = read.views or self.views.photometric(read.crops, read.parameters)
@@ -139,3 +141,9 @@ def _joined(reads: Iterator[Read], parts: int, views: int) -> Iterator[Read]:
 
 def _as_it_is(batch: Any) -> Any:
     return batch
+
+
+def _ignore_signals(worker: int) -> None:
+    """torchrun and terminals signal workers too, which serve until the run has stopped by itself."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
