@@ -37,6 +37,8 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+_JOIN = 300.0
+"""Seconds that the main rank waits for the others to start."""
 _POLL, _ANSWER, _GRACE = 0.25, 3.0, 5.0
 """Seconds: how often a rank checks whether another failed; how long a rank that fails waits until all others know; how
 long they then have to leave by themselves, before they are ended: one may wait on a GPU for a rank that is gone."""
@@ -90,10 +92,11 @@ def joined() -> Iterator[None]:
     # The store is ours, as those who fail leave word in it.
     try:
         store, own, ranks = next(rendezvous("env://"))
+        store = _fresh(store, own, ranks)
         dist.init_process_group(_backend(), store=store, rank=own, world_size=ranks)
     except (ValueError, RuntimeError) as error:
         raise RankError(f"rank {os.environ['RANK']}: cannot join the others: {_first_line(error)}") from error
-    board = _Board(PrefixStore(on_main(lambda: uuid4().hex), store))  # a store may outlive a restart
+    board = _Board(store)
     try:
         yield
         gather_objects(None)  # none leaves while another still works
@@ -102,6 +105,30 @@ def joined() -> Iterator[None]:
     finally:
         board.close()
     dist.destroy_process_group()
+
+
+def _fresh(store: Store, own: int, ranks: int) -> Store:
+    """The part of the store that belongs to this start alone.
+
+    torchrun's store outlives a restart, and holds the addresses of ranks that are gone. So the main rank picks a name,
+    and each other asks for it by a token of its own, to which no answer can be an old one. Raises RuntimeError if some
+    do not come.
+    """
+    token, until = uuid4().hex, time.monotonic() + _JOIN
+    if own:
+        store.set(f"asks/{own}", token)
+        fresh = PrefixStore(store.get(token).decode(), store)
+        fresh.set(f"came/{own}", "")
+        return fresh
+    fresh, others = PrefixStore(token, store), range(1, ranks)
+    while missing := [other for other in others if not fresh.check([f"came/{other}"])]:
+        for other in missing:
+            if store.check([f"asks/{other}"]):  # before a restart, or now
+                store.set(store.get(f"asks/{other}").decode(), token)
+        if time.monotonic() > until:
+            raise RuntimeError(f"rank {missing[0]} did not come")
+        time.sleep(0.02)
+    return fresh
 
 
 def _backend() -> str:
