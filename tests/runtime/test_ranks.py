@@ -1,11 +1,14 @@
 """Ranks fail together: what fails on any is printed once, by name, ends all with code 2, and leaves a checkpoint."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import torch.distributed as dist
 
 from moco.runs.checkpoint import newest_checkpoint, read_checkpoint
 from moco.runs.folder import Run
+from moco.runtime.ranks import _fresh
 from tests.ranks import Rank, run_ranks
 
 OPTIONS = (
@@ -51,3 +54,15 @@ def test_what_fails_on_one_rank_ends_all(tmp_path, images, sabotage, lines):
     dead = {"killed": 1, "main_killed": 0}.get(sabotage)
     assert [rank.code for rank in ranks] == [-9 if number == dead else 2 for number in range(3)]
     assert 0 <= last_step(tmp_path / "run") <= 3
+
+
+def test_a_restart_finds_nothing_of_the_start_before_it_in_the_store():
+    """torchrun's store outlives it; whoever read a rank's old address would wait for one that is gone."""
+    store = dist.HashStore()
+    store.set("asks/1", "a token of a rank that was killed before it was answered")
+    with ThreadPoolExecutor(3) as pool:
+        for start in range(2):
+            first, *others = pool.map(lambda own: _fresh(store, own, 3), (0, 1, 2))
+            assert not first.check(["address"])
+            first.set("address", str(start))
+            assert [other.get("address") for other in others] == [str(start).encode()] * 2

@@ -25,8 +25,8 @@ OPTIONS = (
 
 @pytest.mark.slow
 def test_ranks_killed_at_random_moments_end_with_the_weights_of_an_undisturbed_run(tmp_path, random_npz):
-    as_files(random_npz(96), tmp_path)
-    words = f"pretrain cifar10-cpu --data folder:{tmp_path} {OPTIONS} --resume auto --out"
+    as_files(random_npz(96), tmp_path / "images")
+    words = f"pretrain cifar10-cpu --data folder:{tmp_path}/images {OPTIONS} --resume auto --out"
     undisturbed = run_ranks(RANKS, f"{words} {tmp_path / 'whole'}", [tmp_path])
     assert {rank.code for rank in undisturbed} == {0}, undisturbed
     launcher = f"-m torch.distributed.run --nproc-per-node={RANKS} --max-restarts={KILLS + 5} --rdzv-backend=c10d"

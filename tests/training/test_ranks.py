@@ -104,7 +104,8 @@ def test_what_is_wrong_with_the_options_is_printed_once(data):
 
 
 def as_files(arrays: Path, folder: Path) -> None:
-    """The images of an npz file as PNGs."""
+    """The images of an npz file as PNGs in a new folder."""
+    folder.mkdir()
     with np.load(arrays) as content:
         for i, pixels in enumerate(content["images"]):
             Image.fromarray(pixels).save(folder / f"{i:02}.png")
@@ -112,8 +113,10 @@ def as_files(arrays: Path, folder: Path) -> None:
 
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_a_signal_to_a_rank_and_its_workers_stops_the_run(tmp_path, random_npz, ranks):
-    as_files(random_npz(96), tmp_path)
-    words = f"pretrain cifar10-cpu --data folder:{tmp_path} {OPTIONS} --epochs 40 --out run --cache-mb 0 --workers 1"
+    as_files(random_npz(96), tmp_path / "images")
+    words = (
+        f"pretrain cifar10-cpu --data folder:{tmp_path}/images {OPTIONS} --epochs 40 --out run --cache-mb 0 --workers 1"
+    )
     ended = run_ranks(ranks, words, [tmp_path], "group_stopped")
     assert {rank.code for rank in ended} == {143}, ended
     assert recorded(tmp_path / "run")[1]["step"] >= 4
@@ -121,10 +124,10 @@ def test_a_signal_to_a_rank_and_its_workers_stops_the_run(tmp_path, random_npz, 
 
 def test_unreadable_images_are_counted_over_all_ranks(tmp_path, random_npz):
     """Either rank's are under --max-bad, both ranks' together over it."""
-    as_files(random_npz(96), tmp_path)
+    as_files(random_npz(96), tmp_path / "images")
     for i in range(24, 96, 8):  # 9 of 96
-        (tmp_path / f"{i}.png").write_bytes(b"damaged")
-    words = f"pretrain cifar10-cpu --data folder:{tmp_path} {OPTIONS} --epochs 1 --out run --log-every 3 --cache-mb 0"
+        (tmp_path / "images" / f"{i}.png").write_bytes(b"damaged")
+    words = f"pretrain cifar10-cpu --data folder:{tmp_path}/images {OPTIONS} --epochs 1 --out run --log-every 3 --cache-mb 0"
     ranks = run_ranks(2, words + " --max-bad 0.08", [tmp_path])
     assert [rank.code for rank in ranks] == [2, 2], ranks
     (line,) = [line for rank in ranks for line in rank.err.splitlines() if line.startswith("moco:")]
