@@ -83,6 +83,7 @@ def test_two_ranks_of_other_steps_are_one(data, more):
     assert_close(pretrain(1, data, "one", more), pretrain(2, data, "two", more))
 
 
+@pytest.mark.slow
 def test_torchrun_starts_ranks(data):
     launch(2, "-m", "moco", *f"pretrain cifar10-cpu --data npz:{data} {OPTIONS} --out {data / 'two'}".split())
     assert recorded(data / "two")[1]["step"] == 6
@@ -127,8 +128,8 @@ def test_unreadable_images_are_counted_over_all_ranks(tmp_path, random_npz):
     as_files(random_npz(96), tmp_path / "images")
     for i in range(24, 96, 8):  # 9 of 96
         (tmp_path / "images" / f"{i}.png").write_bytes(b"damaged")
-    words = f"pretrain cifar10-cpu --data folder:{tmp_path}/images {OPTIONS} --epochs 1 --out run --log-every 3 --cache-mb 0"
-    ranks = run_ranks(2, words + " --max-bad 0.08", [tmp_path])
+    words = f"pretrain cifar10-cpu --data folder:{tmp_path}/images {OPTIONS} --epochs 1 --out run --cache-mb 0"
+    ranks = run_ranks(2, words + " --log-every 3 --max-bad 0.08", [tmp_path])
     assert [rank.code for rank in ranks] == [2, 2], ranks
     (line,) = [line for rank in ranks for line in rank.err.splitlines() if line.startswith("moco:")]
     assert line.startswith("moco: 9 of 96 images cannot be read, more than --max-bad 0.08")
