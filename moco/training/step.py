@@ -288,7 +288,7 @@ class _Call(nn.Module):
         super().__init__()
         self.trained = nn.ParameterList(parameters)
 
-    def forward(self, function: Callable[[], InfoNCE]) -> InfoNCE:
+    def forward(self, function: Callable[[], InfoNCE | Tensor]) -> InfoNCE | Tensor:
         return function()
 
 
@@ -301,7 +301,14 @@ def _distributed(mechanism: nn.Module, parameters: list[nn.Parameter]) -> Distri
         sent = value.contiguous()
         dist.broadcast(sent, src=0)
         value.copy_(sent)
-    return DistributedDataParallel(_Call(parameters), init_sync=False, gradient_as_bucket_view=True)
+    ddp = DistributedDataParallel(_Call(parameters), init_sync=False, gradient_as_bucket_view=True)
+    # The sum over ranks is rounded by a gradient's place in its bucket, and buckets are laid out anew after the first
+    # backward. So that a continued run rounds as before, they are laid out now, by steps that do nothing.
+    for _ in range(2):
+        ddp(lambda: torch.stack([0 * p.sum() for p in parameters]).sum()).backward()
+    for p in parameters:
+        p.grad = None
+    return ddp
 
 
 def _generators(device: torch.device) -> dict[str, Tensor]:
