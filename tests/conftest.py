@@ -24,7 +24,7 @@ def random_npz(tmp_path_factory) -> Callable[..., Path]:
 @pytest.fixture(scope="session")
 def locked_elsewhere() -> Callable[[Path], AbstractContextManager[None]]:
     """`with locked_elsewhere(run):` another process trains the run, and is killed at the end."""
-    lock = "import fcntl, sys; f = open(sys.argv[1], 'ab'); fcntl.lockf(f, fcntl.LOCK_EX); print(flush=True); input()"
+    lock = "import filelock, sys; lock = filelock.FileLock(sys.argv[1]); lock.acquire(); print(flush=True); input()"
 
     @contextmanager
     def locked(run: Path) -> Iterator[None]:

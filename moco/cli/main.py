@@ -12,7 +12,7 @@ from typing import Any
 from moco.cli import options
 from moco.cli.options import parse
 from moco.runs.config import check_ranges
-from moco.runtime.errors import UserError, did_you_mean
+from moco.runtime.errors import RankError, UserError, did_you_mean
 
 COMMANDS: dict[str, tuple[str, Any]] = {
     "demo": ("pre-train on drawn images and print the gain, in about 2 minutes", options.Demo),
@@ -33,11 +33,15 @@ COMMANDS: dict[str, tuple[str, Any]] = {
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs a command line. Leaves by SystemExit: 2 after one line that names what to correct."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if "RANK" in os.environ:  # else every rank that notices another's end prints a stack of C++ frames
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     try:
         _dispatch(words)
+        if "RANK" in os.environ:
+            _leave(0)
     except UserError as error:
-        # Before ranks have joined, all see the same error; after it, `runtime.ranks` lets one of them raise.
-        if os.environ.get("RANK", "0") == "0" or getattr(error, "of_rank", False):
+        # Until ranks have joined, all raise the same errors of the command line.
+        if isinstance(error, RankError) or os.environ.get("RANK", "0") == "0":
             print(f"moco: {error}", file=sys.stderr)
         _leave(2)
     except SystemExit as left:
@@ -49,11 +53,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _leave(code: object) -> None:
-    """Leaves with this code; at once where other ranks may be gone, as waiting for them may last for ever."""
-    if "RANK" in os.environ and code:
+    """Leaves with this code; a rank at once: others may be gone, and what PyTorch's threads do at the end of a process
+    may spoil the code of a run that is done."""
+    if "RANK" in os.environ:
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(code if isinstance(code, int) else 1)
+        os._exit(code if isinstance(code, int) else int(code is not None))
     raise SystemExit(code)
 
 

@@ -26,6 +26,8 @@ def save_checkpoint(run: Run, step: int, state: dict[str, Any], keep: int) -> Pa
     at = saved.index(path)
     for other in saved[:at] + saved[at + keep :]:
         other.unlink(missing_ok=True)
+    for partial in run.checkpoints.glob(".step-*"):  # of processes that were killed as they wrote
+        partial.unlink(missing_ok=True)
     return path
 
 

@@ -375,6 +375,9 @@ def _spelled(hint: Any) -> str:
     return hint.__name__ if isinstance(hint, type) and not get_args(hint) else str(hint).replace("typing.", "")
 
 
+AUTO = ("precision", "decoder")
+"""Options whose `auto` is decided when a run is started, and stored: the numbers depend on them."""
+
 MAY_CHANGE = {"workers", "device", *(f.name for f in fields(Log))}
 """Options that may be others when a run is continued: the numbers do not depend on them."""
 

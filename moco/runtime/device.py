@@ -77,8 +77,8 @@ def choose_device(name: str = "auto", precision: str = "auto", channels_last: bo
     device = _find(name)
     if device.type == "cpu":
         _keep_freed_memory()
-    elif device.type == "cuda":
-        torch.cuda.set_device(device)
+    elif device.index is not None:
+        torch.accelerator.set_device_index(device.index)
     bf16 = precision == "bf16" or (precision == "auto" and _fast_bf16(device))
     return Device(device, bf16, channels_last)
 

@@ -11,6 +11,10 @@ class UserError(Exception):
     """Raised on every rank alike, so that the main rank alone prints it."""
 
 
+class RankError(UserError):
+    """What ended all of several ranks; the one that raises it is the one that prints it."""
+
+
 def require_all(rules: list[tuple[bool, str]]) -> None:
     """Raises UserError with the message of the first rule that does not hold."""
     for holds, message in rules:

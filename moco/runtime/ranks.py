@@ -5,21 +5,26 @@ of them with exit code 2; the same command starts a run or continues it, so torc
 """
 
 import os
+import signal
+import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import TypeVar
+from uuid import uuid4
 
 import torch
 import torch.distributed as dist
-from torch.distributed.distributed_c10d import PrefixStore, _get_default_store
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
 
 from moco.contrast.collectives import average, gather, local, rank, world_size
-from moco.runtime.errors import UserError
+from moco.runtime.errors import RankError, UserError
 
 __all__ = [
-    "RankError",
     "average",
     "gather",
     "gather_objects",
@@ -32,17 +37,11 @@ __all__ = [
 ]
 
 T = TypeVar("T")
-_POLL = 0.5
-"""Seconds between two looks for the failure of another rank."""
-_KILLED = UserError("another rank was killed: the same command with --resume auto continues the run")
-_GRACE = 10.0
-"""Seconds that a rank has to leave by itself, after another one failed: it may be waiting for it on a GPU."""
-
-
-class RankError(UserError):
-    """What ended all ranks, to be printed by this one alone."""
-
-    of_rank = True
+_JOIN = 300.0
+"""Seconds that the main rank waits for the others to start."""
+_POLL, _ANSWER, _GRACE = 0.25, 3.0, 5.0
+"""Seconds: how often a rank checks whether another failed; how long a rank that fails waits until all others know; how
+long they then have to leave by themselves, before they are ended: one may wait on a GPU for a rank that is gone."""
 
 
 def is_main() -> bool:
@@ -81,82 +80,143 @@ def gather_objects(value: T) -> list[T]:
 
 
 @contextmanager
-def joined(device: torch.device) -> Iterator[None]:
+def joined() -> Iterator[None]:
     """Joins the ranks that torchrun started, if it did, for as long as the block lasts.
 
-    CPU tensors are sent by gloo, GPU tensors by NCCL. If the block raises on one rank, that rank prints the error, and
-    the others end quietly. Raises RankError, or SystemExit with code 2 on the ranks that have nothing to print.
+    CPU tensors are sent by gloo, those of an accelerator by its own library (NCCL). Whatever the block raises on one
+    rank ends all of them: by RankError on the rank that prints it, by SystemExit with code 2 on the others.
     """
     if "RANK" not in os.environ or dist.is_initialized():
         yield
         return
-    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, device_id=device if device.type == "cuda" else None)
-    board = _Board()
+    # The store is ours, as those who fail leave word in it.
+    try:
+        store, own, ranks = next(rendezvous("env://"))
+        store = _fresh(store, own, ranks)
+        dist.init_process_group(_backend(), store=store, rank=own, world_size=ranks)
+    except (ValueError, RuntimeError) as error:
+        raise RankError(f"rank {os.environ['RANK']}: cannot join the others: {_first_line(error)}") from error
+    board = _Board(store)
     try:
         yield
-        dist.barrier()  # none leaves while another still works
-    except (SystemExit, KeyboardInterrupt):
-        raise
-    except UserError as error:
-        raise board.report(error) from error
+        gather_objects(None)  # none leaves while another still works
     except Exception as error:
-        if board.failure(wait=5.0):  # it is but the end of the connection to the rank that failed
-            raise SystemExit(2) from None
-        if "Connection closed by peer" in str(error) or "Connection reset by peer" in str(error):
-            raise board.report(_KILLED) from None
-        board.report(UserError(f"{type(error).__name__}: {error}"))
-        raise
-    else:
-        dist.destroy_process_group()
+        raise board.failed(error) from error
     finally:
         board.close()
+    dist.destroy_process_group()
+
+
+def _fresh(store: Store, own: int, ranks: int) -> Store:
+    """The part of the store that belongs to this start alone.
+
+    torchrun's store outlives a restart, and holds the addresses of ranks that are gone. So the main rank picks a name,
+    and each other asks for it by a token of its own, to which no answer can be an old one. Raises RuntimeError if some
+    do not come.
+    """
+    token, until = uuid4().hex, time.monotonic() + _JOIN
+    if own:
+        store.set(f"asks/{own}", token)
+        fresh = PrefixStore(store.get(token).decode(), store)
+        fresh.set(f"came/{own}", "")
+        return fresh
+    fresh, others = PrefixStore(token, store), range(1, ranks)
+    while missing := [other for other in others if not fresh.check([f"came/{other}"])]:
+        for other in missing:
+            if store.check([f"asks/{other}"]):  # before a restart, or now
+                store.set(store.get(f"asks/{other}").decode(), token)
+        if time.monotonic() > until:
+            raise RuntimeError(f"rank {missing[0]} did not come")
+        time.sleep(0.02)
+    return fresh
+
+
+def _backend() -> str:
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    if accelerator is None or accelerator.type == "mps":
+        return "gloo"
+    return f"cpu:gloo,{accelerator.type}:{dist.get_default_backend_for_device(accelerator.type)}"
 
 
 class _Board:
-    """Where a rank that fails leaves word for the others: a few keys in the ranks' store, which a thread looks at."""
+    """Where a rank that fails leaves word for the others: a few keys in the ranks' store.
 
-    def __init__(self) -> None:
-        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # the store outlives a restart
-        self.store = PrefixStore(f"moco/{attempt}", _get_default_store())
-        self.closed = threading.Event()
-        threading.Thread(target=self._watch, daemon=True).start()
+    A thread of each rank looks there, and answers, so that a rank which does not is known to be gone.
+    """
 
-    def report(self, error: UserError) -> BaseException:
-        """What to raise: the error, with the rank's name, on the rank that reports first; else a quiet exit."""
-        if error.agreed:
-            return RankError(str(error)) if is_main() else SystemExit(2)
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.known, self.closed = threading.Event(), threading.Event()
+        self.watcher = threading.Thread(target=self._watch, daemon=True)
+        self.watcher.start()
+
+    def failed(self, error: Exception) -> BaseException:
+        """What to raise: the error, with the rank's name, on the rank that fails first; else a quiet exit.
+
+        An error that all ranks raise is the main rank's to print.
+        """
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun's: this rank leaves anyway, but not in silence
+        agreed = isinstance(error, UserError) and error.agreed
+        first, missing = False, [0]
         try:
-            first = self.store.add("failures", 1) == 1
+            self._answer()
+            first = self.store.add("failed", 1) == 1
             if first:
-                self.store.set("failed", str(rank()))
-        except RuntimeError:  # the store went with the rank that kept it
-            first = False
-        return RankError(f"rank {rank()}: {error}") if first else SystemExit(2)
+                missing = self._unanswered()
+                self.store.set("named", "")
+            else:
+                self.known.set()
+                self.store.wait(["named"], timedelta(seconds=2 * _ANSWER))  # the store may go with this rank
+        except RuntimeError:  # the store went with the main rank: if that was killed, the next one prints
+            first = first or (rank() == 1 and not self.known.is_set())
+        if not (is_main() if agreed else first):
+            return SystemExit(2)
+        if agreed:
+            return RankError(str(error))
+        if isinstance(error, UserError):
+            return RankError(f"rank {rank()}: {error}")
+        if not _is_of_connection(error):
+            traceback.print_exception(error)
+        elif missing:
+            names = ", ".join(map(str, missing))
+            return RankError(f"rank {names}: was killed, or its machine lost: --resume auto continues the run")
+        return RankError(f"rank {rank()}: {type(error).__name__}: {_first_line(error)}")
 
-    def failure(self, wait: float = 0.0) -> bool:
-        """Whether a rank has failed; one that is failing now is waited for."""
-        until = time.monotonic() + wait
-        while True:
-            try:
-                if self.store.check(["failed"]):
-                    return True
-            except RuntimeError:
-                return False
-            if time.monotonic() >= until:
-                return False
-            time.sleep(0.05)
+    def _answer(self) -> None:
+        self.store.set(f"here/{rank()}", "")
+
+    def _unanswered(self) -> list[int]:
+        """The ranks that do not answer."""
+        missing, until = list(range(world_size())), time.monotonic() + _ANSWER
+        while missing and time.monotonic() < until:
+            time.sleep(_POLL / 5)
+            missing = [other for other in missing if not self.store.check([f"here/{other}"])]
+        return missing
 
     def _watch(self) -> None:
         while not self.closed.wait(_POLL):
             try:
-                failed = self.store.check(["failed"])
-            except RuntimeError:
-                return
-            if failed:
-                if not self.closed.wait(_GRACE):
-                    os._exit(2)  # this rank waits for one that is gone, in a kernel that nothing interrupts
-                return
+                if not self.store.check(["failed"]):
+                    continue
+                self._answer()
+                self.known.set()
+            except RuntimeError:  # the main rank, which kept the store, is gone
+                pass
+            if not self.closed.wait(_GRACE):
+                sys.stderr.flush()
+                os._exit(2)
+            return
 
     def close(self) -> None:
         self.closed.set()
+        self.watcher.join(_ANSWER)
+
+
+def _is_of_connection(error: Exception) -> bool:
+    """Whether it is but the end of the connection to a rank that is gone. gloo's errors have no type of their own."""
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0]

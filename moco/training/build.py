@@ -1,16 +1,20 @@
 """The mechanism that a configuration describes."""
 
 from dataclasses import replace
+from typing import Literal
 
 import torch
 from torch import nn
 
 from moco.contrast import EndToEnd, Mechanism, MemoryBank, MoCo, MoCoV3
+from moco.data import Encoded, Source
+from moco.data.loading.gpu import faster_on_gpu
 from moco.encoders import build_encoder, patch_projection
 from moco.runs.config import Compute, Config
 from moco.runtime.device import Device, choose_device
 from moco.runtime.errors import UserError
 from moco.runtime.ranks import rank
+from moco.views import Views
 
 
 def device_of(compute: Compute) -> Device:
@@ -21,6 +25,23 @@ def device_of(compute: Compute) -> Device:
     if compute.decoder == "gpu" and device.device.type != "cuda":
         raise UserError("--decoder gpu: there is no CUDA GPU to decode on")
     return device
+
+
+def resolved(config: Config, source: Source, device: Device) -> Config:
+    """The configuration with what is on `auto` decided for this device and data set, as a run stores it."""
+    compute = config.compute
+    if compute.precision == "auto":
+        compute = replace(compute, precision="bf16" if device.bf16 else "fp32")
+    if compute.decoder == "auto":
+        compute = replace(compute, decoder=_faster_decoder(config, source, device))
+    return replace(config, compute=compute)
+
+
+def _faster_decoder(config: Config, source: Source, device: Device) -> Literal["cpu", "gpu"]:
+    if device.device.type != "cuda" or not isinstance(source.train, Encoded):
+        return "cpu"
+    views = Views(config.views.views, config.views.image_size, config.training.seed)
+    return "gpu" if faster_on_gpu(source.train, views, device.device, config.compute.workers) else "cpu"
 
 
 def build_mechanism(config: Config, images: int, steps: int, device: Device) -> Mechanism:
@@ -51,9 +72,10 @@ def build_mechanism(config: Config, images: int, steps: int, device: Device) -> 
 
 
 def check_mechanism(config: Config) -> None:
-    """Raises UserError for an encoder that does not exist, or cannot take images of the views' size."""
+    """Raises UserError for a mechanism that cannot be built, or an encoder that cannot take the views' images."""
     options, size = config.encoder, config.views.image_size
-    encoder = build_encoder(options.encoder, options.small_stem, options.freeze_patches).eval()
+    mechanism = build_mechanism(config, 1, 1, Device(torch.device("cpu"), bf16=False, channels_last=False))
+    encoder = mechanism.query.get_submodule("backbone").eval()
     try:
         with torch.no_grad():
             encoder(torch.zeros(1, 3, size, size))

@@ -29,13 +29,12 @@ def pretrain(
     Raises UserError for options that do not fit together or the data, and Diverged when the loss is not finite.
     """
     training = Pretraining(config, source, run, device)
-    if resume:
-        training.load()
+    new = not (resume and training.load())
     writer = MetricsWriter(run, training.metrics_size, training.step, is_main())
     bar = Bar(training.step, training.steps, config.training.batch_size)
     try:
         with Signals(deadline) as signals:
-            _loop(training, _Logger(training, writer, bar), signals)
+            _loop(training, _Logger(training, writer, bar), signals, new)
     except Diverged as diverged:
         writer.write(diverged.step, {"diverged": diverged.step})
         raise
@@ -44,10 +43,10 @@ def pretrain(
         writer.close()
 
 
-def _loop(training: Pretraining, logger: "_Logger", signals: Signals) -> None:
+def _loop(training: Pretraining, logger: "_Logger", signals: Signals, new: bool) -> None:
     config = training.config
     evaluated = config.log.knn_every > 0 and training.source.labelled
-    if training.step == 0:
+    if new:
         logger.write_facts()
         if evaluated:
             logger.evaluate()
@@ -62,7 +61,7 @@ def _loop(training: Pretraining, logger: "_Logger", signals: Signals) -> None:
         save = bool(stop or last or due)
         if step % config.log.log_every == 0 or last:
             logger.log(wait=knn_due or monitor_due or save)
-            training.loader.agree_on_unreadable()
+            logger.agree_on_unreadable()
         elif knn_due or monitor_due or save:
             logger.write_metrics()
         if knn_due:
@@ -99,9 +98,20 @@ class _Logger:
             )
         except UserError:
             if world_size() == 1:
-                self.write_metrics()
-                self.save()
+                self._save_before_failing()
             raise
+
+    def agree_on_unreadable(self) -> None:
+        """Counts unreadable images over all ranks. Raises UserError on all of them, after saving, if too many."""
+        try:
+            self.training.loader.agree_on_unreadable()
+        except UserError:
+            self._save_before_failing()
+            raise
+
+    def _save_before_failing(self) -> None:
+        self.write_metrics()
+        self.save()
 
     def timed(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """The batches; how long the loop waits for each is added up."""

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -81,7 +82,7 @@ class Pretraining:
         if compute.compile:
             for encoder in encoders:
                 encoder.compile()
-        self.distributed = _distributed(self.mechanism, device) if world_size() > 1 else None
+        self.distributed = _distributed(self.mechanism, self.parameters) if world_size() > 1 else None
         # A recorded step reads the learning rate from the device.
         self.last_lr = training.lr
         self.lr_on_device = torch.tensor(training.lr, device=device.device) if compute.cuda_graph else None
@@ -146,9 +147,11 @@ class Pretraining:
         """
         own = [statistic.clone() for statistic in self.statistics] if world_size() > 1 else []
         average(self.statistics)
-        yield
-        if own:
-            torch._foreach_copy_(self.statistics, own)
+        try:
+            yield
+        finally:
+            if own:
+                torch._foreach_copy_(self.statistics, own)
 
     @property
     def epoch(self) -> float:
@@ -223,9 +226,18 @@ class Pretraining:
         Raises UserError, on all ranks, if it cannot be written.
         """
         pending = self.require_finite()
-        ranks = gather_objects({"generators": _generators(self.device.device), "statistics": _copies(self.statistics)})
+        ranks = gather_objects(self._own_state())
         with self.averaged_statistics():
             on_main(lambda: self._write(pending, ranks))
+
+    def _own_state(self) -> dict[str, Any]:
+        """What differs from rank to rank."""
+        own = torch.stack(self.pending).cpu() if self.pending else torch.empty(0, 3)
+        return {
+            "pending": own,
+            "statistics": [statistic.cpu().clone() for statistic in self.statistics],
+            "generators": _generators(self.device.device),
+        }
 
     def _write(self, pending: Tensor, ranks: list[Any]) -> None:
         state = {
@@ -238,11 +250,11 @@ class Pretraining:
         }
         save_checkpoint(self.run, self.step, state, self.config.log.keep_checkpoints)
 
-    def load(self) -> None:
-        """Continues from the newest checkpoint that is whole, if one was written: the main rank's, on all ranks."""
+    def load(self) -> bool:
+        """Continues from the newest checkpoint that is whole, the main rank's, on all ranks. False if there is none."""
         found = on_main(self._read)
         if found is None:
-            return
+            return False
         path, state = found
         try:
             self.mechanism.load_state_dict(state["mechanism"])
@@ -253,13 +265,16 @@ class Pretraining:
             raise wrong from error
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.metrics_size = state["step"], state["metrics_size"]
-        if state["pending"].shape[1:] == self.pending_values().shape[1:]:  # 0.1.0 had fewer numbers
-            self.pending = list(state["pending"].to(self.device.device))
-        ranks = state.get("ranks", [])
-        if len(ranks) == world_size():  # else every rank starts with the mean, and a generator of its own
-            _restore_generators(ranks[rank()]["generators"], self.device.device)
-            torch._foreach_copy_(self.statistics, [s.to(self.device.device) for s in ranks[rank()]["statistics"]])
+        pending, ranks = state["pending"], state.get("ranks", [])
+        if len(ranks) == world_size():  # else each rank starts with the means, and a generator of its own
+            own = ranks[rank()]
+            pending = own["pending"]
+            torch._foreach_copy_(self.statistics, [statistic.to(self.device.device) for statistic in own["statistics"]])
+            _restore_generators(own["generators"], self.device.device)
+        if pending.shape[1:] == (3,):  # 0.1.0 had fewer numbers
+            self.pending = list(pending.to(self.device.device))
         log.info("continuing %s after step %d", self.run.path, self.step)
+        return True
 
     def _read(self) -> tuple[str, dict[str, Any]] | None:
         path = newest_checkpoint(self.run)
@@ -267,26 +282,33 @@ class Pretraining:
 
 
 class _Call(nn.Module):
-    """A module whose forward is whatever it is given, as DistributedDataParallel averages gradients after a forward."""
+    """A module whose forward is whatever it is given: DistributedDataParallel averages gradients after a forward."""
 
-    def __init__(self, mechanism: nn.Module) -> None:
+    def __init__(self, parameters: list[nn.Parameter]) -> None:
         super().__init__()
-        self.mechanism = mechanism
+        self.trained = nn.ParameterList(parameters)
 
-    def forward(self, function: Callable[[], InfoNCE]) -> InfoNCE:
+    def forward(self, function: Callable[[], InfoNCE | Tensor]) -> InfoNCE | Tensor:
         return function()
 
 
-def _distributed(mechanism: nn.Module, device: Device) -> DistributedDataParallel:
-    """Averages gradients over the ranks while backward runs. Buffers stay each rank's own."""
-    devices = [device.device] if device.is_gpu else None
-    return DistributedDataParallel(
-        _Call(mechanism), device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True
-    )
+def _distributed(mechanism: nn.Module, parameters: list[nn.Parameter]) -> DistributedDataParallel:
+    """Starts all ranks with the main rank's state, and averages gradients over them while backward runs.
 
-
-def _copies(tensors: list[Tensor]) -> list[Tensor]:
-    return [tensor.cpu().clone() for tensor in tensors]
+    Only what is trained is DistributedDataParallel's: BN statistics stay each rank's own.
+    """
+    for value in mechanism.state_dict().values():
+        sent = value.contiguous()
+        dist.broadcast(sent, src=0)
+        value.copy_(sent)
+    ddp = DistributedDataParallel(_Call(parameters), init_sync=False, gradient_as_bucket_view=True)
+    # The sum over ranks is rounded by a gradient's place in its bucket, and buckets are laid out anew after the first
+    # backward. So that a continued run rounds as before, they are laid out now, by steps that do nothing.
+    for _ in range(2):
+        ddp(lambda: torch.stack([0 * p.sum() for p in parameters]).sum()).backward()
+    for p in parameters:
+        p.grad = None
+    return ddp
 
 
 def _generators(device: torch.device) -> dict[str, Tensor]:

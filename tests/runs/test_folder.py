@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 
-from moco.runs.checkpoint import is_whole, read_checkpoint
+from moco.runs.checkpoint import is_whole, newest_checkpoint, read_checkpoint, save_checkpoint
 from moco.runs.config import Config, to_dict
 from moco.runs.folder import Busy, Run
 from moco.runs.recipes.recipes import RECIPES
@@ -31,8 +31,8 @@ def run(tmp_path):
 
 
 @pytest.fixture
-def told(monkeypatch, caplog):
-    """What is said in the log, whatever a command before has made of the logger."""
+def logged(monkeypatch, caplog):
+    """What is logged, whatever a command before has made of the logger."""
     monkeypatch.setattr(logging.getLogger("moco"), "propagate", True)
     monkeypatch.setattr(logging.getLogger("moco"), "handlers", [])
     caplog.set_level(logging.INFO, logger="moco")
@@ -42,11 +42,11 @@ def told(monkeypatch, caplog):
 def test_what_is_created_can_be_opened(run):
     assert Run.open(run.path).config() == CONFIG
     assert yaml.safe_load((run.path / "config.yaml").read_text()) == to_dict(CONFIG)
-    assert run.newest() is None
+    assert newest_checkpoint(run) is None
 
 
 def test_a_folder_that_holds_a_run_is_refused_and_untouched(run):
-    run.save(1, state(1), 3)
+    save_checkpoint(run, 1, state(1), 3)
     before = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
     with pytest.raises(UserError, match=r"already holds a run: --resume continues it, --out starts another elsewhere"):
         Run.create(run.path, replace(CONFIG, recipe="other"))
@@ -64,7 +64,7 @@ def test_a_run_is_trained_by_one_process_at_a_time(run, locked_elsewhere):
 
 
 def test_what_is_left_of_a_run_without_its_configuration_is_not_overwritten(run):
-    run.save(7, state(7), 3)
+    save_checkpoint(run, 7, state(7), 3)
     (run.path / "config.yaml").unlink()
     with pytest.raises(UserError, match=r"without its config\.yaml"):
         Run.create(run.path, CONFIG)
@@ -86,7 +86,7 @@ def test_what_is_not_a_run(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", "a: [", "3", "\x00", "training:\n- 1\n", "training: {foo: 1}"])
-def test_a_damaged_configuration_is_told_in_one_line(run, text):
+def test_a_damaged_configuration_is_reported_in_one_line(run, text):
     (run.path / "config.yaml").write_text(text)
     with pytest.raises(UserError, match=r"config\.yaml") as caught:
         run.config()
@@ -106,8 +106,8 @@ def test_other_options_are_named(run):
 
 def test_the_last_few_checkpoints_are_kept(run):
     for step in (1, 9, 10, 11, 100):
-        path = run.save(step, state(step), 3)
-        assert run.newest() == path
+        path = save_checkpoint(run, step, state(step), 3)
+        assert newest_checkpoint(run) == path
     assert names(run) == ["step-000000010.pt", "step-000000011.pt", "step-000000100.pt"]
     assert read_checkpoint(path)["step"] == 100
 
@@ -127,23 +127,23 @@ def empty(path):
 
 
 @pytest.mark.parametrize("damage", [truncate, flip_a_byte, empty])
-def test_a_damaged_checkpoint_is_reported_and_the_one_before_it_used(run, told, damage):
-    before, last = (run.save(step, state(step, 10_000), 3) for step in (1, 2))
+def test_a_damaged_checkpoint_is_reported_and_the_one_before_it_used(run, logged, damage):
+    before, last = (save_checkpoint(run, step, state(step, 10_000), 3) for step in (1, 2))
     damage(last)
-    assert run.newest() == before
-    assert f"{last} is damaged: using the one before it" in told.text
+    assert newest_checkpoint(run) == before
+    assert f"{last} is damaged: using the one before it" in logged.text
     assert read_checkpoint(before)["mechanism"]["w"].eq(1).all()
 
 
-def test_all_damaged_is_refused(run, told):
+def test_all_damaged_is_refused(run, logged):
     for step in (1, 2):
-        truncate(run.save(step, state(step), 3))
+        truncate(save_checkpoint(run, step, state(step), 3))
     with pytest.raises(UserError, match="all 2 checkpoints are damaged"):
-        run.newest()
+        newest_checkpoint(run)
 
 
 def test_whatever_byte_is_damaged_a_checkpoint_that_passes_can_be_read(run):
-    path = run.save(1, state(1), 3)
+    path = save_checkpoint(run, 1, state(1), 3)
     content = path.read_bytes()
     passed = 0
     for i in range(0, len(content), 2):
@@ -155,12 +155,12 @@ def test_whatever_byte_is_damaged_a_checkpoint_that_passes_can_be_read(run):
 
 
 def test_a_new_checkpoint_outlives_damaged_ones_of_later_steps(run):
-    run.save(10, state(10), 1)
-    damaged = run.save(30, state(30), 2)
+    save_checkpoint(run, 10, state(10), 1)
+    damaged = save_checkpoint(run, 30, state(30), 2)
     truncate(damaged)
-    path = run.save(12, state(12), 1)
+    path = save_checkpoint(run, 12, state(12), 1)
     assert names(run) == [path.name]
-    assert run.newest() == path
+    assert newest_checkpoint(run) == path
 
 
 def fill_the_disk(run, monkeypatch) -> None:
@@ -169,14 +169,14 @@ def fill_the_disk(run, monkeypatch) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", partly)
-    run.save(2, state(2), 1)
+    save_checkpoint(run, 2, state(2), 1)
 
 
 def exceed_a_limit(run, monkeypatch) -> None:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
     try:
-        run.save(2, state(2, 100_000), 1)
+        save_checkpoint(run, 2, state(2, 100_000), 1)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
@@ -185,16 +185,16 @@ def exceed_a_limit(run, monkeypatch) -> None:
     ("fail", "why"), [(fill_the_disk, "No space left on device"), (exceed_a_limit, "File too large")]
 )
 def test_a_write_that_fails_leaves_what_was_there(run, monkeypatch, fail, why):
-    path = run.save(1, state(1), 1)
+    path = save_checkpoint(run, 1, state(1), 1)
     with pytest.raises(UserError, match=f"cannot be written: .*{why}"):
         fail(run, monkeypatch)
     assert [file.name for file in run.checkpoints.iterdir()] == [path.name]
-    assert run.newest() == path
+    assert newest_checkpoint(run) == path
     assert read_checkpoint(path)["step"] == 1
 
 
 def test_a_write_that_is_interrupted_leaves_no_temporary_file(run, monkeypatch):
-    run.save(1, state(1), 1)
+    save_checkpoint(run, 1, state(1), 1)
 
     def interrupted(state, file):
         file.write(b"some of it")
@@ -202,12 +202,12 @@ def test_a_write_that_is_interrupted_leaves_no_temporary_file(run, monkeypatch):
 
     monkeypatch.setattr(torch, "save", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        run.save(2, state(2), 1)
+        save_checkpoint(run, 2, state(2), 1)
     assert names(run) == ["step-000000001.pt"]
 
 
 def test_nothing_in_a_checkpoint_is_executed(run):
-    path = run.save(1, {"mechanism": Config}, 1)
+    path = save_checkpoint(run, 1, {"mechanism": Config}, 1)
     with pytest.raises(UserError, match="cannot be read as a checkpoint"):
         read_checkpoint(path)
 

@@ -66,7 +66,7 @@ def assert_recorded_is_the_same(tmp_path, config: Config) -> None:
 
 
 def test_there_is_no_graph_without_a_gpu_nor_on_several_ranks():
-    with pytest.raises(UserError, match="no GPU to record on"):
+    with pytest.raises(UserError, match="no CUDA GPU to record on"):
         device_of(replace(CONFIG.compute, cuda_graph=True))
     with pytest.raises(UserError, match="on one GPU, not on 2 ranks"):
         check(replace(CONFIG, compute=replace(CONFIG.compute, cuda_graph=True)), ranks=2)

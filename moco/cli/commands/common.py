@@ -20,15 +20,20 @@ console = Console(highlight=False)
 
 
 @contextmanager
+def together() -> Iterator[None]:
+    """The ranks joined, for as long as the command runs; if memory runs out, that is an error in one line."""
+    with joined():
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
+            raise UserError(f"{str(error).partition('. ')[0]}: a smaller batch takes less") from error
+
+
+@contextmanager
 def computing(compute: Compute) -> Iterator[Device]:
     """The device, and the ranks joined, for as long as the command runs."""
-    device = device_of(compute)
-    with joined(device.device):
-        try:
-            yield device
-        except torch.OutOfMemoryError as error:
-            reason = str(error).partition(". ")[0]
-            raise UserError(f"{device.device}: {reason}: a smaller batch takes less") from error
+    with together():
+        yield device_of(compute)
 
 
 def say(what: Any) -> None:

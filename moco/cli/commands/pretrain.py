@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from moco.cli.options import Pretrain, parse
-from moco.runs.config import Config, check
+from moco.runs.config import AUTO, Config, check
 from moco.runs.folder import Run
 from moco.runs.recipes import get_recipe
 from moco.runtime.errors import UserError
@@ -57,40 +57,36 @@ def pretrain(
         resume: as of `moco pretrain`.
         continued: from the configuration of the run that is there, the one that it goes on with.
     """
-    from moco.cli.commands.common import computing, say
+    from moco.cli.commands.common import say, together
     from moco.data import source_of
     from moco.report import draw_curves, draw_views
-    from moco.runtime.ranks import is_main, on_main, world_size
+    from moco.runtime.ranks import gather_objects, is_main, on_main
     from moco.runtime.signals import Stopped
+    from moco.training import device_of, resolved, start_logging
     from moco.training import pretrain as train
-    from moco.training import start_logging
-    from moco.training.build import check_mechanism
-    from moco.views import Views, get_pretext
+    from moco.views import Views
 
-    with computing(config.compute) as device:
-        before = on_main(lambda: _config_of(folder, resume))
-        if before is not None:
-            wanted = before if continued is None else continued(before)
-            on_main(lambda: Run.open(folder).require(wanted))
-            config = wanted
-        if config.compute.precision == "auto":
-            config = replace(config, compute=replace(config.compute, precision="bf16" if device.bf16 else "fp32"))
-        get_pretext(config.views.views)
-        check(config, world_size())
-        check_mechanism(config)  # what is wrong with the encoder's name is said before the images are opened
+    with together():
+        start_logging(None, is_main())
+        config, resumed = on_main(lambda: _to_train(config, folder, resume, continued))
+        device = device_of(config.compute)
         source = source_of(config)
-        check(config, world_size(), len(source.train))
+        images = gather_objects(len(source.train))
+        on_main(lambda: _check_images(config, images))
+        config = on_main(lambda: resolved(config, source, device))
+        device = device_of(config.compute)
         run = Run(folder)
-        if before is None:
+        if not resumed:
             on_main(lambda: Run.create(folder, config) and None)
         start_logging(run, is_main())
-        if before is None and is_main():
+        if not resumed and is_main():
             views = Views(config.views.views, config.views.image_size, config.training.seed)
             draw_views(source.train, views, folder / "views.png")
         try:
             with ExitStack() as held:
-                on_main(lambda: held.enter_context(run.locked(wait=0 if before is None else 15)))
-                train(config, source, run, device, resume=before is not None)
+                # The workers of a process that was killed hold its lock for a few seconds more.
+                on_main(lambda: held.enter_context(run.locked(wait=15 if resumed else 0)))
+                train(config, source, run, device, resumed)
         except Stopped as stopped:
             say(f"stopped after step {stopped.step}; continue it by:\n  {_command(config, folder)} --resume")
             raise SystemExit(128 + stopped.signal_number) from None
@@ -100,11 +96,37 @@ def pretrain(
         return run
 
 
-def _config_of(folder: Path, resume: str) -> Config | None:
-    """The configuration of the run to continue; None to start one. Raises UserError if it is not there."""
-    if resume == "no" or (resume == "auto" and not Run(folder).exists):
-        return None
-    return Run.open(folder).config()
+def _to_train(
+    config: Config, folder: Path, resume: str, continued: Callable[[Config], Config] | None
+) -> tuple[Config, bool]:
+    """What is trained, and whether it is the run in the folder that is continued.
+
+    Raises UserError for what is wrong with it, as far as that can be known before the images are opened.
+    """
+    from moco.runtime.ranks import world_size
+    from moco.training.build import check_mechanism
+    from moco.views import get_pretext
+
+    resumed = resume == "yes" or (resume == "auto" and Run(folder).exists)
+    if resumed:
+        run = Run.open(folder)
+        before = run.config()
+        config = before if continued is None else continued(before)
+        as_before = {name: getattr(before.compute, name) for name in AUTO if getattr(config.compute, name) == "auto"}
+        config = replace(config, compute=replace(config.compute, **as_before))
+        run.require(config)
+    get_pretext(config.views.views)
+    check(config, world_size())
+    check_mechanism(config)
+    return config, resumed
+
+
+def _check_images(config: Config, images: list[int]) -> None:
+    """Raises UserError for too few training images, or if the ranks, each of which opens them, find other numbers."""
+    check(config, len(images), min(images))
+    if len(set(images)) > 1:
+        each = ", ".join(f"{number:,} on rank {rank}" for rank, number in enumerate(images))
+        raise UserError(f"--data: the ranks find different numbers of training images: {each}")
 
 
 def _command(config: Config, folder: Path) -> str:

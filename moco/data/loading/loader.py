@@ -1,5 +1,6 @@
 """How views of images reach the device."""
 
+import signal
 from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
@@ -84,6 +85,9 @@ class Loader:
             num_workers=self.workers if parts == 1 else parts,
             collate_fn=_as_it_is,
             pin_memory=self.device.type == "cuda",
+            # Of its own: the run's generator, from which dropout draws, must not depend on how often one is made.
+            generator=torch.Generator(),
+            worker_init_fn=_ignore_signals,
         )
         for read in self._ahead(_joined(self._checked(images, loader), parts, self.views.count)):
             views = read.views or self.views.photometric(read.crops, read.parameters)
@@ -137,3 +141,9 @@ def _joined(reads: Iterator[Read], parts: int, views: int) -> Iterator[Read]:
 
 def _as_it_is(batch: Any) -> Any:
     return batch
+
+
+def _ignore_signals(worker: int) -> None:
+    """torchrun and terminals signal workers too, which serve until the run has stopped by itself."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)

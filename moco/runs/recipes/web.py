@@ -13,6 +13,7 @@ WEB = [
             recipe="web-r50",
             data=Data("shards:PATTERN"),
             views=Views("v1", 224),
+            contrast=Contrast(bn_group=16),  # of a GPU, as published: 64 GPUs of 16 images
             training=Training(
                 iterations=1_250_000,
                 batch_size=1024,

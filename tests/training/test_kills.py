@@ -1,0 +1,70 @@
+"""torchrun restarts a run whose ranks are killed, ten times over: it ends as if nothing had been."""
+
+import os
+import random
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from tests.ranks import run_ranks
+from tests.training.test_ranks import as_files
+from tests.training.test_resume import assert_same_run
+
+RANKS, KILLS = 3, 10
+OPTIONS = (
+    "--encoder tiny --image-size 16 --precision fp32 --device cpu --batch-size 24 --bn-group 4 --queue-size 80 "
+    "--epochs 120 --log-every 5 --knn-every 40 --knn-k 5 --checkpoint-minutes 0 --cache-mb 0 --workers 1"
+)
+
+
+@pytest.mark.slow
+def test_ranks_killed_at_random_moments_end_with_the_weights_of_an_undisturbed_run(tmp_path, random_npz):
+    as_files(random_npz(96), tmp_path / "images")
+    words = f"pretrain cifar10-cpu --data folder:{tmp_path}/images {OPTIONS} --resume auto --out"
+    undisturbed = run_ranks(RANKS, f"{words} {tmp_path / 'whole'}", [tmp_path])
+    assert {rank.code for rank in undisturbed} == {0}, undisturbed
+    launcher = f"-m torch.distributed.run --nproc-per-node={RANKS} --max-restarts={KILLS + 5} --rdzv-backend=c10d"
+    launcher += f" --rdzv-endpoint=localhost:0 -m moco {words} {tmp_path / 'killed'}"
+    kills, seen = 0, set()
+    with (tmp_path / "printed").open("w") as out:
+        process = subprocess.Popen([sys.executable, *shlex.split(launcher)], stdout=out, stderr=out)
+        while process.poll() is None:
+            ranks = sorted(_children(process.pid) - seen)
+            if len(ranks) < RANKS or kills == KILLS:
+                time.sleep(0.05)
+                continue
+            time.sleep(random.random() * 12)  # while it starts, trains, evaluates, or writes a checkpoint
+            _kill(random.choice(ranks))
+            seen |= set(ranks)
+            kills += 1
+    printed = (tmp_path / "printed").read_text()
+    assert (process.returncode, kills) == (0, KILLS), printed[-3000:]
+    assert "moco: rank" in printed
+    assert_same_run(tmp_path / "whole", tmp_path / "killed")
+
+
+def _children(process: int) -> set[int]:
+    """The ranks of a torchrun."""
+    try:
+        children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    except OSError:
+        return set()
+    return {int(child) for child in children if b"pretrain" in _command(int(child))}
+
+
+def _command(process: int) -> bytes:
+    try:
+        return Path(f"/proc/{process}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def _kill(process: int) -> None:
+    with suppress(ProcessLookupError):  # it had just ended
+        os.kill(process, signal.SIGKILL)

@@ -1,0 +1,57 @@
+"""One step: its learning rate, and when gradients are synchronised."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import pytest
+import torch
+
+from moco.contrast import InfoNCE
+from moco.data import InMemory, Source
+from moco.runs.folder import Run
+from moco.training import Pretraining, device_of
+from moco.training.schedules import learning_rate
+from tests.training.test_fast import CONFIG
+
+
+def training_of(tmp_path, **changes) -> Pretraining:
+    images = torch.randint(0, 256, (64, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    config = replace(CONFIG, training=replace(CONFIG.training, **changes))
+    return Pretraining(config, Source(InMemory(images), None, None), Run(tmp_path), device_of(config.compute))
+
+
+def steps(run: Pretraining, number: int) -> Iterator[int]:
+    for step, batch in enumerate(run.loader.training(16, 0, 0, number)):
+        run.update(*run.inputs(batch))
+        yield step
+
+
+def test_each_step_has_the_learning_rate_of_its_place(tmp_path):
+    run = training_of(tmp_path, warmup=1, epochs=3)
+    assert run.lr == learning_rate(run.config.training, 0, 4)
+    for step in steps(run, 6):
+        expected = learning_rate(run.config.training, step, 4)
+        assert run.optimizer.param_groups[0]["lr"] == run.last_lr == pytest.approx(expected)
+
+
+def test_gradients_are_synchronised_once_a_step(tmp_path):
+    """In the last of the gradient-accumulation steps."""
+    parts: list[str] = []
+
+    class Watched:
+        """In place of DistributedDataParallel."""
+
+        def __call__(self, forward: Callable[[], InfoNCE]) -> InfoNCE:
+            parts.append("part")
+            return forward()
+
+        @contextmanager
+        def no_sync(self) -> Iterator[None]:
+            parts.append("no_sync")
+            yield
+
+    run = training_of(tmp_path, accumulation_steps=2)
+    run.distributed = Watched()
+    assert list(steps(run, 2)) == [0, 1]
+    assert parts == ["no_sync", "part", "part"] * 2
