@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -6,6 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
+
+from tests.launch import free_port
+
+# Tests run side by side (pytest -n): several threads each, here and in what they start, would wait for each other.
+# PyTorch reads these when it is imported, which is after this.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 @pytest.fixture(scope="session")
@@ -22,6 +31,33 @@ def random_npz(tmp_path_factory) -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
+def made_once(tmp_path_factory, worker_id) -> Callable[[str, Callable[[Path], None]], Path]:
+    """`made_once("runs", train)`: a folder that `train(folder)` fills, once for all processes of pytest -n.
+
+    It is shared: tests read it, and copy what they change.
+    """
+    shared = tmp_path_factory.getbasetemp()
+    shared = shared if worker_id == "master" else shared.parent
+
+    def make(name: str, fill: Callable[[Path], None]) -> Path:
+        folder, done = shared / name, shared / f"{name}.done"
+        with FileLock(shared / f"{name}.lock"):
+            if not done.exists():
+                folder.mkdir(exist_ok=True)
+                fill(folder)
+                done.touch()
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def port() -> int:
+    """A port of localhost at which nobody listens."""
+    return free_port()
+
+
+@pytest.fixture(scope="session")
 def locked_elsewhere() -> Callable[[Path], AbstractContextManager[None]]:
     """`with locked_elsewhere(run):` another process trains the run, and is killed at the end."""
     lock = "import filelock, sys; lock = filelock.FileLock(sys.argv[1]); lock.acquire(); print(flush=True); input()"
@@ -31,8 +67,10 @@ def locked_elsewhere() -> Callable[[Path], AbstractContextManager[None]]:
         words = [sys.executable, "-c", lock, str(run / ".lock")]
         with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
             assert other.stdout is not None
-            other.stdout.readline()
-            yield
-            other.kill()
+            try:
+                assert other.stdout.readline()
+                yield
+            finally:
+                other.kill()
 
     return locked

@@ -301,7 +301,9 @@ def _improving(records: Records) -> Finding | None:
 
 
 def _healthy(records: Records) -> Finding:
-    evidence = [f"loss {records.last('loss'):.2f} (chance {records.chance:.2f})"] if records.last("loss") else []
+    evidence = []
+    if (loss := records.last("loss")) is not None:
+        evidence.append(f"loss {loss:.2f}" + (f" (chance {records.chance:.2f})" if records.chance < math.inf else ""))
     if (accuracy := records.last("accuracy")) is not None:
         evidence.append(f"contrastive accuracy {accuracy:.1%}")
     if (rank := records.last("rank")) is not None:

@@ -26,11 +26,11 @@ class Records:
         return found[-1][1] if found else None
 
     def smooth(self, name: str) -> list[tuple[int, float]]:
-        """The series in at most twenty means, so that a batch's luck is no finding."""
+        """The series in about twenty means, the last of the newest values, so that a batch's luck is no finding."""
         found = self.series(name)
         size = max(1, len(found) // 20)
-        parts = [found[i : i + size] for i in range(0, len(found) - size + 1, size)]
-        return [(part[-1][0], statistics.fmean(value for _, value in part)) for part in parts]
+        groups = [found[i : i + size] for i in range(len(found) % size, len(found), size)]
+        return [(group[-1][0], statistics.fmean(value for _, value in group)) for group in groups]
 
     @property
     def step(self) -> int:
@@ -47,25 +47,30 @@ class Records:
     def moco(self) -> bool:
         return self.config.contrast.mechanism == "moco"
 
+    # The facts are in the first line of metrics.jsonl. 0.1.0 did not record them; of MoCo they follow from the config.
+
     @property
     def chance(self) -> float:
-        """The loss at chance, in nats."""
-        recorded = self.last("chance_loss")
-        return math.log(self.config.contrast.queue_size + 1) if recorded is None else recorded
+        """The loss at chance, in nats; infinite if it is not known."""
+        of_moco = math.log(self.config.contrast.queue_size + 1) if self.moco else math.inf
+        return self._fact("chance_loss", of_moco)
 
     @property
     def keys_per_step(self) -> float:
-        recorded = self.last("keys_per_step")  # 0.1.0 did not record it
-        return self.config.training.batch_size * (1 + self.config.contrast.symmetric) if recorded is None else recorded
-
-    @property
-    def steps_per_epoch(self) -> float:
-        return next((line["step"] / line["epoch"] for line in reversed(self.lines) if line.get("epoch")), math.inf)
+        return self._fact("keys_per_step", self.config.training.batch_size * (1 + self.config.contrast.symmetric))
 
     @property
     def images(self) -> float:
-        """How many the data set has."""
-        return self.steps_per_epoch * self.config.training.batch_size
+        """How many the data set has; infinite if it is not known."""
+        epochs = next((line["epoch"] / line["step"] for line in reversed(self.lines) if line.get("epoch")), None)
+        return self._fact("images", math.inf if epochs is None else self.config.training.batch_size / epochs)
+
+    def _fact(self, name: str, otherwise: float) -> float:
+        return next((value for _, value in self.series(name)), otherwise)
+
+    @property
+    def steps_per_epoch(self) -> float:
+        return self.images / self.config.training.batch_size
 
     @property
     def filled_at(self) -> float:

@@ -60,7 +60,7 @@ def test_effective_rank_is_the_number_of_equal_directions():
     assert effective_rank(features) == pytest.approx(float((-(shares * shares.log()).sum()).exp()), rel=1e-3)
 
 
-def test_spread_is_1_on_the_sphere_and_0_at_a_point():
+def test_feature_std_is_1_on_the_sphere_and_0_at_a_point():
     assert feature_std(unit(4096, 32)) == pytest.approx(1, abs=0.03)
     assert feature_std(unit(1).repeat(10, 1)) == pytest.approx(0, abs=1e-6)
 
@@ -92,12 +92,20 @@ def test_same_image_counts_the_keys_of_a_query_s_own_image(tmp_path):
 
 
 @pytest.mark.parametrize("symmetric", [False, True])
-def test_keys_have_not_drifted_while_the_key_encoder_stands(tmp_path, symmetric):
-    config = replace(CONFIG, contrast=replace(CONFIG.contrast, momentum=1.0, symmetric=symmetric))
-    _, monitor = started(tmp_path, config, steps=5)
-    assert monitor.measure(5)["key_drift"] == pytest.approx(1, abs=1e-4)
-    moved = replace(CONFIG, contrast=replace(CONFIG.contrast, momentum=0.0, symmetric=symmetric))
-    _, monitor = started(tmp_path, moved, steps=5)
+@pytest.mark.parametrize("parts", [1, 2])
+def test_key_drift_is_1_while_the_key_encoder_stands_though_its_keys_are_shuffled(tmp_path, symmetric, parts):
+    training = replace(CONFIG.training, accumulation_steps=parts)
+    contrast = replace(CONFIG.contrast, symmetric=symmetric, key_momentum=1.0, bn_group=8 // parts, queue_size=100)
+    run, monitor = started(tmp_path, replace(CONFIG, contrast=contrast, training=training), steps=8)  # a full queue
+    assert monitor.measure(8)["key_drift"] == pytest.approx(1, abs=1e-6)
+    enqueued = run.mechanism.queue.enqueued
+    per_step = 16 * (1 + symmetric)
+    keys = [monitor._keys(monitor.probe().views[1], enqueued=int(enqueued) - per_step * i) for i in (1, 2)]
+    assert (keys[0] - keys[1]).norm() > 0.1  # another step's permutation makes other BN groups, and other keys
+
+
+def test_key_drift_is_below_1_when_the_key_encoder_moves(tmp_path):
+    _, monitor = started(tmp_path, replace(CONFIG, contrast=replace(CONFIG.contrast, key_momentum=0.0)), steps=5)
     assert monitor.measure(5)["key_drift"] < 0.999
 
 
@@ -147,7 +155,7 @@ def test_the_leak_is_what_shared_statistics_add(tmp_path, mechanism, group, shuf
 
 def test_the_probe_and_the_keys_drawn_again_are_training_s_in_bf16_too(tmp_path):
     config = replace(
-        CONFIG, compute=replace(CONFIG.compute, precision="bf16"), contrast=replace(CONFIG.contrast, momentum=1.0)
+        CONFIG, compute=replace(CONFIG.compute, precision="bf16"), contrast=replace(CONFIG.contrast, key_momentum=1.0)
     )
     run, monitor = started(tmp_path, config, steps=5)
     assert monitor.measure(5)["key_drift"] == pytest.approx(1, abs=1e-6)
