@@ -3,13 +3,13 @@
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from moco.data.dataset import Encoded
 from moco.data.order import Asked
 from moco.runtime.errors import UserError
 from moco.views import Parameters, Views
+from moco.views.operations import crop_and_resize
 
 
 class Read(NamedTuple):
@@ -44,7 +44,7 @@ class Crops(torch.utils.data.Dataset[Any]):
         pictures = [picture for _, picture in found]
         height, width = torch.tensor([picture.shape[1:] for picture in pictures]).unbind(dim=1)
         parameters = self.views.parameters(actual, epoch, height, width)
-        return Read(actual, crop(pictures, parameters, self.views.size), parameters, errors)
+        return Read(actual, crop_and_resize(pictures, parameters.box, parameters.flip, self.views.size), parameters, errors)
 
 
 class Finished(Crops):
@@ -56,25 +56,3 @@ class Finished(Crops):
         if isinstance(read, UserError):
             return read
         return read._replace(crops=torch.empty(0), views=self.views.photometric(read.crops, read.parameters))
-
-
-def crop(pictures: list[Tensor], parameters: Parameters, size: int) -> Tensor:
-    """The crops of n pictures, resized and flipped: (views * n, 3, size, size), in the pictures' dtype and place.
-
-    Args:
-        pictures: each (3, height, width).
-        parameters: of all views of each, all of view 0, then all of view 1.
-    """
-    boxes, flips = parameters.box.tolist(), parameters.flip.tolist()
-    # Decoders give pixels with the channels last; so they stay until the device.
-    crops = torch.empty(
-        (len(boxes), 3, size, size),
-        dtype=pictures[0].dtype,
-        device=pictures[0].device,
-        memory_format=torch.channels_last,
-    )
-    for row, ((top, left, height, width), flip) in enumerate(zip(boxes, flips, strict=True)):
-        part = pictures[row % len(pictures)][None, :, top : top + height, left : left + width]
-        resized = F.interpolate(part, (size, size), mode="bilinear", antialias=True)[0]
-        crops[row] = resized.flip(2) if flip else resized
-    return crops

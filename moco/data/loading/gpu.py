@@ -10,10 +10,11 @@ from torchvision.io import ImageReadMode, decode_jpeg
 
 from moco.data.dataset import Encoded
 from moco.data.formats.decode import UnreadableImageError, decode, plain_jpeg_size
-from moco.data.loading.crops import Crops, Read, crop
+from moco.data.loading.crops import Crops, Read
 from moco.data.order import Asked
 from moco.runtime.errors import UserError
 from moco.views import Parameters, Views
+from moco.views.operations import crop_and_resize
 
 log = logging.getLogger("moco")
 _SAMPLE = 64
@@ -74,10 +75,8 @@ def decode_and_crop(packets: Packets, size: int, device: torch.device) -> Read:
         decoded = [_decode_one(packets, i, errors) for i in jpegs]
     for i, picture in zip(jpegs, decoded, strict=True):
         pictures[i] = picture
-    # Interpolation of bytes is the CPU's alone.
-    pictures = [picture.to(device, torch.float32) for picture in pictures]
-    crops = crop(pictures, packets.parameters, size)
-    return Read(packets.images, crops.round_().clamp_(0, 255).to(torch.uint8), packets.parameters, errors)
+    crops = crop_and_resize([picture.to(device) for picture in pictures], *packets.parameters[:2], size)
+    return Read(packets.images, crops, packets.parameters, errors)
 
 
 def _decode(jpegs: list[Tensor], device: torch.device) -> list[Tensor]:
