@@ -107,6 +107,8 @@ def unknown(name: str, timm: ModuleType | None) -> UserError:
     if timm is not None:
         prefix = "timm:" if name.startswith("timm:") else ""
         known += [prefix + model for model in timm.list_models()]
-    hint = did_you_mean(name.lower(), known, cutoff=0.6) or ": take tiny, resnet18, resnet50 or another of torchvision's"
+    hint = (
+        did_you_mean(name.lower(), known, cutoff=0.6) or ": take tiny, resnet18, resnet50 or any of torchvision's"
+    )
     extra = "" if timm else " (timm's encoders need: pip install moco[timm])"
     return UserError(f"unknown encoder '{name}'{hint}{extra}")

@@ -1,4 +1,4 @@
-"""What a worker does: decodes the images of a batch, each once, and takes their crops."""
+"""What a worker does: it decodes the images of a batch, each once, and crops them."""
 
 from typing import Any, NamedTuple
 
@@ -12,8 +12,8 @@ from moco.views import Parameters, Views
 from moco.views.operations import crop_and_resize
 
 
-class Read(NamedTuple):
-    """What a worker sends."""
+class CropBatch(NamedTuple):
+    """Images of a batch, decoded and cropped, as a worker sends them."""
 
     images: Tensor
     """int64 (n,)."""
@@ -24,34 +24,36 @@ class Read(NamedTuple):
     errors: dict[int, str]
     """What could not be read, by position."""
     views: list[Tensor] | None = None
-    """From `Finished` what the crops become, and they are left out."""
+    """In their place, from `ViewDataset`: finished views."""
 
 
-class Crops(torch.utils.data.Dataset[Any]):
+class CropDataset(torch.utils.data.Dataset[Any]):
     """The crops of a batch of images."""
 
     def __init__(self, images: Encoded, views: Views) -> None:
         self.images, self.views = images, views
 
-    def __getitems__(self, asked: Asked) -> Read | UserError:
+    def __getitems__(self, asked: Asked) -> CropBatch | UserError:
         epoch, index = asked
         errors: dict[int, str] = {}
         try:
-            found = [self.images.decode_near(position, errors) for position in index.tolist()]
+            decoded = [self.images.readable_near(position, errors) for position in index.tolist()]
         except UserError as error:
             return error  # raised here, it would reach the reader with a traceback in its message
-        actual = torch.tensor([position for position, _ in found])
-        pictures = [picture for _, picture in found]
+        actual = torch.tensor([position for position, _ in decoded])
+        pictures = [picture for _, picture in decoded]
         height, width = torch.tensor([picture.shape[1:] for picture in pictures]).unbind(dim=1)
         parameters = self.views.parameters(actual, epoch, height, width)
-        return Read(actual, crop_and_resize(pictures, parameters.box, parameters.flip, self.views.size), parameters, errors)
+        return CropBatch(
+            actual, crop_and_resize(pictures, parameters.box, parameters.flip, self.views.size), parameters, errors
+        )
 
 
-class Finished(Crops):
+class ViewDataset(CropDataset):
     """The views themselves, where the device is a CPU: workers are on their own, and so never wait for one another as
     the threads of one operation do."""
 
-    def __getitems__(self, asked: Asked) -> Read | UserError:
+    def __getitems__(self, asked: Asked) -> CropBatch | UserError:
         read = super().__getitems__(asked)
         if isinstance(read, UserError):
             return read

@@ -10,7 +10,7 @@ from torchvision.io import ImageReadMode, decode_jpeg
 
 from moco.data.dataset import Encoded
 from moco.data.formats.decode import UnreadableImageError, decode, plain_jpeg_size
-from moco.data.loading.crops import Crops, Read
+from moco.data.loading.crops import CropBatch, CropDataset
 from moco.data.order import Asked
 from moco.runtime.errors import UserError
 from moco.views import Parameters, Views
@@ -20,7 +20,7 @@ log = logging.getLogger("moco")
 _SAMPLE = 64
 
 
-class Packets(NamedTuple):
+class EncodedBatch(NamedTuple):
     """What a worker sends of a part of a batch whose JPEGs the GPU decodes."""
 
     images: Tensor
@@ -32,13 +32,13 @@ class Packets(NamedTuple):
     errors: dict[int, str]
 
 
-class Encodings(torch.utils.data.Dataset[Any]):
+class EncodedDataset(torch.utils.data.Dataset[Any]):
     """What a worker does when the GPU decodes: reads, and decodes what is no plain JPEG."""
 
     def __init__(self, images: Encoded, views: Views) -> None:
         self.images, self.views = images, views
 
-    def __getitems__(self, asked: Asked) -> Packets | UserError:
+    def __getitems__(self, asked: Asked) -> EncodedBatch | UserError:
         epoch, index = asked
         errors: dict[int, str] = {}
         try:
@@ -48,7 +48,7 @@ class Encodings(torch.utils.data.Dataset[Any]):
         actual = torch.tensor([position for position, *_ in found])
         height, width = torch.tensor([size for _, size, _ in found]).unbind(dim=1)
         parameters = self.views.parameters(actual, epoch, height, width)
-        return Packets(actual, [content for *_, content in found], parameters, errors)
+        return EncodedBatch(actual, [content for *_, content in found], parameters, errors)
 
     def _read(self, position: int, errors: dict[int, str]) -> tuple[int, tuple[int, int], Tensor]:
         try:
@@ -57,11 +57,11 @@ class Encodings(torch.utils.data.Dataset[Any]):
             data = b""
         if (size := plain_jpeg_size(data)) is not None:
             return position, size, torch.frombuffer(bytearray(data), dtype=torch.uint8)
-        actual, pixels = self.images.decode_near(position, errors)
+        actual, pixels = self.images.readable_near(position, errors)
         return actual, (pixels.shape[1], pixels.shape[2]), pixels.contiguous()
 
 
-def decode_and_crop(packets: Packets, size: int, device: torch.device) -> Read:
+def decode_and_crop(packets: EncodedBatch, size: int, device: torch.device) -> CropBatch:
     """The crops of a batch, taken on the device, as a worker would have sent them.
 
     A JPEG that turns out to be damaged is a grey image, and counted.
@@ -76,14 +76,14 @@ def decode_and_crop(packets: Packets, size: int, device: torch.device) -> Read:
     for i, picture in zip(jpegs, decoded, strict=True):
         pictures[i] = picture
     crops = crop_and_resize([picture.to(device) for picture in pictures], *packets.parameters[:2], size)
-    return Read(packets.images, crops, packets.parameters, errors)
+    return CropBatch(packets.images, crops, packets.parameters, errors)
 
 
 def _decode(jpegs: list[Tensor], device: torch.device) -> list[Tensor]:
     return decode_jpeg(jpegs, ImageReadMode.RGB, device=device) if jpegs else []
 
 
-def _decode_one(packets: Packets, i: int, errors: dict[int, str]) -> Tensor:
+def _decode_one(packets: EncodedBatch, i: int, errors: dict[int, str]) -> Tensor:
     data = packets.content[i].numpy().tobytes()
     try:
         return decode(data, f"image {int(packets.images[i])}")
@@ -96,7 +96,7 @@ def _decode_one(packets: Packets, i: int, errors: dict[int, str]) -> Tensor:
 def faster_on_gpu(images: Encoded, views: Views, device: torch.device, workers: int) -> bool:
     """Whether a GPU decodes a sample of the images sooner than so many workers would, as measured here, now."""
     asked = Asked(torch.zeros(_SAMPLE, dtype=torch.int64), torch.arange(_SAMPLE) % len(images))
-    packets = Encodings(images, views).__getitems__(asked)
+    packets = EncodedDataset(images, views).__getitems__(asked)
     if isinstance(packets, UserError):
         raise packets
     seconds = {}
@@ -106,7 +106,7 @@ def faster_on_gpu(images: Encoded, views: Views, device: torch.device, workers: 
             decode_and_crop(packets, views.size, device)
             torch.cuda.synchronize(device)
         else:
-            Crops(images, views).__getitems__(asked)
+            CropDataset(images, views).__getitems__(asked)
         seconds[name] = time.perf_counter() - start
     cpu, gpu = seconds["cpu"] / max(1, workers), seconds["gpu"]
     log.info("decoding %d images: %.0f ms by %d workers, %.0f ms by the GPU", _SAMPLE, 1e3 * cpu, workers, 1e3 * gpu)

@@ -80,5 +80,5 @@ def test_what_is_a_plain_jpeg():
 
 
 def test_without_a_gpu():
-    with pytest.raises(UserError, match="--decoder gpu: there is no GPU"):
+    with pytest.raises(UserError, match="--decoder gpu: there is no CUDA GPU"):
         device_of(Compute(device="cpu", decoder="gpu"))
