@@ -51,59 +51,69 @@ def crop_and_resize(images: Tensor | Sequence[Tensor], box: Tensor, flip: Tensor
 def _resize_in_integers(images: Tensor | Sequence[Tensor], box: Tensor, flip: Tensor, size: int) -> Tensor:
     """`crop_and_resize` for devices without PyTorch's uint8 kernel, by the same integer arithmetic, batched."""
     device, box, flip = images[0].device, box.cpu(), flip.cpu()
-    sizes = torch.tensor([image.shape[1:] for image in images])
-    pixels = torch.cat([image.permute(1, 2, 0).reshape(-1, 3) for image in images])  # of all images, one row each
-    first = (sizes.prod(dim=1).cumsum(dim=0) - sizes.prod(dim=1)).repeat(len(box) // len(images))
-    stride = sizes[:, 1].repeat(len(box) // len(images))
+    pixels, first, stride = _rows_of_pixels(images)
+    image = torch.arange(len(box)) % len(images)
     crops = torch.empty((len(box), 3, size, size), dtype=torch.uint8, device=device, memory_format=torch.channels_last)
     # Crops of like height together: the first pass makes as many rows of each as the tallest has.
     for rows in box[:, 2].argsort().split(max(1, _RESIZED_TOGETHER // (int(box[:, 2].max()) * size))):
         top, left, height, width = box[rows].unbind(dim=1)
-        x, x_weights, x_shift = _taps(width, size, flip[rows])
-        y, y_weights, y_shift = _taps(height, size, torch.zeros_like(flip[rows]))
+        x, x_weights, x_bits = _taps(width, size, flip[rows], device)
+        y, y_weights, y_bits = _taps(height, size, torch.zeros_like(flip[rows]), device)
+        line = top[:, None] + torch.minimum(torch.arange(int(height.max())), height[:, None] - 1)
+        start = first[image[rows], None] + line * stride[image[rows], None] + left[:, None]
+        start = start.to(device, non_blocking=True)
         # Horizontally, for every row of the crop: (rows, tallest, size, 3).
-        line = torch.minimum(torch.arange(int(height.max())), height[:, None] - 1) + top[:, None]
-        start = (first[rows][:, None] + line * stride[rows][:, None]).to(device)
-        x, x_weights, x_shift = (left[:, None, None] + x).to(device), x_weights.to(device), x_shift.to(device)
         total = torch.zeros((*start.shape, size, 3), dtype=torch.int32, device=device)
         for tap in range(x.shape[2]):
             total += pixels[start[:, :, None] + x[:, None, :, tap]] * x_weights[:, None, :, tap, None]
-        resized = _round_to_bytes(total, x_shift)
+        resized = _round_to_bytes(total, x_bits)
         # Vertically, among these rows: (rows, size, size, 3).
-        y, y_weights, y_shift = y.to(device), y_weights.to(device), y_shift.to(device)
         own = torch.arange(len(rows), device=device)[:, None]
         total = torch.zeros((len(rows), size, size, 3), dtype=torch.int32, device=device)
         for tap in range(y.shape[2]):
             total += resized[own, y[:, :, tap]] * y_weights[:, :, tap, None, None]
-        crops[rows.to(device)] = _round_to_bytes(total, y_shift).permute(0, 3, 1, 2)
+        crops[rows.to(device, non_blocking=True)] = _round_to_bytes(total, y_bits).permute(0, 3, 1, 2)
     return crops
 
 
-def _taps(length: Tensor, size: int, reverse: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _rows_of_pixels(images: Tensor | Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """The pixels of all images, (pixels, 3), and of each its first pixel's place and its width, int64 (m,)."""
+    if isinstance(images, Tensor):
+        m, _, height, width = images.shape
+        pixels = images.permute(0, 2, 3, 1).reshape(-1, 3)
+        return pixels, torch.arange(m) * (height * width), torch.full((m,), width)
+    height_of, width_of = torch.tensor([image.shape[1:] for image in images]).unbind(dim=1)
+    pixels = torch.cat([image.permute(1, 2, 0).reshape(-1, 3) for image in images])
+    return pixels, (height_of * width_of).cumsum(dim=0) - height_of * width_of, width_of
+
+
+def _taps(length: Tensor, size: int, reverse: Tensor, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """What each of `size` resized pixels takes of crops `length`, int64 (n,), pixels long, in fixed point.
 
     PyTorch's `_compute_index_ranges_int16_weights`: a triangle as wide as the scale, at least one pixel, cut off at the
     crop and normalised, in double precision; then as 16-bit integers, with as many bits after the point as fit.
 
-    Returns the source pixels, int64 (n, size, taps), their weights, int32 (n, size, taps), and the bits after the
-    point, int32 (n,); in reverse order where `reverse`, bool (n,), says so.
+    Returns, on the device, the source pixels, int64 (n, size, taps), their weights, int32 (n, size, taps), and the bits
+    after the point, int32 (n,); in reverse order where `reverse`, bool (n,), says so.
     """
-    scale = (length.double() / size)[:, None]
+    most = math.ceil(2 * max(1.0, int(length.max()) / size)) + 1
+    exact = device if device.type != "mps" else torch.device("cpu")  # which has no double precision
+    length, reverse = (given.to(exact, non_blocking=True)[:, None] for given in (length, reverse))
+    scale = length.double() / size
     support = scale.clamp(min=1)
-    target = torch.arange(size)
-    target = torch.where(reverse[:, None], size - 1 - target, target)
-    centre = scale * (target + 0.5)
+    target = torch.arange(size, device=exact)
+    centre = scale * (torch.where(reverse, size - 1 - target, target) + 0.5)
     start = (centre - support + 0.5).long().clamp(min=0)
-    end = torch.minimum((centre + support + 0.5).long(), length[:, None])
-    source = start[:, :, None] + torch.arange(int((end - start).max()))
-    offset = ((source - centre[:, :, None]) + 0.5) * (1 / support)[:, :, None]
+    end = torch.minimum((centre + support + 0.5).long(), length)
+    source = start[:, :, None] + torch.arange(most, device=exact)
+    offset = (source - centre[:, :, None] + 0.5) * (1 / support)[:, :, None]
     weights = (1 - offset.abs()).clamp(min=0) * (source < end[:, :, None])
     weights = weights / weights.sum(dim=2, keepdim=True)
-    bits, largest = torch.zeros(len(length), dtype=torch.int32), weights.amax(dim=(1, 2))
+    bits, largest = torch.zeros_like(length[:, 0]), weights.amax(dim=(1, 2))
     for _ in range(22):
-        bits += (largest * 2.0 ** (bits + 1) + 0.5).long() < 2**15
-    fixed = (weights * (2.0**bits)[:, None, None] + 0.5).int()
-    return torch.minimum(source, length[:, None, None] - 1), fixed, bits
+        bits += (largest * (2 << bits) + 0.5).long() < 2**15
+    fixed = (weights * (1 << bits)[:, None, None] + 0.5).int()
+    return torch.minimum(source, length[:, :, None] - 1).to(device), fixed.to(device), bits.int().to(device)
 
 
 def _round_to_bytes(total: Tensor, bits: Tensor) -> Tensor:

@@ -118,6 +118,16 @@ def test_an_accelerator_gives_the_bytes_of_a_cpu(sides, size, views, data):
     assert torch.equal(_resize_in_integers(images, torch.tensor(box), flip, size), expected)
 
 
+@pytest.mark.skipif(not torch.accelerator.is_available(), reason="no accelerator")
+@pytest.mark.parametrize("size", [7, 32, 40])
+def test_this_accelerator_gives_the_bytes_of_a_cpu(size):
+    device = torch.accelerator.current_accelerator()
+    images, (box, flip) = in_bytes(8, 70, 50), boxes(16, 70, 50)
+    expected = torchvisions(images, box, flip, size)
+    assert torch.equal(crop_and_resize(images.to(device), box, flip, size).cpu(), expected)
+    assert torch.equal(crop_and_resize([image.to(device) for image in images], box, flip, size).cpu(), expected)
+
+
 def test_an_accelerator_resizes_in_portions(monkeypatch):
     images, (box, flip) = in_bytes(3, 40, 30), boxes(9, 40, 30)
     whole = _resize_in_integers(images, box, flip, 16)

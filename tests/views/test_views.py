@@ -248,9 +248,7 @@ def test_centre_crop_takes_the_central_224_of_256_parts(height, width):
 
 
 def test_unknown_recipe():
-    with pytest.raises(
-        UserError, match=r"no views named 'v4': did you mean v3\? \(there are v1, v2, v3, v3-vit"
-    ):
+    with pytest.raises(UserError, match=r"no views named 'v4': did you mean v3\? \(there are v1, v2, v3, v3-vit"):
         Views("v4", size=16, seed=0)
 
 

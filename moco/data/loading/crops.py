@@ -33,8 +33,8 @@ class CropDataset(torch.utils.data.Dataset[Any]):
     def __init__(self, images: Encoded, views: Views) -> None:
         self.images, self.views = images, views
 
-    def __getitems__(self, asked: Asked) -> CropBatch | UserError:
-        epoch, index = asked
+    def __getitems__(self, part: Asked) -> CropBatch | UserError:
+        epoch, index = part
         errors: dict[int, str] = {}
         try:
             decoded = [self.images.readable_near(position, errors) for position in index.tolist()]
@@ -44,17 +44,16 @@ class CropDataset(torch.utils.data.Dataset[Any]):
         pictures = [picture for _, picture in decoded]
         height, width = torch.tensor([picture.shape[1:] for picture in pictures]).unbind(dim=1)
         parameters = self.views.parameters(actual, epoch, height, width)
-        return CropBatch(
-            actual, crop_and_resize(pictures, parameters.box, parameters.flip, self.views.size), parameters, errors
-        )
+        crops = crop_and_resize(pictures, parameters.box, parameters.flip, self.views.size)
+        return CropBatch(actual, crops, parameters, errors)
 
 
 class ViewDataset(CropDataset):
     """The views themselves, where the device is a CPU: workers are on their own, and so never wait for one another as
     the threads of one operation do."""
 
-    def __getitems__(self, asked: Asked) -> CropBatch | UserError:
-        read = super().__getitems__(asked)
-        if isinstance(read, UserError):
-            return read
-        return read._replace(crops=torch.empty(0), views=self.views.photometric(read.crops, read.parameters))
+    def __getitems__(self, part: Asked) -> CropBatch | UserError:
+        batch = super().__getitems__(part)
+        if isinstance(batch, UserError):
+            return batch
+        return batch._replace(crops=torch.empty(0), views=self.views.photometric(batch.crops, batch.parameters))

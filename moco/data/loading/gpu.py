@@ -38,8 +38,8 @@ class EncodedDataset(torch.utils.data.Dataset[Any]):
     def __init__(self, images: Encoded, views: Views) -> None:
         self.images, self.views = images, views
 
-    def __getitems__(self, asked: Asked) -> EncodedBatch | UserError:
-        epoch, index = asked
+    def __getitems__(self, part: Asked) -> EncodedBatch | UserError:
+        epoch, index = part
         errors: dict[int, str] = {}
         try:
             found = [self._read(position, errors) for position in index.tolist()]
@@ -95,8 +95,8 @@ def _decode_one(packets: EncodedBatch, i: int, errors: dict[int, str]) -> Tensor
 
 def faster_on_gpu(images: Encoded, views: Views, device: torch.device, workers: int) -> bool:
     """Whether a GPU decodes a sample of the images sooner than so many workers would, as measured here, now."""
-    asked = Asked(torch.zeros(_SAMPLE, dtype=torch.int64), torch.arange(_SAMPLE) % len(images))
-    packets = EncodedDataset(images, views).__getitems__(asked)
+    sample = Asked(torch.zeros(_SAMPLE, dtype=torch.int64), torch.arange(_SAMPLE) % len(images))
+    packets = EncodedDataset(images, views).__getitems__(sample)
     if isinstance(packets, UserError):
         raise packets
     seconds = {}
@@ -106,7 +106,7 @@ def faster_on_gpu(images: Encoded, views: Views, device: torch.device, workers: 
             decode_and_crop(packets, views.size, device)
             torch.cuda.synchronize(device)
         else:
-            CropDataset(images, views).__getitems__(asked)
+            CropDataset(images, views).__getitems__(sample)
         seconds[name] = time.perf_counter() - start
     cpu, gpu = seconds["cpu"] / max(1, workers), seconds["gpu"]
     log.info("decoding %d images: %.0f ms by %d workers, %.0f ms by the GPU", _SAMPLE, 1e3 * cpu, workers, 1e3 * gpu)

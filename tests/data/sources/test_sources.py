@@ -1,9 +1,7 @@
 """Every spelling of a source, and what is told when there is nothing usable in it."""
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -195,8 +193,8 @@ def test_misspelt(spec, message):
 
 
 def test_shapes(monkeypatch):
-    monkeypatch.setattr("moco.data.sources.arrays.SHAPES_TRAIN", 30)
-    monkeypatch.setattr("moco.data.sources.arrays.SHAPES_TEST", 10)
+    monkeypatch.setattr("moco.data.sources.npz.SHAPES_TRAIN", 30)
+    monkeypatch.setattr("moco.data.sources.npz.SHAPES_TEST", 10)
     source = open_source("shapes", size=16)
     assert source.train.images.shape == (30, 3, 16, 16)
     assert source.test.images.shape == (10, 3, 16, 16)
@@ -232,7 +230,7 @@ class TestBank:
 
 
 class TestShards:
-    """`moco.data.shards` has tests of its own; here: what becomes of what it opens."""
+    """`moco.data.sources.shards` has tests of its own; here: what becomes of what it opens."""
 
     @dataclass
     class Reader(Files):
@@ -258,8 +256,7 @@ class TestShards:
                 train, other = (self.Reader(paths[:n], labels, remote) for n in (30, 30))
                 return train, other if test else None, ["a", "b"]
 
-            monkeypatch.setitem(sys.modules, "moco.data.shards", SimpleNamespace(open_shards=open_shards))
-            monkeypatch.setattr("moco.data.shards", sys.modules["moco.data.shards"], raising=False)
+            monkeypatch.setattr("moco.data.sources.shards.open_shards", open_shards)
             return open_source(f"shards:{spec_said}", **options)
 
         return opened
