@@ -43,9 +43,7 @@ KINDS = {
     ),
     "npz": Kind("PATH", "train.npz and test.npz, or one file: images uint8 (n, h, w, 3), labels (n,)", open_npz),
     "shards": Kind("PATTERN", "tar files, here or at a URL, as moco pack and WebDataset write them", open_shards),
-    "hf": Kind(
-        "NAME", "a Hugging Face set, NAME:CONFIG or a folder (pip install momentum-contrast[hf])", open_hub
-    ),
+    "hf": Kind("NAME", "a Hugging Face set, NAME:CONFIG or a folder (pip install momentum-contrast[hf])", open_hub),
 }
 
 
