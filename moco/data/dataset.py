@@ -1,4 +1,4 @@
-"""Sets of images: in memory, all of one size, or encoded, decoded when they are asked for."""
+"""Sets of images: one protocol, whether they are in memory, all of one size, or encoded."""
 
 import logging
 from collections.abc import Iterable
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from moco.data.formats.decode import UnreadableImageError, decode
+from moco.data.order import shuffled
 from moco.runtime.errors import UserError
 from moco.runtime.ranks import gather_objects, world_size
 
@@ -33,42 +34,120 @@ class Reader(Protocol):
         ...
 
 
+class ImageSet(Protocol):
+    """A set of images, wherever they are: in memory, encoded, behind a URL. Nobody asks which it is."""
+
+    labels: Tensor | None
+    """int64 (n,), or None."""
+
+    @property
+    def random_access(self) -> bool:
+        """Whether any image is soon at hand. If not, shards are read through: in the order of streams, and once."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def name(self, position: int) -> str:
+        """What a person would look for the image by."""
+        ...
+
+    def read(self, position: int) -> bytes | None:
+        """The encoded image, or None where there are only pixels. Raises UnreadableImageError."""
+        ...
+
+    def pixels(self, position: int) -> Tensor:
+        """The image, uint8 (3, height, width), on the CPU. Raises UnreadableImageError."""
+        ...
+
+    def subset(self, index: Tensor) -> "ImageSet":
+        """The images at these positions, int64 (m,), in this order."""
+        ...
+
+    def sample(self, count: int) -> Tensor:
+        """The positions of at most so many images, int64 (m,), at random; without random access, the first."""
+        ...
+
+    def to(self, device: torch.device) -> "ImageSet":
+        """The same set, its pixels on the device if they are in memory."""
+        ...
+
+    def agree_on_unreadable(self) -> None:
+        """Counts the unreadable images over all ranks; called on all of them. Raises UserError if too many."""
+        ...
+
+
 @dataclass
 class InMemory:
     """Images of one size: uint8 (n, 3, height, width), and their labels, int64 (n,), or None."""
 
     images: Tensor
     labels: Tensor | None = None
+    random_access = True
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def to(self, device: torch.device) -> "InMemory":
-        return InMemory(self.images.to(device), self.labels)
+    def name(self, position: int) -> str:
+        return f"image {position}"
+
+    def read(self, position: int) -> None:
+        return None
+
+    def pixels(self, position: int) -> Tensor:
+        return self.images[position].cpu()
 
     def subset(self, index: Tensor) -> "InMemory":
         return InMemory(self.images[index], None if self.labels is None else self.labels[index])
 
+    def sample(self, count: int) -> Tensor:
+        return shuffled(torch.arange(min(count, len(self))), len(self), 0, 0)
+
+    def to(self, device: torch.device) -> "InMemory":
+        return InMemory(self.images.to(device), self.labels)
+
+    def agree_on_unreadable(self) -> None:
+        pass
+
+
+@dataclass
+class Unreadable:
+    """The images of a whole set that were found unreadable; its subsets share it.
+
+    Attributes:
+        total: how many images the whole set has.
+        rows: which could not be read, by their numbers in the whole set.
+        messages: what was logged of them.
+    """
+
+    total: int
+    rows: set[int] = field(default_factory=set)
+    messages: set[str] = field(default_factory=set)
+
 
 @dataclass
 class Encoded:
-    """Images as encoded bytes.
+    """Images as encoded bytes, decoded when they are needed.
 
     Attributes:
         reader: gives the bytes.
         labels: int64 (n,), or None.
         max_bad: the share of unreadable images above which UserError is raised.
         rows: int64 (n,), which of the reader's images these are; None: all of them, in order.
-        bad: the positions of the images found unreadable.
-        told: what was said of them.
+        unreadable: those of the whole set, of which this may be a subset.
     """
 
     reader: Reader
     labels: Tensor | None = None
     max_bad: float = 0.01
     rows: Tensor | None = None
-    bad: set[int] = field(default_factory=set)
-    told: set[str] = field(default_factory=set)
+    unreadable: Unreadable = field(default_factory=lambda: Unreadable(0))
+
+    def __post_init__(self) -> None:
+        self.unreadable.total = self.unreadable.total or len(self)
+
+    @property
+    def random_access(self) -> bool:
+        return not self.reader.remote
 
     def __len__(self) -> int:
         return len(self.reader) if self.rows is None else len(self.rows)
@@ -80,18 +159,16 @@ class Encoded:
         return self.reader.name(self._row(position))
 
     def read(self, position: int) -> bytes:
-        """The encoded image at `position`. Raises UnreadableImageError."""
         row = self._row(position)
         try:
             return self.reader.read(row)
         except OSError as error:
             raise UnreadableImageError(f"{self.reader.name(row)}: {error.strerror or error}") from error
 
-    def decode(self, position: int) -> Tensor:
-        """The image at `position`, uint8 (3, height, width). Raises UnreadableImageError."""
+    def pixels(self, position: int) -> Tensor:
         return decode(self.read(position), self.name(position))
 
-    def decode_near(self, position: int, errors: dict[int, str]) -> tuple[int, Tensor]:
+    def readable_near(self, position: int, errors: dict[int, str]) -> tuple[int, Tensor]:
         """The image at `position`, or the next one that can be read, and where it was.
 
         What could not be read is added to `errors`, by position. Raises UserError after 100 that cannot be read.
@@ -99,7 +176,7 @@ class Encoded:
         actual, tries = position, min(len(self), 100)
         for _ in range(tries):
             try:
-                return actual, self.decode(actual)
+                return actual, self.pixels(actual)
             except UnreadableImageError as error:
                 errors[actual] = str(error)
                 actual = (actual + 1) % len(self) if error.instead is None else error.instead
@@ -107,37 +184,43 @@ class Encoded:
 
     def report(self, errors: dict[int, str]) -> None:
         """Names each newly found unreadable image in the log, once. Raises UserError when there are too many."""
+        rows, messages = self.unreadable.rows, self.unreadable.messages
         for position, error in errors.items():
-            if position not in self.bad:
-                self.bad.add(position)
-                if error not in self.told:  # a shard that cannot be read is many images, and one message
-                    self.told.add(error)
-                    log.warning("skipped an unreadable image (%d so far): %s", len(self.bad), error)
-        if errors and len(self.bad) > self.max_bad * len(self):
-            raise UserError(
-                f"{len(self.bad)} of {len(self)} images cannot be read, more than --max-bad {self.max_bad:g}: "
-                f"the last is {error}"
-            )
+            if (row := self._row(position)) not in rows:
+                rows.add(row)
+                if error not in messages:  # a shard that cannot be read is many images, and one message
+                    messages.add(error)
+                    log.warning("skipped an unreadable image (%d so far): %s", len(rows), error)
+        if errors and self._too_many():
+            raise UserError(f"{self._count()}: the last is {error}")
 
     def agree_on_unreadable(self) -> None:
-        """Counts over all ranks what each found unreadable. Raises UserError, on all of them, if there are too many."""
         if world_size() == 1:
             return
-        self.bad = set().union(*gather_objects(self.bad))
-        if len(self.bad) > self.max_bad * len(self):
-            error = UserError(
-                f"{len(self.bad)} of {len(self)} images cannot be read, more than --max-bad {self.max_bad:g}"
-            )
+        self.unreadable.rows |= set().union(*gather_objects(self.unreadable.rows))
+        if self._too_many():
+            error = UserError(self._count())
             error.agreed = True
             raise error
+
+    def _too_many(self) -> bool:
+        return len(self.unreadable.rows) > self.max_bad * self.unreadable.total
+
+    def _count(self) -> str:
+        found, total = len(self.unreadable.rows), self.unreadable.total
+        return f"{found} of {total} images cannot be read, more than --max-bad {self.max_bad:g}"
 
     def subset(self, index: Tensor) -> "Encoded":
         labels = None if self.labels is None else self.labels[index]
         rows = index if self.rows is None else self.rows[index]
-        return Encoded(self.reader, labels, self.max_bad, rows)
+        return Encoded(self.reader, labels, self.max_bad, rows, self.unreadable)
 
+    def sample(self, count: int) -> Tensor:
+        first = torch.arange(min(count, len(self)))
+        return shuffled(first, len(self), 0, 0) if self.random_access else first
 
-ImageSet = InMemory | Encoded
+    def to(self, device: torch.device) -> "Encoded":
+        return self
 
 
 def in_memory(encoded: Encoded, limit_mb: int) -> InMemory | None:
@@ -171,7 +254,7 @@ def _try_decode(
 ) -> Iterable[Tensor | UnreadableImageError]:
     def one(position: int) -> Tensor | UnreadableImageError:
         try:
-            return encoded.decode(position)
+            return encoded.pixels(position)
         except UnreadableImageError as error:
             return error
 

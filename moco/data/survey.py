@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from moco.data.dataset import Encoded, ImageSet, InMemory
+from moco.data.dataset import ImageSet
 from moco.data.formats.decode import UnreadableImageError, decode
 from moco.data.order import shuffled
 
@@ -109,20 +109,20 @@ def _count(found: Survey, position: int, one: _Seen) -> None:
 
 
 def _look(images: ImageSet, position: int) -> _Seen:
-    return _look_at_pixels(images, position) if isinstance(images, InMemory) else _look_at_bytes(images, position)
-
-
-def _look_at_pixels(images: InMemory, position: int) -> _Seen:
-    pixels = images.images[position].contiguous().numpy()
-    height, width = pixels.shape[1:]
-    return _Seen(_digest(pixels.tobytes()), pixels.nbytes, "pixels", "RGB", (width, height))
-
-
-def _look_at_bytes(images: Encoded, position: int) -> _Seen:
     try:
         data = images.read(position)
     except UnreadableImageError as error:
         return _Seen(error=str(error))
+    return _look_at_pixels(images.pixels(position)) if data is None else _look_at_bytes(data, images.name(position))
+
+
+def _look_at_pixels(image: Tensor) -> _Seen:
+    pixels = image.contiguous().numpy()
+    height, width = pixels.shape[1:]
+    return _Seen(_digest(pixels.tobytes()), pixels.nbytes, "pixels", "RGB", (width, height))
+
+
+def _look_at_bytes(data: bytes, name: str) -> _Seen:
     form, mode = "?", None
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
@@ -130,7 +130,7 @@ def _look_at_bytes(images: Encoded, position: int) -> _Seen:
     except Exception:  # whatever a header may raise, decoding says what is wrong
         mode = None
     try:
-        height, width = decode(data, images.name(position)).shape[1:]
+        height, width = decode(data, name).shape[1:]
     except UnreadableImageError as error:
         return _Seen(_digest(data), len(data), form, mode, error=str(error))
     return _Seen(_digest(data), len(data), form, mode, (width, height))

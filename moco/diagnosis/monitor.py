@@ -19,7 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from moco.contrast import EndToEnd, MemoryBank, MoCo, MoCoV3
 from moco.contrast.batchnorm import random_bits
 from moco.contrast.collectives import gather, world_size
-from moco.data import Batch, Encoded, Loader, training_plan
+from moco.data import Batch, Loader, training_plan
 from moco.data.loading.loader import Decoder
 from moco.runs.config import Config
 from moco.runtime.device import Device
@@ -43,7 +43,7 @@ class Monitor:
 
     def __init__(self, config: Config, mechanism: Any, loader: Loader, images: int, device: Device) -> None:
         self.config, self.mechanism, self.loader, self.images, self.device = config, mechanism, loader, images, device
-        self.streamed = isinstance(loader.images, Encoded) and loader.images.reader.remote
+        self.streamed = not loader.images.random_access
         self._drawn: dict[int, Batch] = {}
         training, group = config.training, config.contrast.bn_group
         self.keys_per_step: int = mechanism.keys_per_step(training.batch_size)

@@ -1,6 +1,5 @@
 """An encoder by its name."""
 
-import difflib
 from collections.abc import Callable
 from types import ModuleType
 
@@ -12,7 +11,7 @@ from moco.encoders.resnet import resnext50_32x8d, use_small_stem, wide_resnet50
 from moco.encoders.tiny import TinyResNet
 from moco.encoders.vit import freeze_patches as freeze
 from moco.encoders.vit import vit_s_16
-from moco.runtime.errors import UserError
+from moco.runtime.errors import UserError, did_you_mean
 
 OURS: dict[str, Callable[[], nn.Module]] = {
     "resnet50w2": lambda: wide_resnet50(2),
@@ -108,7 +107,6 @@ def unknown(name: str, timm: ModuleType | None) -> UserError:
     if timm is not None:
         prefix = "timm:" if name.startswith("timm:") else ""
         known += [prefix + model for model in timm.list_models()]
-    nearest = difflib.get_close_matches(name.lower(), known, n=1)
-    meant = f"did you mean {nearest[0]}?" if nearest else "take tiny, resnet18, resnet50 or another of torchvision's"
+    hint = did_you_mean(name.lower(), known, cutoff=0.6) or ": take tiny, resnet18, resnet50 or any of torchvision's"
     extra = "" if timm else " (timm's encoders need: pip install 'momentum-contrast[timm]')"
-    return UserError(f"unknown encoder '{name}': {meant}{extra}")
+    return UserError(f"unknown encoder '{name}'{hint}{extra}")

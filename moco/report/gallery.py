@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from moco.data import Asked, Encoded, ImageSet, Loader, Source, shuffled
+from moco.data import Asked, ImageSet, Loader, Source
 from moco.evaluation import encode, nearest
 from moco.report.map import NEIGHBOURS, draw_map
 from moco.report.pictures import shown
@@ -93,7 +93,7 @@ class GalleryMaker:
     def make(self) -> Gallery:
         """All the pictures. Raises UserError when too many images cannot be read."""
         images = self.source.labelled_train
-        values, places = self.encode(images, _drawn(images, BANK * self.points), "features")
+        values, places = self.encode(images, images.sample(BANK * self.points), "features")
         bank, points = images.subset(places), min(self.points, len(values))
         cosines, neighbours = nearest(values[:points], values[:points], NEIGHBOURS, torch.arange(points))
         views, extremes = self._views()
@@ -116,7 +116,7 @@ class GalleryMaker:
 
     def _views(self) -> tuple[list[Pair], dict[str, list[Pair]]]:
         """Pairs of views of training images, as the first epoch had them, and the most and least similar ones."""
-        places = _drawn(self.source.train, VIEWED)
+        places = self.source.train.sample(VIEWED)
         loader = Loader(self.source.train, self.views, self.device.device, self.workers)
         plan = [Asked(torch.zeros_like(part), part) for part in places.split(64)]
         pairs: list[Pair] = []
@@ -163,7 +163,7 @@ class GalleryMaker:
             searched, place = bank, torch.tensor(_varied(bank.labels, len(bank)))
             features, own = values[place], place
         else:
-            drawn = _drawn(test, 20 * QUERIES)
+            drawn = test.sample(20 * QUERIES)
             labels = None if test.labels is None else test.labels[drawn]
             features, place = self.encode(test, drawn[_varied(labels, len(drawn))], "queries")
             searched, own = test, None
@@ -191,7 +191,7 @@ class GalleryMaker:
             "y": y,
             "labels": None if images.labels is None else images.labels.tolist(),
             "classes": _classes(self.source, images.labels),
-            "names": [_name(images, i) for i in range(n)] if isinstance(images, Encoded) else None,
+            "names": [_name(images, i) for i in range(n)],
             "links": neighbours[:, :LINKS].tolist(),
             "sheet": _uri(sheet, 75),
             "side": side,
@@ -227,13 +227,6 @@ def _in_unit_square(places: Tensor) -> Tensor:
     return inside.double().mul(1e4).round().div(1e4)
 
 
-def _drawn(images: ImageSet, count: int) -> Tensor:
-    """Places of so many images at random; of remote ones, which are read through, the first."""
-    n = len(images)
-    first = torch.arange(min(count, n))
-    return first if isinstance(images, Encoded) and images.reader.remote else shuffled(first, n, 0, 0)
-
-
 def _varied(labels: Tensor | None, n: int) -> list[int]:
     """QUERIES of n images: one of each class before a second of any."""
     if labels is None:
@@ -255,7 +248,7 @@ def _classes(source: Source, labels: Tensor | None) -> list[str] | None:
 
 
 def _name(images: ImageSet, place: int) -> str:
-    return Path(images.name(place)).name if isinstance(images, Encoded) else ""
+    return Path(images.name(place)).name
 
 
 def _resized(pixels: np.ndarray, side: int) -> Image.Image:

@@ -12,7 +12,7 @@ import torch
 from PIL import Image, ImageDraw, ImageOps
 from torch import Tensor
 
-from moco.data import Asked, ImageSet, InMemory, Loader
+from moco.data import Asked, ImageSet, Loader
 from moco.diagnosis.records import Records
 from moco.runs.folder import Run, read_lines
 from moco.runtime.files import write_whole
@@ -30,11 +30,11 @@ def draw_views(images: ImageSet, views: Views, path: Path) -> None:
     batch = next(iter(Loader(first, views, torch.device("cpu")).batches([plan])))
     columns = min(12, len(first))
     rows = math.ceil(len(first) / columns)
-    originals = [first.images] if isinstance(first, InMemory) else []
+    originals = [first.pixels(position) for position in batch.images.tolist()]
     stacks = [shown(view, pretext) for view, pretext in zip(batch.views, views.pretexts, strict=True)]
     names = ["view 1", "view 2"]
-    if originals and originals[0].shape[2:] == stacks[0].shape[1:3]:
-        stacks, names = [originals[0].permute(0, 2, 3, 1).numpy(), *stacks], ["image", *names]
+    if all(image.shape[1:] == stacks[0].shape[1:3] for image in originals):
+        stacks, names = [torch.stack(originals).permute(0, 2, 3, 1).numpy(), *stacks], ["image", *names]
     figure, axes = plt.subplots(
         rows * len(stacks), columns, figsize=(columns * 0.9, rows * len(stacks) * 0.9), squeeze=False
     )
@@ -64,7 +64,7 @@ def draw_contacts(images: ImageSet, positions: Tensor, views: Views, path: Path,
     sheet = Image.new("RGB", (min(_ACROSS, len(positions)) * wide, -(-len(positions) // _ACROSS) * high), "white")
     draw = ImageDraw.Draw(sheet)
     for k, position in enumerate(positions.tolist()):
-        image = images.images[position] if isinstance(images, InMemory) else images.decode(position)
+        image = images.pixels(position)
         made = views(image[None], torch.tensor([position]), 0)
         sides = [shown(view, pretext)[0] for view, pretext in zip(made, views.pretexts, strict=True)]
         left, top = k % _ACROSS * wide + 2 * _GAP, k // _ACROSS * high + _GAP
@@ -78,7 +78,7 @@ def draw_contacts(images: ImageSet, positions: Tensor, views: Views, path: Path,
 def _caption(images: ImageSet, position: int, classes: list[str] | None) -> str:
     if classes is not None and images.labels is not None:
         return classes[int(images.labels[position])]
-    return f"image {position}" if isinstance(images, InMemory) else Path(images.name(position)).name
+    return Path(images.name(position)).name
 
 
 def _cell(pixels: np.ndarray) -> Image.Image:

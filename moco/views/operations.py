@@ -6,7 +6,7 @@ images lie on a GPU: which images an operation is for is then known without wait
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -18,51 +18,108 @@ _KERNEL_RADIUS = 11
 """Gaussian blur with 23 x 23 pixels, the usual size at 224; at a sigma of 2 that is 5.5 standard deviations."""
 _REACH = 4.5
 """Standard deviations after which the kernel is cut off: less than a hundred-thousandth of its weight is beyond."""
-_BAND = 32
-"""Pixels along a band of the blur's matrix, nearly all of which is 0."""
 _HUGE = 1e30
+_RESIZED_TOGETHER = 2**24
+"""Pixels that an accelerator resizes at once: some 200 MB."""
 
 
-def crop_and_resize(images: Tensor, box: Tensor, flip: Tensor, size: int) -> Tensor:
-    """Crops each image to its box, resizes it to (size, size) with anti-aliased bilinear weights, and flips it.
+def crop_and_resize(images: Tensor | Sequence[Tensor], box: Tensor, flip: Tensor, size: int) -> Tensor:
+    """Crops images to boxes, resizes each crop to (size, size), bilinear with anti-aliasing, and flips it.
 
-    Resizing is linear in each direction, so crop, resize and flip are together two small matrices an image.
+    The one place where pixels are resampled. A CPU and every accelerator give the same bytes: those of torchvision's
+    `resized_crop` with antialias=True on a uint8 tensor.
 
     Args:
-        images: (n, 3, height, width), uint8 or floating.
-        box: int64 (n, 4), top, left, height and width, within the image.
+        images: uint8 (m, 3, height, width), or m of (3, height, width) of any sizes on one device.
+        box: int64 (n, 4), best on the CPU: top, left, height and width; row i is a crop of image i % m, and within it.
         flip: bool (n,), whether left and right are exchanged.
 
-    Returns float32 (n, 3, size, size); values of uint8 images come out in 0..1.
+    Returns uint8 (n, 3, size, size) on the device of the images.
     """
-    n, channels, height, width = images.shape
-    top, left, box_height, box_width = box.to(images.device, torch.float32, non_blocking=True).unbind(dim=1)
-    flipped = flip.to(images.device, non_blocking=True)
-    rows = _resize_weights(top, box_height, height, size, torch.zeros_like(flipped))
-    columns = _resize_weights(left, box_width, width, size, flipped).transpose(1, 2)
-    # With the channels between rows and columns both products are one matrix an image.
-    pixels = images.permute(0, 2, 1, 3).to(torch.float32).reshape(n, height * channels, width)
-    if images.dtype == torch.uint8:
-        columns = columns / 255
-    resized = rows @ (pixels @ columns).view(n, height, channels * size)
-    # The many passes that follow are fast over whole planes.
-    return resized.view(n, size, channels, size).permute(0, 2, 1, 3).contiguous()
+    device = images[0].device
+    if device.type != "cpu":
+        return _resize_in_integers(images, box, flip, size)
+    # Decoders give pixels with the channels last, which is also what the kernel is fastest on.
+    crops = torch.empty((len(box), 3, size, size), dtype=torch.uint8, memory_format=torch.channels_last)
+    for row, ((top, left, height, width), flipped) in enumerate(zip(box.tolist(), flip.tolist(), strict=True)):
+        part = images[row % len(images)][None, :, top : top + height, left : left + width]
+        resized = F.interpolate(part, (size, size), mode="bilinear", antialias=True)[0]
+        crops[row] = resized.flip(2) if flipped else resized
+    return crops
 
 
-def _resize_weights(start: Tensor, length: Tensor, size: int, resized: int, reverse: Tensor) -> Tensor:
-    """What each of `resized` pixels takes of each of `size`: float32 (n, resized, size), rows of sum 1.
+def _resize_in_integers(images: Tensor | Sequence[Tensor], box: Tensor, flip: Tensor, size: int) -> Tensor:
+    """`crop_and_resize` for devices without PyTorch's uint8 kernel, by the same integer arithmetic, batched."""
+    device, box, flip = images[0].device, box.cpu(), flip.cpu()
+    pixels, first, stride = _rows_of_pixels(images)
+    image = torch.arange(len(box)) % len(images)
+    crops = torch.empty((len(box), 3, size, size), dtype=torch.uint8, device=device, memory_format=torch.channels_last)
+    # Crops of like height together: the first pass makes as many rows of each as the tallest has.
+    for rows in box[:, 2].argsort().split(max(1, _RESIZED_TOGETHER // (int(box[:, 2].max()) * size))):
+        top, left, height, width = box[rows].unbind(dim=1)
+        x, x_weights, x_bits = _taps(width, size, flip[rows], device)
+        y, y_weights, y_bits = _taps(height, size, torch.zeros_like(flip[rows]), device)
+        line = top[:, None] + torch.minimum(torch.arange(int(height.max())), height[:, None] - 1)
+        start = first[image[rows], None] + line * stride[image[rows], None] + left[:, None]
+        start = start.to(device, non_blocking=True)
+        # Horizontally, for every row of the crop: (rows, tallest, size, 3).
+        total = torch.zeros((*start.shape, size, 3), dtype=torch.int32, device=device)
+        for tap in range(x.shape[2]):
+            total += pixels[start[:, :, None] + x[:, None, :, tap]] * x_weights[:, None, :, tap, None]
+        resized = _round_to_bytes(total, x_bits)
+        # Vertically, among these rows: (rows, size, size, 3).
+        own = torch.arange(len(rows), device=device)[:, None]
+        total = torch.zeros((len(rows), size, size, 3), dtype=torch.int32, device=device)
+        for tap in range(y.shape[2]):
+            total += resized[own, y[:, :, tap]] * y_weights[:, :, tap, None, None]
+        crops[rows.to(device, non_blocking=True)] = _round_to_bytes(total, y_bits).permute(0, 3, 1, 2)
+    return crops
 
-    The triangle filter of bilinear interpolation, widened to the scale when it shrinks (anti-aliasing), and cut off at
-    the crop [start, start + length). The resized pixels come in reverse order where `reverse`, bool (n,), says so.
+
+def _rows_of_pixels(images: Tensor | Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """The pixels of all images, (pixels, 3), and of each its first pixel's place and its width, int64 (m,)."""
+    if isinstance(images, Tensor):
+        m, _, height, width = images.shape
+        pixels = images.permute(0, 2, 3, 1).reshape(-1, 3)
+        return pixels, torch.arange(m) * (height * width), torch.full((m,), width)
+    height_of, width_of = torch.tensor([image.shape[1:] for image in images]).unbind(dim=1)
+    pixels = torch.cat([image.permute(1, 2, 0).reshape(-1, 3) for image in images])
+    return pixels, (height_of * width_of).cumsum(dim=0) - height_of * width_of, width_of
+
+
+def _taps(length: Tensor, size: int, reverse: Tensor, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """What each of `size` resized pixels takes of crops `length`, int64 (n,), pixels long, in fixed point.
+
+    PyTorch's `_compute_index_ranges_int16_weights`: a triangle as wide as the scale, at least one pixel, cut off at the
+    crop and normalised, in double precision; then as 16-bit integers, with as many bits after the point as fit.
+
+    Returns, on the device, the source pixels, int64 (n, size, taps), their weights, int32 (n, size, taps), and the bits
+    after the point, int32 (n,); in reverse order where `reverse`, bool (n,), says so.
     """
-    scale = (length / resized)[:, None, None]
-    target = torch.arange(resized, device=start.device)[None, :, None] + 0.5
-    target = torch.where(reverse[:, None, None], resized - target, target)
-    source = torch.arange(size, device=start.device)[None, None, :] + 0.5
-    start, end = start[:, None, None], (start + length)[:, None, None]
-    weights = 1 - (source - (start + target * scale)).abs() / scale.clamp(min=1)
-    weights = weights.clamp(min=0) * ((source > start) & (source < end))
-    return weights / weights.sum(dim=2, keepdim=True)
+    most = math.ceil(2 * max(1.0, int(length.max()) / size)) + 1
+    exact = device if device.type != "mps" else torch.device("cpu")  # which has no double precision
+    length, reverse = (given.to(exact, non_blocking=True)[:, None] for given in (length, reverse))
+    scale = length.double() / size
+    support = scale.clamp(min=1)
+    target = torch.arange(size, device=exact)
+    centre = scale * (torch.where(reverse, size - 1 - target, target) + 0.5)
+    start = (centre - support + 0.5).long().clamp(min=0)
+    end = torch.minimum((centre + support + 0.5).long(), length)
+    source = start[:, :, None] + torch.arange(most, device=exact)
+    offset = (source - centre[:, :, None] + 0.5) * (1 / support)[:, :, None]
+    weights = (1 - offset.abs()).clamp(min=0) * (source < end[:, :, None])
+    weights = weights / weights.sum(dim=2, keepdim=True)
+    bits, largest = torch.zeros_like(length[:, 0]), weights.amax(dim=(1, 2))
+    for _ in range(22):
+        bits += (largest * (2 << bits) + 0.5).long() < 2**15
+    fixed = (weights * (1 << bits)[:, None, None] + 0.5).int()
+    return torch.minimum(source, length[:, :, None] - 1).to(device), fixed.to(device), bits.int().to(device)
+
+
+def _round_to_bytes(total: Tensor, bits: Tensor) -> Tensor:
+    """Sums (n, ...) with `bits` (n,) after the point, as uint8."""
+    bits = bits.view(-1, *[1] * (total.ndim - 1))
+    return ((total + (1 << (bits - 1))) >> bits).clamp_(0, 255).to(torch.uint8)
 
 
 def colour_jitter(images: Tensor, jitter: Tensor, order: Tensor) -> Tensor:
@@ -145,56 +202,49 @@ def gaussian_blur(images: Tensor, sigma: Tensor) -> Tensor:
 
 
 def _blur(images: Tensor, sigma: Tensor, reach: int) -> Tensor:
-    """Both directions, one after the other; there is nothing beyond `reach` pixels.
-
-    One image is summed up shifted and weighted, which stays in a core's cache. Many, each with weights of its own, are
-    multiplied with the bands of a matrix, on a CPU band by band; to a GPU one whole product is less than many.
-    """
-    n, channels, height, width = images.shape
+    """Both directions, one after the other; no kernel has more than `reach` pixels to a side."""
+    height, width = images.shape[2:]
     across, down = min(reach, width - 1), min(reach, height - 1)
     padded = F.pad(images, (across, across, down, down), mode="reflect")
-    if n == 1 and images.device.type == "cpu":
-        for dim, size, far in ((2, height, down), (3, width, across)):
-            taps = _kernel(sigma, size, far)[0].tolist()
-            shifted = [padded.narrow(dim, i, size) for i in range(2 * far + 1)]
-            padded = shifted[far] * taps[far]
-            for part, tap in zip(shifted, taps, strict=True):
-                if part is not shifted[far]:
-                    padded.add_(part, alpha=tap)
-        return padded
-    padded = padded.permute(0, 2, 1, 3)
-    rows = padded.reshape(n, (height + 2 * down) * channels, width + 2 * across)
-    band = _BAND if images.device.type == "cpu" else max(height, width)
-    bands = _bands(_blur_weights(sigma, width, across, band), width, band, across)
-    blurred = [rows[..., i : i + band + 2 * across] @ weights for i, weights in bands]
-    rows = torch.cat(blurred, dim=2).view(n, height + 2 * down, channels * width)
-    weights = _blur_weights(sigma, height, down, band)
-    blurred = [
-        part.transpose(1, 2) @ rows[:, i : i + band + 2 * down] for i, part in _bands(weights, height, band, down)
-    ]
-    return torch.cat(blurred, dim=1).view(n, height, channels, width).permute(0, 2, 1, 3)
+    rows, columns = _kernel(sigma, height, down), _kernel(sigma, width, across)
+    return (_sum_shifted if images.device.type == "cpu" else _multiply_matrices)(padded, rows, columns)
 
 
-def _blur_weights(sigma: Tensor, size: int, reach: int, band: int) -> Tensor:
-    """What each pixel of a band takes of each within reach of it: (n, band + 2 * reach, band)."""
-    kernel = _kernel(sigma, size, reach)
-    # A row longer than the kernel by the band, repeated, puts the kernel one further down in each column.
-    n = len(sigma)
-    return F.pad(kernel, (0, band)).repeat(1, band)[:, : (band + 2 * reach) * band].view(n, band, -1).transpose(1, 2)
+def _sum_shifted(padded: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Adds the image up, shifted and weighted, in one order whichever images are beside it: on a CPU a view does not
+    depend on its batch by a single bit."""
+    for dim, kernel in ((2, rows), (3, columns)):
+        taps, far = kernel[:, :, None, None, None], kernel.shape[1] // 2
+        shifted = [padded.narrow(dim, i, padded.shape[dim] - 2 * far) for i in range(2 * far + 1)]
+        padded = shifted[far] * taps[:, far]
+        for i in [*range(far), *range(far + 1, 2 * far + 1)]:
+            padded.addcmul_(shifted[i], taps[:, i])
+    return padded
+
+
+def _multiply_matrices(padded: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """The same as two matrices an image: to an accelerator, few large operations are less than many small ones."""
+    n, channels, tall, wide = padded.shape
+    height, width = tall + 1 - rows.shape[1], wide + 1 - columns.shape[1]
+    blurred = padded.permute(0, 2, 1, 3).reshape(n, tall * channels, wide) @ _banded(columns, width).transpose(1, 2)
+    blurred = _banded(rows, height) @ blurred.view(n, tall, channels * width)
+    return blurred.view(n, height, channels, width).permute(0, 2, 1, 3)
+
+
+def _banded(kernel: Tensor, size: int) -> Tensor:
+    """What each of `size` pixels takes of the padded ones: (n, taps) to (n, size, size + taps - 1)."""
+    # A row longer than the kernel by the size, repeated, puts the kernel one further along in each row.
+    length = size + kernel.shape[1] - 1
+    return F.pad(kernel, (0, size)).repeat(1, size)[:, : size * length].view(len(kernel), size, length)
 
 
 def _kernel(sigma: Tensor, size: int, reach: int) -> Tensor:
-    """The weights within reach of a pixel: (n, 2 * reach + 1)."""
+    """The weights within reach of a pixel, 0 where an image's own kernel is cut off: (n, 2 * reach + 1)."""
     radius = min(_KERNEL_RADIUS, size - 1)
     offset = torch.arange(-radius, radius + 1, device=sigma.device)
     kernel = torch.exp(-0.5 * (offset / sigma[:, None]) ** 2)
-    return (kernel / kernel.sum(dim=1, keepdim=True))[:, radius - reach : radius + reach + 1]
-
-
-def _bands(weights: Tensor, size: int, band: int, reach: int) -> list[tuple[int, Tensor]]:
-    """Where each band begins, and its weights; the last one may be narrower."""
-    widths = [(i, min(band, size - i)) for i in range(0, size, band)]
-    return [(i, weights[:, : width + 2 * reach, :width]) for i, width in widths]
+    kernel = kernel / kernel.sum(dim=1, keepdim=True) * (offset.abs() < _REACH * sigma[:, None] + 1)
+    return kernel[:, radius - reach : radius + reach + 1]
 
 
 def solarise(images: Tensor, chosen: Tensor) -> Tensor:

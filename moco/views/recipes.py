@@ -1,10 +1,9 @@
 """The published recipes of views, by name."""
 
-import difflib
 import math
 from dataclasses import dataclass, replace
 
-from moco.runtime.errors import UserError
+from moco.runtime.errors import UserError, did_you_mean
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CIFAR = ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
@@ -62,7 +61,5 @@ PRETEXTS: dict[str, tuple[Pretext, Pretext]] = {
 def get_pretext(name: str) -> tuple[Pretext, Pretext]:
     """The recipe of that name; UserError if there is none."""
     if name not in PRETEXTS:
-        near = difflib.get_close_matches(name, PRETEXTS, n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise UserError(f"no views named {name!r}: {hint}there are {', '.join(PRETEXTS)}")
+        raise UserError(f"no views named {name!r}{did_you_mean(name, PRETEXTS)} (there are {', '.join(PRETEXTS)})")
     return PRETEXTS[name]

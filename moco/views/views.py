@@ -1,7 +1,5 @@
 """Views of a batch of images: crops by one function, photometric operations batched where the encoder runs."""
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
@@ -53,45 +51,28 @@ class Views:
 
         Returns a tensor (n, 3, size, size) for each view, normalised, on the device of the images.
         """
-        n = len(images)
         parameters = self.parameters(index, epoch, *(torch.full_like(index, side) for side in images.shape[2:]))
-
-        def crop(rows: slice) -> Tensor:
-            of = torch.arange(rows.start, rows.stop).remainder_(n).to(images.device)
-            return crop_and_resize(images[of], parameters.box[rows], parameters.flip[rows], self.size)
-
-        return self._make(crop, parameters, images.device, max(images[0, 0].numel(), self.size**2))
+        return self.photometric(crop_and_resize(images, parameters.box, parameters.flip, self.size), parameters)
 
     def parameters(self, index: Tensor, epoch: int | Tensor, height: Tensor, width: Tensor) -> Parameters:
         """What the views of each image are made of, all of view 0, then all of view 1; sizes in pixels, int64 (n,)."""
         return draw_parameters(self.pretexts, self.seed, epoch, index, height, width)
 
     def photometric(self, crops: Tensor, parameters: Parameters) -> list[Tensor]:
-        """The views whose crops, resized and flipped already, lie on the device.
+        """The views of crops that are resized and flipped already, on the device of the crops.
 
         Args:
             crops: uint8 (count * n, 3, size, size), all of view 0, then all of view 1.
             parameters: of each.
         """
-
-        def convert(rows: slice) -> Tensor:
-            return crops[rows].to(torch.float32, memory_format=torch.contiguous_format).div_(255)
-
-        return self._make(convert, parameters, crops.device, self.size**2)
-
-    def _make(
-        self, crop: Callable[[slice], Tensor], parameters: Parameters, device: torch.device, pixels: int
-    ) -> list[Tensor]:
-        """The views whose crops, float32 in 0..1, `crop` gives for a range of rows; `pixels` is the most it handles."""
-        n, step = len(parameters.flip), len(parameters.flip)
-        if device.type == "cpu":
+        n, step, pixels = len(crops), len(crops), self.size**2
+        if crops.device.type == "cpu":
             step = 1 if pixels >= _LARGE else _CACHE_PIXELS // pixels
-        made = torch.empty(
-            (n, 3, self.size, self.size), dtype=self.dtype, device=device, memory_format=self.memory_format
-        )
+        made = torch.empty(crops.shape, dtype=self.dtype, device=crops.device, memory_format=self.memory_format)
         for start in range(0, n, step):
             rows = slice(start, min(start + step, n))
-            self._finish(crop(rows), parameters.take(rows), made[rows])
+            floats = crops[rows].to(torch.float32, memory_format=torch.contiguous_format).div_(255)
+            self._finish(floats, parameters.take(rows), made[rows])
         return list(made.chunk(self.count))
 
     def _finish(self, crops: Tensor, parameters: Parameters, out: Tensor) -> None:

@@ -5,12 +5,16 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image, ImageOps
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
+from moco.views import operations
 from moco.views.operations import (
     SOLARISE_FROM,
+    _resize_in_integers,
     adjust_hue,
     colour_jitter,
     crop_and_resize,
@@ -61,42 +65,82 @@ def one_by_one(function, images, *parameters):
     )
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+def in_bytes(n, height, width, seed=0):
+    return (pictures(n, height, width, seed) * 255).round().to(torch.uint8)
+
+
+def torchvisions(images, box, flip, size):
+    def one(image, box, flipped):
+        crop = F.resized_crop(image, *box, [size, size], InterpolationMode.BILINEAR, antialias=True)
+        return F.horizontal_flip(crop) if flipped else crop
+
+    rows = zip(box.tolist(), flip.tolist(), strict=True)
+    return torch.stack([one(images[i % len(images)], *row) for i, row in enumerate(rows)])
+
+
+def boxes(n, height, width):
+    generator = torch.Generator().manual_seed(1)
+    h, w = (torch.randint(1, side + 1, (n,), generator=generator) for side in (height, width))
+    h[0], w[0], h[1], w[1] = height, width, 1, 1
+    top = (torch.rand(n, generator=generator) * (height - h + 1)).long()
+    left = (torch.rand(n, generator=generator) * (width - w + 1)).long()
+    return torch.stack((top, left, h, w), 1), torch.arange(n) % 2 == 1
+
+
+@pytest.mark.parametrize("function", [crop_and_resize, _resize_in_integers])
+@pytest.mark.parametrize("layout", [torch.clone, channels_last])
 @pytest.mark.parametrize(
     ("height", "width", "size"), [(32, 32, 32), (48, 31, 12), (20, 70, 24), (9, 9, 40), (100, 64, 7)]
 )
-def test_crop_and_resize(height, width, size, layout):
-    images = pictures(8, height, width)
-    generator = torch.Generator().manual_seed(1)
-    h = torch.randint(1, height + 1, (8,), generator=generator)
-    w = torch.randint(1, width + 1, (8,), generator=generator)
-    h[0], w[0], h[1], w[1] = height, width, 1, 1
-    top = (torch.rand(8, generator=generator) * (height - h + 1)).long()
-    left = (torch.rand(8, generator=generator) * (width - w + 1)).long()
-    box, flip = torch.stack((top, left, h, w), 1), torch.arange(8) % 2 == 1
-
-    def theirs(image, box, flip):
-        crop = F.resized_crop(image, *box, [size, size], InterpolationMode.BILINEAR, antialias=True)
-        return F.horizontal_flip(crop) if flip else crop
-
-    ours = crop_and_resize(layout(images), box, flip, size)
-    assert ours.dtype == torch.float32
-    assert_same(ours, one_by_one(theirs, images, box, flip))
+def test_crop_and_resize_is_torchvisions(height, width, size, layout, function):
+    images, (box, flip) = in_bytes(8, height, width), boxes(16, height, width)
+    ours = function(layout(images), box, flip, size)
+    assert ours.dtype == torch.uint8
+    assert torch.equal(ours, torchvisions(images, box, flip, size))
 
 
-@pytest.mark.parametrize("layout", [torch.clone, channels_last])
-def test_crop_and_resize_of_bytes_gives_fractions(layout):
-    images = (pictures(6, 30, 22) * 255).round().to(torch.uint8)
-    box, flip = torch.tensor([3, 2, 20, 15]).expand(6, 4), torch.zeros(6, dtype=torch.bool)
-    as_fractions = crop_and_resize(images.float() / 255, box, flip, 16)
-    assert_same(crop_and_resize(layout(images), box, flip, 16), as_fractions, 1e-6)
+@given(
+    sides=st.lists(st.tuples(st.integers(1, 90), st.integers(1, 90)), min_size=1, max_size=3),
+    size=st.integers(1, 70),
+    views=st.integers(1, 2),
+    data=st.data(),
+)
+@settings(max_examples=60, deadline=None)
+def test_an_accelerator_gives_the_bytes_of_a_cpu(sides, size, views, data):
+    images = [in_bytes(5, *side, seed=i)[data.draw(st.integers(0, 4))] for i, side in enumerate(sides)]
+    box = []
+    for height, width in sides * views:
+        h, w = data.draw(st.integers(1, height)), data.draw(st.integers(1, width))
+        box.append((data.draw(st.integers(0, height - h)), data.draw(st.integers(0, width - w)), h, w))
+    flip = torch.tensor(data.draw(st.lists(st.booleans(), min_size=len(box), max_size=len(box))))
+    expected = torchvisions(images, torch.tensor(box), flip, size)
+    assert torch.equal(crop_and_resize(images, torch.tensor(box), flip, size), expected)
+    assert torch.equal(_resize_in_integers(images, torch.tensor(box), flip, size), expected)
+
+
+@pytest.mark.skipif(not torch.accelerator.is_available(), reason="no accelerator")
+@pytest.mark.parametrize("size", [7, 32, 40])
+def test_this_accelerator_gives_the_bytes_of_a_cpu(size):
+    device = torch.accelerator.current_accelerator()
+    images, (box, flip) = in_bytes(8, 70, 50), boxes(16, 70, 50)
+    expected = torchvisions(images, box, flip, size)
+    assert torch.equal(crop_and_resize(images.to(device), box, flip, size).cpu(), expected)
+    assert torch.equal(crop_and_resize([image.to(device) for image in images], box, flip, size).cpu(), expected)
+
+
+def test_an_accelerator_resizes_in_portions(monkeypatch):
+    images, (box, flip) = in_bytes(3, 40, 30), boxes(9, 40, 30)
+    whole = _resize_in_integers(images, box, flip, 16)
+    monkeypatch.setattr(operations, "_RESIZED_TOGETHER", 40 * 16 * 2)
+    assert torch.equal(_resize_in_integers(images, box, flip, 16), whole)
 
 
 def test_whole_image_at_its_size_is_itself():
-    images = pictures(5, 24, 24)
+    images = in_bytes(5, 24, 24)
     box, flip = torch.tensor([0, 0, 24, 24]).expand(5, 4), torch.zeros(5, dtype=torch.bool)
-    assert torch.equal(crop_and_resize(images, box, flip, 24), images)
-    assert torch.equal(crop_and_resize(images, box, ~flip, 24), images.flip(3))
+    for function in (crop_and_resize, _resize_in_integers):
+        assert torch.equal(function(images, box, flip, 24), images)
+        assert torch.equal(function(images, box, ~flip, 24), images.flip(3))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -174,8 +218,16 @@ def test_an_image_alone_is_blurred_as_among_others(height, width):
     images, sigma = torch.rand(6, 3, height, width), torch.tensor([0.1, 0.4, 0.9, 1.3, 2.0, 0.0])
     together = gaussian_blur(images.clone(), sigma)
     alone = torch.cat([gaussian_blur(images[i : i + 1].clone(), sigma[i : i + 1]) for i in range(6)])
-    assert (alone - together).abs().max() < 1e-5
+    assert torch.equal(alone, together)
     assert torch.equal(alone[5], images[5])
+
+
+@pytest.mark.parametrize(("height", "width"), [(40, 50), (5, 7), (2, 30)])
+def test_an_accelerator_blurs_as_a_cpu(monkeypatch, height, width):
+    images, sigma = torch.rand(5, 3, height, width), torch.tensor([0.1, 0.4, 0.9, 1.3, 2.0])
+    shifted = gaussian_blur(images.clone(), sigma)
+    monkeypatch.setattr(operations, "_sum_shifted", operations._multiply_matrices)
+    assert_same(gaussian_blur(images.clone(), sigma), shifted)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

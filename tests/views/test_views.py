@@ -31,7 +31,7 @@ def test_views_do_not_depend_on_the_batch(recipe, chosen, epoch):
     together = views(IMAGES[index], index, epoch)
     whole = views(IMAGES, NUMBERS, epoch)
     for ours, all_of_them in zip(together, whole, strict=True):
-        torch.testing.assert_close(ours, all_of_them[index], rtol=0, atol=2e-5)
+        assert torch.equal(ours, all_of_them[index])
 
 
 @given(chosen=st.lists(st.tuples(st.integers(0, 2**40), st.integers(0, 9999)), min_size=1, max_size=20))
@@ -53,7 +53,7 @@ def test_a_batch_may_span_epochs():
     for epoch in range(3):
         of_one = Views("v2", size=16, seed=0)(IMAGES, NUMBERS, epoch)
         for ours, expected in zip(spanning, of_one, strict=True):
-            torch.testing.assert_close(ours[epochs == epoch], expected[epochs == epoch], rtol=0, atol=2e-5)
+            assert torch.equal(ours[epochs == epoch], expected[epochs == epoch])
 
 
 def test_views_differ_over_epoch_view_and_seed():
@@ -111,9 +111,8 @@ def by_hand(recipe, image, own, size):
         "cifar": (crop, jitter, grey, flip, normal),
         "shapes": (crop, jitter, grey, flip, normal),
     }
-    image = image.float() / 255
     for step in steps[recipe]:
-        image = step(image)
+        image = step(image).float() / 255 if step is crop else step(image)
     return image
 
 
@@ -127,7 +126,7 @@ def test_recipes_are_torchvisions_operations(recipe, channels_last, size):
         theirs = torch.stack([by_hand(recipe, IMAGES[i], own.take(slice(i, i + 1)), size) for i in range(40)])
         # Solarisation jumps: a value within rounding of where it begins may fall on either side, 1/255 apart.
         jumped = own.solarise[:, None, None, None] & ((ours - theirs).abs() < 0.02)
-        assert ((ours - theirs).abs() > 1e-4).float().mean() <= 1e-5
+        assert (jumped & ((ours - theirs).abs() > 1e-4)).float().mean() < 0.005
         torch.testing.assert_close(ours.where(~jumped, theirs), theirs, rtol=0, atol=1e-4)
         assert ours.dtype == torch.float32
         assert ours.is_contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
@@ -242,14 +241,14 @@ def test_centre_crop_takes_the_central_224_of_256_parts(height, width):
     (view,) = CentreCrop("v1", size=16)(images, torch.arange(3), 7)
     side = round(min(height, width) * 224 / 256)
     box = ((height - side) // 2, (width - side) // 2, side, side)
-    crop = F.resized_crop(images.float() / 255, *box, [16, 16], InterpolationMode.BILINEAR, antialias=True)
-    expected = F.normalize(crop, *(list(part) for part in PRETEXTS["v1"][0].normalisation))
-    torch.testing.assert_close(view, expected, rtol=0, atol=1e-4)
+    crop = F.resized_crop(images, *box, [16, 16], InterpolationMode.BILINEAR, antialias=True)
+    expected = F.normalize(crop.float() / 255, *(list(part) for part in PRETEXTS["v1"][0].normalisation))
+    torch.testing.assert_close(view, expected, rtol=0, atol=1e-5)
     assert torch.equal(view, CentreCrop("v1", size=16)(images, torch.arange(3) + 9, 0)[0])
 
 
 def test_unknown_recipe():
-    with pytest.raises(UserError, match=r"no views named 'v4'.*v1, v2, v3, v3-vit, simclr, cifar"):
+    with pytest.raises(UserError, match=r"no views named 'v4': did you mean v3\? \(there are v1, v2, v3, v3-vit"):
         Views("v4", size=16, seed=0)
 
 
@@ -272,4 +271,4 @@ def test_views_of_crops_are_those_of_whole_images():
         parameters.flip[:, None, None, None], square.repeat(2, 1, 1, 1).flip(3), square.repeat(2, 1, 1, 1)
     )
     for ours, expected in zip(views.photometric(crops, parameters), views(square, NUMBERS, 4), strict=True):
-        torch.testing.assert_close(ours, expected, rtol=0, atol=2e-5)
+        assert torch.equal(ours, expected)

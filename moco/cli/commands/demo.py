@@ -4,10 +4,12 @@ import time
 from itertools import count
 from pathlib import Path
 
+import torch
+
 from moco.cli.commands.common import computing, say
 from moco.cli.commands.pretrain import pretrain
 from moco.cli.options import Demo
-from moco.data import InMemory, Source, source_of
+from moco.data import Source, source_of
 from moco.evaluation import Features, knn_predict
 from moco.report import accuracy_table
 from moco.runs.config import Config
@@ -45,9 +47,9 @@ def run(options: Demo) -> None:
 def _raw_pixels(source: Source, config: Config, device: Device) -> float:
     """kNN accuracy of the pixels themselves."""
     bank, test = (
-        Features(images.images.flatten(1).float() / 255, images.labels)
+        Features(torch.stack([images.pixels(i) for i in range(len(images))]).flatten(1).float() / 255, images.labels)
         for images in (source.train, source.test)
-        if isinstance(images, InMemory) and images.labels is not None
+        if images is not None and images.labels is not None
     )
     options = config.log
     predicted = knn_predict(

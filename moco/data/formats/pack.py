@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from moco.data.dataset import ImageSet, InMemory
+from moco.data.dataset import ImageSet
 from moco.data.formats.decode import UnreadableImageError, decode
 from moco.data.formats.tar import INDEX, add
 from moco.data.sources.shards import MANIFEST
@@ -51,11 +51,9 @@ class Packing:
 
     def encode(self, images: ImageSet, position: int) -> bytes:
         """The image file that goes into the shard. Raises UnreadableImageError."""
-        if isinstance(images, InMemory):
-            pixels, data = images.images[position].cpu(), None
-        else:
-            data = images.read(position)
-            pixels = decode(data, images.name(position))  # what cannot be decoded is not packed
+        data = images.read(position)
+        # What cannot be decoded is not packed.
+        pixels = images.pixels(position) if data is None else decode(data, images.name(position))
         larger = self.size is not None and min(pixels.shape[1:]) > self.size
         if data is not None and self.format == "keep" and not larger:
             return data

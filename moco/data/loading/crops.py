@@ -1,19 +1,19 @@
-"""What a worker does: decodes the images of a batch, each once, and takes their crops."""
+"""What a worker does: it decodes the images of a batch, each once, and crops them."""
 
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from moco.data.dataset import Encoded
 from moco.data.order import Asked
 from moco.runtime.errors import UserError
 from moco.views import Parameters, Views
+from moco.views.operations import crop_and_resize
 
 
-class Read(NamedTuple):
-    """What a worker sends."""
+class CropBatch(NamedTuple):
+    """Images of a batch, decoded and cropped, as a worker sends them."""
 
     images: Tensor
     """int64 (n,)."""
@@ -24,57 +24,36 @@ class Read(NamedTuple):
     errors: dict[int, str]
     """What could not be read, by position."""
     views: list[Tensor] | None = None
-    """From `Finished` what the crops become, and they are left out."""
+    """In their place, from `ViewDataset`: finished views."""
 
 
-class Crops(torch.utils.data.Dataset[Any]):
+class CropDataset(torch.utils.data.Dataset[Any]):
     """The crops of a batch of images."""
 
     def __init__(self, images: Encoded, views: Views) -> None:
         self.images, self.views = images, views
 
-    def __getitems__(self, asked: Asked) -> Read | UserError:
-        epoch, index = asked
+    def __getitems__(self, part: Asked) -> CropBatch | UserError:
+        epoch, index = part
         errors: dict[int, str] = {}
         try:
-            found = [self.images.decode_near(position, errors) for position in index.tolist()]
+            decoded = [self.images.readable_near(position, errors) for position in index.tolist()]
         except UserError as error:
             return error  # raised here, it would reach the reader with a traceback in its message
-        actual = torch.tensor([position for position, _ in found])
-        pictures = [picture for _, picture in found]
+        actual = torch.tensor([position for position, _ in decoded])
+        pictures = [picture for _, picture in decoded]
         height, width = torch.tensor([picture.shape[1:] for picture in pictures]).unbind(dim=1)
         parameters = self.views.parameters(actual, epoch, height, width)
-        return Read(actual, crop(pictures, parameters, self.views.size), parameters, errors)
+        crops = crop_and_resize(pictures, parameters.box, parameters.flip, self.views.size)
+        return CropBatch(actual, crops, parameters, errors)
 
 
-class Finished(Crops):
+class ViewDataset(CropDataset):
     """The views themselves, where the device is a CPU: workers are on their own, and so never wait for one another as
     the threads of one operation do."""
 
-    def __getitems__(self, asked: Asked) -> Read | UserError:
-        read = super().__getitems__(asked)
-        if isinstance(read, UserError):
-            return read
-        return read._replace(crops=torch.empty(0), views=self.views.photometric(read.crops, read.parameters))
-
-
-def crop(pictures: list[Tensor], parameters: Parameters, size: int) -> Tensor:
-    """The crops of n pictures, resized and flipped: (views * n, 3, size, size), in the pictures' dtype and place.
-
-    Args:
-        pictures: each (3, height, width).
-        parameters: of all views of each, all of view 0, then all of view 1.
-    """
-    boxes, flips = parameters.box.tolist(), parameters.flip.tolist()
-    # Decoders give pixels with the channels last; so they stay until the device.
-    crops = torch.empty(
-        (len(boxes), 3, size, size),
-        dtype=pictures[0].dtype,
-        device=pictures[0].device,
-        memory_format=torch.channels_last,
-    )
-    for row, ((top, left, height, width), flip) in enumerate(zip(boxes, flips, strict=True)):
-        part = pictures[row % len(pictures)][None, :, top : top + height, left : left + width]
-        resized = F.interpolate(part, (size, size), mode="bilinear", antialias=True)[0]
-        crops[row] = resized.flip(2) if flip else resized
-    return crops
+    def __getitems__(self, part: Asked) -> CropBatch | UserError:
+        batch = super().__getitems__(part)
+        if isinstance(batch, UserError):
+            return batch
+        return batch._replace(crops=torch.empty(0), views=self.views.photometric(batch.crops, batch.parameters))

@@ -9,16 +9,17 @@ from torch import Tensor
 
 from moco.data.dataset import Encoded
 from moco.data.formats.decode import UnreadableImageError, decode, decode_jpeg, plain_jpeg_size
-from moco.data.loading.crops import Crops, Read, crop
+from moco.data.loading.crops import CropBatch, CropDataset
 from moco.data.order import Asked
 from moco.runtime.errors import UserError
 from moco.views import Parameters, Views
+from moco.views.operations import crop_and_resize
 
 log = logging.getLogger("moco")
 _SAMPLE = 64
 
 
-class Packets(NamedTuple):
+class EncodedBatch(NamedTuple):
     """What a worker sends of a part of a batch whose JPEGs the GPU decodes."""
 
     images: Tensor
@@ -30,14 +31,14 @@ class Packets(NamedTuple):
     errors: dict[int, str]
 
 
-class Encodings(torch.utils.data.Dataset[Any]):
+class EncodedDataset(torch.utils.data.Dataset[Any]):
     """What a worker does when the GPU decodes: reads, and decodes what is no plain JPEG."""
 
     def __init__(self, images: Encoded, views: Views) -> None:
         self.images, self.views = images, views
 
-    def __getitems__(self, asked: Asked) -> Packets | UserError:
-        epoch, index = asked
+    def __getitems__(self, part: Asked) -> EncodedBatch | UserError:
+        epoch, index = part
         errors: dict[int, str] = {}
         try:
             found = [self._read(position, errors) for position in index.tolist()]
@@ -46,7 +47,7 @@ class Encodings(torch.utils.data.Dataset[Any]):
         actual = torch.tensor([position for position, *_ in found])
         height, width = torch.tensor([size for _, size, _ in found]).unbind(dim=1)
         parameters = self.views.parameters(actual, epoch, height, width)
-        return Packets(actual, [content for *_, content in found], parameters, errors)
+        return EncodedBatch(actual, [content for *_, content in found], parameters, errors)
 
     def _read(self, position: int, errors: dict[int, str]) -> tuple[int, tuple[int, int], Tensor]:
         try:
@@ -55,11 +56,11 @@ class Encodings(torch.utils.data.Dataset[Any]):
             data = b""
         if (size := plain_jpeg_size(data)) is not None:
             return position, size, torch.frombuffer(bytearray(data), dtype=torch.uint8)
-        actual, pixels = self.images.decode_near(position, errors)
+        actual, pixels = self.images.readable_near(position, errors)
         return actual, (pixels.shape[1], pixels.shape[2]), pixels.contiguous()
 
 
-def decode_and_crop(packets: Packets, size: int, device: torch.device) -> Read:
+def decode_and_crop(packets: EncodedBatch, size: int, device: torch.device) -> CropBatch:
     """The crops of a batch, taken on the device, as a worker would have sent them.
 
     A JPEG that turns out to be damaged is a grey image, and counted.
@@ -73,10 +74,8 @@ def decode_and_crop(packets: Packets, size: int, device: torch.device) -> Read:
         decoded = [_decode_one(packets, i, errors) for i in jpegs]
     for i, picture in zip(jpegs, decoded, strict=True):
         pictures[i] = picture
-    # Interpolation of bytes is the CPU's alone.
-    pictures = [picture.to(device, torch.float32) for picture in pictures]
-    crops = crop(pictures, packets.parameters, size)
-    return Read(packets.images, crops.round_().clamp_(0, 255).to(torch.uint8), packets.parameters, errors)
+    crops = crop_and_resize([picture.to(device) for picture in pictures], *packets.parameters[:2], size)
+    return CropBatch(packets.images, crops, packets.parameters, errors)
 
 
 def _decode(jpegs: list[Tensor], device: torch.device) -> list[Tensor]:
@@ -85,7 +84,7 @@ def _decode(jpegs: list[Tensor], device: torch.device) -> list[Tensor]:
     return list(decode_jpeg(jpegs, device=device)) if jpegs else []
 
 
-def _decode_one(packets: Packets, i: int, errors: dict[int, str]) -> Tensor:
+def _decode_one(packets: EncodedBatch, i: int, errors: dict[int, str]) -> Tensor:
     data = packets.content[i].numpy().tobytes()
     try:
         return decode(data, f"image {int(packets.images[i])}")
@@ -97,8 +96,8 @@ def _decode_one(packets: Packets, i: int, errors: dict[int, str]) -> Tensor:
 
 def faster_on_gpu(images: Encoded, views: Views, device: torch.device, workers: int) -> bool:
     """Whether a GPU decodes a sample of the images sooner than so many workers would, as measured here, now."""
-    asked = Asked(torch.zeros(_SAMPLE, dtype=torch.int64), torch.arange(_SAMPLE) % len(images))
-    packets = Encodings(images, views).__getitems__(asked)
+    sample = Asked(torch.zeros(_SAMPLE, dtype=torch.int64), torch.arange(_SAMPLE) % len(images))
+    packets = EncodedDataset(images, views).__getitems__(sample)
     if isinstance(packets, UserError):
         raise packets
     seconds = {}
@@ -108,7 +107,7 @@ def faster_on_gpu(images: Encoded, views: Views, device: torch.device, workers: 
             decode_and_crop(packets, views.size, device)
             torch.cuda.synchronize(device)
         else:
-            Crops(images, views).__getitems__(asked)
+            CropDataset(images, views).__getitems__(sample)
         seconds[name] = time.perf_counter() - start
     cpu, gpu = seconds["cpu"] / max(1, workers), seconds["gpu"]
     log.info("decoding %d images: %.0f ms by %d workers, %.0f ms by the GPU", _SAMPLE, 1e3 * cpu, workers, 1e3 * gpu)

@@ -1,6 +1,5 @@
 """Where images come from, each with one spelling, as KINDS lists them."""
 
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from moco.data.sources.npz import open_npz, open_shapes
 from moco.data.sources.published import open_cifar, open_imagenet, open_imagenette, open_stl10
 from moco.data.sources.source import Opening, Source
 from moco.runs.config import Config
-from moco.runtime.errors import UserError
+from moco.runtime.errors import UserError, did_you_mean
 
 __all__ = ["KINDS", "Kind", "Source", "open_source", "source_of"]
 
@@ -59,10 +58,8 @@ def open_source(
     """
     name, _, argument = spec.partition(":")
     if name not in KINDS:
-        near = difflib.get_close_matches(name, KINDS, n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
         known = ", ".join(kind.spelling(name) for name, kind in KINDS.items())
-        raise UserError(f"--data {spec}: no such source: {hint}it is one of {known}")
+        raise UserError(f"--data {spec}: no such source{did_you_mean(name, KINDS)} (there are {known})")
     kind = KINDS[name]
     if kind.argument and not argument:
         raise UserError(f"--data {spec}: a {kind.argument.lower()} is missing: {kind.spelling(name)}")

@@ -30,8 +30,7 @@ class Source:
     def __post_init__(self) -> None:
         if len(self.train) == 0:
             raise UserError("the data set has no training images")
-        remote = isinstance(self.train, Encoded) and self.train.reader.remote
-        if self.test is None and self.train.labels is not None and len(self.train) >= 20 and not remote:
+        if self.test is None and self.train.labels is not None and len(self.train) >= 20 and self.train.random_access:
             index = torch.arange(len(self.train))
             held_out = index % 10 == 9
             whole = self.train
@@ -52,7 +51,7 @@ class Source:
 
         Raises UserError for training images without labels, or read through as streams.
         """
-        if isinstance(self.train, Encoded) and self.train.reader.remote:
+        if not self.train.random_access:
             raise UserError(f"--per-class {count}: remote shards are read through, whole: pack some of them")
         if self.train.labels is None:
             raise UserError(f"--per-class {count}: the training images have no labels")

@@ -1,6 +1,6 @@
 """Images of the web, in shards: the paper's Instagram-1B run."""
 
-from moco.runs.config import Config, Data, Log, Training, Views
+from moco.runs.config import Config, Contrast, Data, Log, Training, Views
 from moco.runs.recipes.recipe import Recipe
 
 WEB = [

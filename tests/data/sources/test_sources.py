@@ -1,9 +1,7 @@
 """Every spelling of a source, and what is told when there is nothing usable in it."""
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -180,8 +178,8 @@ class TestNpz:
         ("foldr:/tmp", "did you mean folder"),
         ("cifar:/tmp", "did you mean cifar10"),
         ("shape", "did you mean shapes"),
-        ("", "no such source: it is one of shapes, cifar10:PATH"),
-        ("zzzz:/tmp", "no such source: it is one of .* shards:PATTERN, hf:NAME"),
+        ("", "no such source \\(there are shapes, cifar10:PATH"),
+        ("zzzz:/tmp", "no such source \\(there are .* shards:PATTERN, hf:NAME"),
         ("cifar100", "a path is missing: cifar100:PATH"),
         ("hf", "a name is missing: hf:NAME"),
         ("shards:", "a pattern is missing: shards:PATTERN"),
@@ -195,8 +193,8 @@ def test_misspelt(spec, message):
 
 
 def test_shapes(monkeypatch):
-    monkeypatch.setattr("moco.data.sources.arrays.SHAPES_TRAIN", 30)
-    monkeypatch.setattr("moco.data.sources.arrays.SHAPES_TEST", 10)
+    monkeypatch.setattr("moco.data.sources.npz.SHAPES_TRAIN", 30)
+    monkeypatch.setattr("moco.data.sources.npz.SHAPES_TEST", 10)
     source = open_source("shapes", size=16)
     assert source.train.images.shape == (30, 3, 16, 16)
     assert source.test.images.shape == (10, 3, 16, 16)
@@ -232,7 +230,7 @@ class TestBank:
 
 
 class TestShards:
-    """`moco.data.shards` has tests of its own; here: what becomes of what it opens."""
+    """`moco.data.sources.shards` has tests of its own; here: what becomes of what it opens."""
 
     @dataclass
     class Reader(Files):
@@ -258,8 +256,7 @@ class TestShards:
                 train, other = (self.Reader(paths[:n], labels, remote) for n in (30, 30))
                 return train, other if test else None, ["a", "b"]
 
-            monkeypatch.setitem(sys.modules, "moco.data.shards", SimpleNamespace(open_shards=open_shards))
-            monkeypatch.setattr("moco.data.shards", sys.modules["moco.data.shards"], raising=False)
+            monkeypatch.setattr("moco.data.sources.shards.open_shards", open_shards)
             return open_source(f"shards:{spec_said}", **options)
 
         return opened
