@@ -162,6 +162,6 @@ def test_what_cannot_be_loaded_is_told_in_one_line(tmp_path, monkeypatch):
 
 
 def test_without_the_package(monkeypatch):
-    monkeypatch.setattr("moco.data.sources.hub.find_spec", lambda name: None)
+    monkeypatch.setattr("moco.data.sources.hf.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install moco\[hf\]"):
         open_source("hf:a/b")
