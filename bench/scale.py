@@ -116,7 +116,7 @@ def main(arguments: list[str] | None = None) -> None:
     with mock.patch("moco.data.dataset.decode", return_value=torch.zeros(3, 1, 1, dtype=torch.uint8)):
         for asked in own_broken.plan(0, 50):
             for image in asked.images.tolist():
-                own_broken.images.decode_near(image, replaced)
+                own_broken.images.readable_near(image, replaced)
     lost = len(replaced)
 
     streams = len(own.lanes)

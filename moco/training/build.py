@@ -74,7 +74,7 @@ def build_mechanism(config: Config, images: int, steps: int, device: Device) -> 
 def check_mechanism(config: Config) -> None:
     """Raises UserError for a mechanism that cannot be built, or an encoder that cannot take the views' images."""
     options, size = config.encoder, config.views.image_size
-    mechanism = build_mechanism(config, 1, 1, Device(torch.device("cpu"), bf16=False, channels_last=False))
+    mechanism = build_mechanism(config, 2, 1, Device(torch.device("cpu"), bf16=False, channels_last=False))
     encoder = mechanism.query.get_submodule("backbone").eval()
     try:
         with torch.no_grad():

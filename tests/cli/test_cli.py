@@ -129,7 +129,7 @@ def test_what_is_unknown_names_the_nearest(capsys, line, message):
         ("--seed 99999999999999999999", "--seed 99999999999999999999: in 0..9,223,372,036,854,775,807"),
         ("--batch-size 20", "--batch-size 20: 20 images go through the encoder at once, which does not divide into BN"),
         ("--accumulation-steps 3", "--batch-size 16 does not divide into 1 rank(s) x 3 gradient-accumulation step(s)"),
-        ("--views none", "no views named 'none': there are v1, v2, v3"),
+        ("--views none", "no views named 'none' (there are v1, v2, v3"),
         ("--encoder resnet19", "resnet19"),
         ("--device gpu", "--device gpu: no such device: auto, cpu, cuda, mps, xpu or cuda:N"),
         ("--device cuda:99", "--device cuda:99: this machine has "),

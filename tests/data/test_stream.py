@@ -132,7 +132,7 @@ def test_there_are_no_more_lanes_than_shards_and_they_divide_the_batch(monkeypat
     assert len(Streamed(Encoded(Fake([5] * 7)), 256, 0, 2).lanes) == 4
     assert len(Streamed(Encoded(Fake([5] * 100)), 30, 0, 2).lanes) == 30
     ranks(monkeypatch, 0, 3)
-    with pytest.raises(UserError, match=r"3 ranks cannot share 64 streams .*--shard-streams"):
+    with pytest.raises(UserError, match=r"3 ranks cannot share 64 shard streams .*--shard-streams"):
         Streamed(Encoded(Fake([5] * 100)), 192, 0, 2)
 
 

@@ -67,7 +67,7 @@ def results() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    with joined(torch.device("cpu")):
+    with joined():
         result = results()
         if is_main():
             torch.save(result, Path(sys.argv[1]))

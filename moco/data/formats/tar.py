@@ -1,10 +1,12 @@
 """Tar files in the WebDataset convention: where the images lie in them, and their labels.
 
-Members that share a key, their path up to the first dot of the name, are one sample: KEY.jpg is its image, KEY.cls its
-label. Nothing is ever extracted, so a member may be called what it likes: `..` and absolute paths are but names.
+Members that share a key (the path up to the first dot of the name) are one sample in any order: KEY.jpg is its image,
+KEY.cls its label, or else an integer "label" or "cls" in KEY.json. Nothing is ever extracted, so a member may be called
+what it likes: `..` and absolute paths are but names.
 """
 
 import io
+import json
 import tarfile
 from collections.abc import Iterator
 from typing import IO, NamedTuple
@@ -12,6 +14,9 @@ from typing import IO, NamedTuple
 import numpy as np
 
 IMAGES = {"avif", "jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "gif"}
+
+_MAX_LABEL_BYTES = 1 << 20
+"""A .cls or .json beyond is not read: it would fill the memory, and is no label."""
 
 INDEX = np.dtype([("offset", "<u8"), ("size", "<u4"), ("label", "<i4")])
 """Of each image: where its bytes begin in the tar, how many they are, and its label, -1 if it has none."""
@@ -35,35 +40,55 @@ def members(file: IO[bytes]) -> Iterator[Member]:
     tarfile.ReadError if it is no tar."""
     end = file.seek(0, io.SEEK_END)
     file.seek(0)
-    waiting: Member | None = None  # its label may follow
+    sample = _Sample("")
+    begun = False  # whether it is a tar at all
     try:
         with tarfile.open(fileobj=file, mode="r:") as archive:
             for info in archive:
                 if info.offset_data + info.size > end:
                     raise CutOffError
-                if not info.isfile():
-                    continue
-                key, _, suffix = _split(info.name)
-                if suffix == "cls" and waiting is not None and _split(waiting.name)[0] == key:
-                    content = archive.extractfile(info)
-                    waiting = waiting._replace(label=_label(content.read(32) if content else b""))
-                elif suffix in IMAGES:
-                    if waiting is not None:
-                        yield waiting
-                    waiting = Member(info.name, info.offset_data, info.size, -1)
+                begun = True
+                if info.isfile():
+                    key, _, suffix = _split(info.name)
+                    if key != sample.key or suffix in sample.suffixes:
+                        yield from sample.labelled()
+                        sample = _Sample(key)
+                    sample.add(archive, info, suffix)
                 # Python keeps all members; a shard may have many.
                 archive.members = []  # type: ignore[attr-defined]
-    except CutOffError:
-        if waiting is not None:
-            yield waiting
-        raise
-    except tarfile.ReadError:
-        if waiting is None:
+    except (CutOffError, tarfile.ReadError) as error:
+        if isinstance(error, tarfile.ReadError) and not begun:
             raise
-        yield waiting
+        yield from sample.labelled()
         raise CutOffError from None
-    if waiting is not None:
-        yield waiting
+    yield from sample.labelled()
+
+
+class _Sample:
+    """Members that follow each other and share a key, in any order: WebDataset's own writer puts .cls before .jpg."""
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+        self.suffixes: set[str] = set()
+        self.images: list[Member] = []
+        self.label, self.json_label = -1, -1
+
+    def add(self, archive: tarfile.TarFile, info: tarfile.TarInfo, suffix: str) -> None:
+        self.suffixes.add(suffix)
+        if suffix in IMAGES:
+            self.images.append(Member(info.name, info.offset_data, info.size, -1))
+        elif suffix in ("cls", "json") and info.size <= _MAX_LABEL_BYTES:
+            content = archive.extractfile(info)
+            data = content.read() if content else b""
+            if suffix == "cls":
+                self.label = _label(data)
+            else:
+                self.json_label = _json_label(data)
+
+    def labelled(self) -> Iterator[Member]:
+        """The images, with the label of .cls or else of .json."""
+        label = self.label if self.label >= 0 else self.json_label
+        return (image._replace(label=label) for image in self.images)
 
 
 def _split(name: str) -> tuple[str, str, str]:
@@ -78,6 +103,19 @@ def _label(content: bytes) -> int:
     except ValueError:
         return -1
     return label if 0 <= label < 2**31 else -1
+
+
+def _json_label(content: bytes) -> int:
+    """ "label" or "cls" of a JSON object, if it is an integer; else -1."""
+    try:
+        values = json.loads(content)
+    except (ValueError, RecursionError):
+        return -1
+    if isinstance(values, dict):
+        for name in ("label", "cls"):
+            if type(values.get(name)) is int and 0 <= values[name] < 2**31:
+                return int(values[name])
+    return -1
 
 
 def stream_images(file: IO[bytes]) -> Iterator[bytes]:

@@ -115,8 +115,8 @@ def test_a_file_that_disappears_and_a_link_to_nowhere_are_bad_images(tmp_path, l
     images = open_source(f"folder:{tmp_path}", max_bad=0.5).train
     (tmp_path / "004.png").unlink()
     errors = {}
-    assert images.decode_near(4, errors)[0] == 5
-    assert images.decode_near(6, errors)[0] == 0
+    assert images.readable_near(4, errors)[0] == 5
+    assert images.readable_near(6, errors)[0] == 0
     images.report(errors)
     assert [record.getMessage().partition(" so far): ")[2] for record in logged.records] == [
         f"{tmp_path}/004.png: No such file or directory",

@@ -60,7 +60,7 @@ def test_train_and_test(tmp_path):
     assert source.labelled
     for k in (5, 0, 3):  # in any order
         assert source.train.read(k) == encoded(k, 8 + k % 2)
-        assert np.array_equal(source.train.decode(k).permute(1, 2, 0).numpy(), pixels(k, 8 + k % 2))
+        assert np.array_equal(source.train.pixels(k).permute(1, 2, 0).numpy(), pixels(k, 8 + k % 2))
     assert source.test.name(2) == f"hf:{tmp_path / 'set'} test, row 2"
 
 
@@ -162,6 +162,6 @@ def test_what_cannot_be_loaded_is_told_in_one_line(tmp_path, monkeypatch):
 
 
 def test_without_the_package(monkeypatch):
-    monkeypatch.setattr("moco.data.sources.hub.find_spec", lambda name: None)
+    monkeypatch.setattr("moco.data.sources.hf.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install 'momentum-contrast\[hf\]'"):
         open_source("hf:a/b")

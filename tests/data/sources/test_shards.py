@@ -183,7 +183,7 @@ def test_packed_at_a_url(memory, packed):
 
 
 def test_counts_come_from_what_lies_beside(memory, packed, monkeypatch):
-    monkeypatch.setattr("moco.data.shards._scan", lambda url: pytest.fail("was scanned"))
+    monkeypatch.setattr("moco.data.sources.shards._scan", lambda url: pytest.fail("was scanned"))
     upload(memory, packed, "train-*")
     assert contents(open_shards("memory://bucket/*.tar")[0]) == EXPECTED
     for path in packed.glob("train-*.idx"):
@@ -208,7 +208,7 @@ def test_a_stream_that_fails_goes_on_where_it_failed(folder, monkeypatch):
         opened.append(url)
         return Failing(Path(url).read_bytes())
 
-    monkeypatch.setattr("moco.data.shards._open", opens)
+    monkeypatch.setattr("moco.data.sources.shards._open", opens)
     assert [data for _, data in shards.stream(2)] == EXPECTED[3:]
     assert len(opened) == 3
 
