@@ -1,0 +1,1 @@
+"""Object detection, instance segmentation and keypoints: the paper's detectors on plain PyTorch."""
