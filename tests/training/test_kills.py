@@ -12,14 +12,15 @@ from pathlib import Path
 
 import pytest
 
+from moco.runs.folder import Run
 from tests.ranks import run_ranks
 from tests.training.test_ranks import as_files
 from tests.training.test_resume import assert_same_run
 
-RANKS, KILLS = 3, 10
+RANKS, KILLS, STEPS = 3, 10, 240
 OPTIONS = (
     "--encoder tiny --image-size 16 --precision fp32 --device cpu --batch-size 24 --bn-group 4 --queue-size 80 "
-    "--epochs 120 --log-every 5 --knn-every 40 --knn-k 5 --checkpoint-minutes 0 --cache-mb 0 --workers 1"
+    "--epochs 60 --log-every 5 --knn-every 40 --knn-k 5 --checkpoint-minutes 0 --cache-mb 0 --workers 1"
 )
 
 
@@ -31,15 +32,18 @@ def test_ranks_killed_at_random_moments_end_with_the_weights_of_an_undisturbed_r
     assert {rank.code for rank in undisturbed} == {0}, undisturbed
     launcher = f"-m torch.distributed.run --nproc-per-node={RANKS} --max-restarts={KILLS + 5} --rdzv-backend=c10d"
     launcher += f" --rdzv-endpoint=localhost:0 -m moco {words} {tmp_path / 'killed'}"
+    # By steps, not by time: no machine is so fast that the run ends before the last of them.
+    moments = [-1, *sorted(random.sample(range(STEPS // 2), KILLS - 3)), 0, 0]  # -1, 0, 0: while it starts
     kills, seen = 0, set()
     with (tmp_path / "printed").open("w") as out:
         process = subprocess.Popen([sys.executable, *shlex.split(launcher)], stdout=out, stderr=out)
         while process.poll() is None:
             ranks = sorted(_children(process.pid) - seen)
-            if len(ranks) < RANKS or kills == KILLS:
-                time.sleep(0.05)
+            step = _last_saved(tmp_path / "killed")
+            if len(ranks) < RANKS or kills == KILLS or step < moments[kills]:
+                time.sleep(0.02)
                 continue
-            time.sleep(random.random() * 12)  # while it starts, trains, evaluates, or writes a checkpoint
+            time.sleep(random.random() * 0.5)  # while it trains, measures, or writes a checkpoint
             _kill(random.choice(ranks))
             seen |= set(ranks)
             kills += 1
@@ -47,6 +51,11 @@ def test_ranks_killed_at_random_moments_end_with_the_weights_of_an_undisturbed_r
     assert (process.returncode, kills) == (0, KILLS), printed[-3000:]
     assert "moco: rank" in printed
     assert_same_run(tmp_path / "whole", tmp_path / "killed")
+
+
+def _last_saved(run: Path) -> int:
+    """The step of the newest checkpoint, -1 if there is none."""
+    return max((int(path.stem.removeprefix("step-")) for path in Run(run).saved()), default=-1)
 
 
 def _children(process: int) -> set[int]:
