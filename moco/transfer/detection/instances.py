@@ -30,6 +30,25 @@ class Target:
 
 
 @dataclass
+class Truth:
+    """All that is annotated in one image, as metrics need it.
+
+    Attributes:
+        target: the objects, crowds among them.
+        difficult: bool (n,), VOC's: neither missed nor found.
+        crowd: bool (n,), COCO's: a region of many, left out of training.
+        area: float64 (n,), in pixels: of the mask where there is one.
+        size: height and width of the image.
+    """
+
+    target: Target
+    difficult: Tensor
+    crowd: Tensor
+    area: Tensor
+    size: tuple[int, int]
+
+
+@dataclass
 class Detections:
     """The objects found in one image, best first.
 
