@@ -1,4 +1,4 @@
-"""The objects of an image: as annotated, and as detected. Boxes are x1, y1, x2, y2 in pixels, continuous coordinates."""
+"""The objects of an image: as annotated, and as detected. Boxes: x1, y1, x2, y2 in pixels, continuous coordinates."""
 
 from dataclasses import dataclass
 

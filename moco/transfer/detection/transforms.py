@@ -66,8 +66,9 @@ def transform(
 
     Returns uint8 (3, height, width), and the target in its pixels.
     """
-    height, width = resized(*image.shape[1:], side, maximum)
-    target = resize_target(target, (int(image.shape[1]), int(image.shape[2])), (height, width))
+    old = int(image.shape[1]), int(image.shape[2])
+    height, width = resized(*old, side, maximum)
+    target = resize_target(target, old, (height, width))
     image = resize_image(image, height, width)
     if flip:
         image, target = image.flip(2), flip_target(target, width, flipped_keypoints)

@@ -86,7 +86,7 @@ def test_run_lengths_go_there_and_back_in_both_forms(density):
 
 @pytest.mark.parametrize("counts", ["", "o", "~~", [3, 4], [-1, 101], ["a"], [1.5, 98.5], None, "1" * 30])
 def test_damaged_run_lengths_are_an_error(counts):
-    with pytest.raises(ValueError, match="run|counts"):
+    with pytest.raises(ValueError, match=r"run|counts"):
         decode_rle({"size": [10, 10], "counts": counts})
 
 

@@ -66,7 +66,7 @@ def evaluate_voc(detections: list[Detections], truths: list[Truth], classes: int
     """
     found = _gather([(d.boxes, d.classes, d.scores) for d in detections])
     # As written to VOC's result files; a float32 times 1000 is exact in float64.
-    corners = (found.corners.astype(np.float32) + np.float32([1, 1, 0, 0])).astype(np.float64)
+    corners = (found.corners.astype(np.float32) + np.array([1, 1, 0, 0], np.float32)).astype(np.float64)
     found.corners, found.value = np.rint(corners * 10) / 10, np.rint(found.value * 1000) / 1000
     real = _gather([(t.target.boxes, t.target.classes, t.difficult) for t in truths])
     real.corners += [1, 1, 0, 0]
