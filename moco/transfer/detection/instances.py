@@ -1,4 +1,4 @@
-"""The objects of an image: as annotated, and as detected. Boxes are x1, y1, x2, y2 in pixels, continuous coordinates."""
+"""The objects of an image: as annotated, and as detected. Boxes: x1, y1, x2, y2 in pixels, continuous coordinates."""
 
 from dataclasses import dataclass
 
@@ -27,6 +27,25 @@ class Target:
 
     def __len__(self) -> int:
         return len(self.boxes)
+
+
+@dataclass
+class Truth:
+    """All that is annotated in one image, as metrics need it.
+
+    Attributes:
+        target: the objects, crowds among them.
+        difficult: bool (n,), VOC's: neither missed nor found.
+        crowd: bool (n,), COCO's: a region of many, left out of training.
+        area: float64 (n,), in pixels: of the mask where there is one.
+        size: height and width of the image.
+    """
+
+    target: Target
+    difficult: Tensor
+    crowd: Tensor
+    area: Tensor
+    size: tuple[int, int]
 
 
 @dataclass

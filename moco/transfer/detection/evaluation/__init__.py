@@ -1,0 +1,1 @@
+"""Metrics of detection: PASCAL VOC's and COCO's."""
