@@ -4,13 +4,16 @@ import io
 import json
 import multiprocessing
 import tarfile
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 from moco.data import open_source
 from moco.data.formats.tar import INDEX, members
-from moco.data.sources import remote
+from moco.data.sources import remote, shard_index
+from moco.data.sources import shards as shards_module
 from moco.data.sources.shards import UnreadableShardError, open_shards
 from moco.runtime.errors import UserError
 from tests.data.sources.http_server import Server
@@ -179,6 +182,44 @@ def test_labels_of_some(server, shards, logged):
     server.files["/0_stats.json"] = statistics(3)
     assert open_shards(shards)[0].labels().tolist() == [-1, -1, -1, 1, 0, 1]
     assert sum("3 of 6 images have no label" in r.getMessage() for r in logged.records) == 1
+
+
+def test_ranks_share_the_work(server, monkeypatch):
+    """Two ranks, each a thread: manifest and indices are read once, and both get the same of it."""
+    tars = [tar_of([data], i) for i, data in enumerate(IMAGES)]
+    server.files |= {f"/{i}.tar": tar for i, tar in enumerate(tars)}
+    server.files |= {f"/{i}.idx": index_of(tar) for i, tar in enumerate(tars)}
+    listed = [{"name": f"{i}.tar", "images": 1} for i in range(6)]
+    manifest = {"format": "moco shards", "version": 1, "classes": None, "splits": {"train": {"shards": listed}}}
+    server.files["/manifest.json"] = json.dumps(manifest).encode()
+    own, met, given = threading.local(), threading.Barrier(2, timeout=20), [None, None]
+
+    def gather_objects(value):
+        given[own.rank] = value
+        met.wait()
+        values = list(given)
+        met.wait()
+        return values
+
+    def on_main(act):
+        return gather_objects(None if own.rank else act())[0]
+
+    def opened(rank):
+        own.rank = rank
+        return [open_shards(spec)[0] for spec in (server.url, f"{server.url}/{{0..5}}.tar")]
+
+    monkeypatch.setattr(shard_index, "rank", lambda: own.rank)
+    monkeypatch.setattr(shard_index, "world_size", lambda: 2)
+    monkeypatch.setattr(shard_index, "gather_objects", gather_objects)
+    monkeypatch.setattr(shards_module, "on_main", on_main)
+    with ThreadPoolExecutor(2) as pool:
+        for packed, unpacked in pool.map(opened, range(2)):
+            for one in (packed, unpacked):
+                assert (one.counts.tolist(), one.labels().tolist()) == ([1] * 6, [0, 1] * 3)
+    # Once for the manifest, once for the pattern.
+    assert sorted(path for _, path, _ in server.requests) == sorted(
+        [f"/{i}.idx" for i in range(6)] * 2 + ["/manifest.json"]
+    )
 
 
 def _read_all(url, queue):
