@@ -91,7 +91,9 @@ def survey(
 
 
 def _per_class(images: ImageSet) -> list[int] | None:
-    return None if images.labels is None else sorted(Counter(images.labels.tolist()).values(), reverse=True)
+    if images.labels is None:
+        return None
+    return sorted(Counter(images.labels[images.labels >= 0].tolist()).values(), reverse=True)
 
 
 def _count(found: Survey, position: int, one: _Seen) -> None:

@@ -63,10 +63,9 @@ def evaluate_knn(
     50,000 x 200 x 8 bytes = 80 MB of neighbours (four times that while ranks merge them), and some 200 MB of working
     memory: below 0.8 GB a rank, where the bank's features alone would be 1,281,167 x 2048 x 4 bytes = 10.5 GB.
     """
-    assert source.test is not None
     bank = source.labelled_train
     assert bank.labels is not None
-    test = extract(encoder, source.test, views, device, batch_size, workers, keep=half_unit)
+    test = extract(encoder, source.labelled_test, views, device, batch_size, workers, keep=half_unit)
     neighbours = Neighbours(test.values.to(device.device), min(k, len(bank)))
     with evaluating(encoder):
         for features, places in encode_share(encoder, bank, views, device, batch_size, workers):

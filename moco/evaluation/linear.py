@@ -38,12 +38,11 @@ def evaluate_linear(
     """
     check_ranges(options)
     _check(options)
-    assert source.test is not None
     train = source.labelled_train
     n = len(train)
     if n < options.batch_size:
         raise UserError(f"--batch-size {options.batch_size}: the data set has only {n} training images: give no more")
-    test = extract(encoder, source.test, centre, device, workers=workers)
+    test = extract(encoder, source.labelled_test, centre, device, workers=workers)
     if options.cached:
         bank = extract(encoder, train, centre, device, workers=workers)
         n = len(bank.values)

@@ -157,7 +157,7 @@ class GalleryMaker:
 
     def _queries(self, bank: ImageSet, values: Tensor, total: int) -> tuple[list[Query], str]:
         """Test images, or training images where there are no others, and their nearest training images."""
-        test = self.source.test
+        test = self.source.test if self.source.test is None else self.source.labelled_test
         among = f"{len(bank):,} of {total:,} training images" if len(bank) < total else f"{total:,} training images"
         if test is None:
             searched, place = bank, torch.tensor(_varied(bank.labels, len(bank)))

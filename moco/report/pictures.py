@@ -76,7 +76,7 @@ def draw_contacts(images: ImageSet, positions: Tensor, views: Views, path: Path,
 
 
 def _caption(images: ImageSet, position: int, classes: list[str] | None) -> str:
-    if classes is not None and images.labels is not None:
+    if classes is not None and images.labels is not None and images.labels[position] >= 0:
         return classes[int(images.labels[position])]
     return Path(images.name(position)).name
 

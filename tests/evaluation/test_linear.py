@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from moco.data import Encoded, Files, InMemory, Source, shuffled
-from moco.evaluation import evaluate_linear
+from moco.evaluation import evaluate_knn, evaluate_linear
 from moco.evaluation.linear import Accuracy, accuracy, crops_only
 from moco.runs.config import Linear
 from moco.runtime.device import choose_device
@@ -58,6 +58,19 @@ def test_separable_features_are_learned(source, cached):
     assert accuracy.top1 == 1.0
     assert accuracy.top5 == 1.0
     assert encoder.training
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_images_without_a_label_are_left_out(source, cached):
+    for images in (source.train, source.test):
+        images.labels[::6] = -1  # the colour that would be learned wrong
+        images.images[::6] = images.images[1]
+    evaluated = Source(source.train, source.test, None)
+    options = replace(OPTIONS, cached=cached, batch_size=100, epochs=30)
+    assert evaluate_linear(Means(), evaluated, CENTRE, DEVICE, options).top1 == 1.0
+    assert evaluate_knn(Means(), evaluated, CENTRE, DEVICE, k=3) == 1.0
+    with pytest.raises(UserError, match="only 100 training images"):
+        evaluate_linear(Means(), evaluated, CENTRE, DEVICE, replace(options, batch_size=101))
 
 
 @pytest.mark.parametrize("cached", [True, False])

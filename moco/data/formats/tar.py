@@ -15,6 +15,8 @@ import numpy as np
 
 IMAGES = {"avif", "jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "gif"}
 
+_BLOCK = 512
+"""Bytes of a header; a tar ends with one of zeros."""
 _MAX_LABEL_BYTES = 1 << 20
 """A .cls or .json beyond is not read: it would fill the memory, and is no label."""
 
@@ -56,6 +58,9 @@ def members(file: IO[bytes]) -> Iterator[Member]:
                     sample.add(archive, info, suffix)
                 # Python keeps all members; a shard may have many.
                 archive.members = []  # type: ignore[attr-defined]
+            file.seek(archive.offset)
+            if file.read(_BLOCK) != bytes(_BLOCK):  # Python ends without a word where no header follows
+                raise CutOffError
     except (CutOffError, tarfile.ReadError) as error:
         if isinstance(error, tarfile.ReadError) and not begun:
             raise
@@ -133,6 +138,19 @@ def stream_images(file: IO[bytes]) -> Iterator[bytes]:
                     raise tarfile.ReadError("unexpected end of data")
                 yield data
             archive.members = []  # type: ignore[attr-defined]
+
+
+def images_at(file: IO[bytes], index: np.ndarray) -> Iterator[bytes]:
+    """The images at the places that an `INDEX` gives, one after another.
+
+    Raises what the file raises, and EOFError where it ends too early.
+    """
+    for offset, size, _ in index.tolist():
+        file.seek(offset)
+        data = file.read(size)
+        if len(data) < size:
+            raise EOFError("the shard ends before its last image")
+        yield data
 
 
 def add(archive: tarfile.TarFile, name: str, data: bytes) -> int:

@@ -36,8 +36,9 @@ def open_shards(argument: str, opening: Opening) -> Source:
     """Tar shards, here or far away."""
     from moco.data.sources import shards
 
-    train, test, classes = shards.open_shards(argument)
-    return Source(_wrap(train, opening), None if test is None else _wrap(test, opening), classes)
+    train, test, classes, bank = shards.open_shards(argument)
+    others = (None if one is None else _wrap(one, opening) for one in (test, bank))
+    return Source(_wrap(train, opening), next(others), classes, next(others))
 
 
 def _wrap(reader: "Shards", opening: Opening) -> ImageSet:

@@ -1,6 +1,7 @@
 """What a source is, and what one is opened with."""
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 
@@ -36,10 +37,16 @@ class Source:
             whole = self.train
             self.train, self.test = whole.subset(index[~held_out]), whole.subset(index[held_out])
 
-    @property
+    @cached_property
     def labelled_train(self) -> ImageSet:
-        """What evaluation trains on: the bank, or else the training images."""
-        return self.train if self.bank is None else self.bank
+        """What evaluation trains on: of the bank, or else of the training images, those that have a label."""
+        return _labelled(self.train if self.bank is None else self.bank)
+
+    @cached_property
+    def labelled_test(self) -> ImageSet:
+        """What evaluation tests on: the test images that have a label."""
+        assert self.test is not None
+        return _labelled(self.test)
 
     @property
     def labelled(self) -> bool:
@@ -55,13 +62,21 @@ class Source:
             raise UserError(f"--per-class {count}: remote shards are read through, whole: pack some of them")
         if self.train.labels is None:
             raise UserError(f"--per-class {count}: the training images have no labels")
-        kept = torch.cat([(self.train.labels == c).nonzero()[:count, 0] for c in self.train.labels.unique()])
+        classes = [c for c in self.train.labels.unique() if c >= 0]
+        kept = torch.cat([(self.train.labels == c).nonzero()[:count, 0] for c in classes])
         return replace(self, train=self.train.subset(kept.sort().values))
 
     @property
     def num_classes(self) -> int:
         assert self.labelled_train.labels is not None
         return len(self.classes) if self.classes else int(self.labelled_train.labels.max()) + 1
+
+
+def _labelled(images: ImageSet) -> ImageSet:
+    """Those whose label is not -1; all of a set without labels."""
+    if images.labels is None or bool((images.labels >= 0).all()):
+        return images
+    return images.subset((images.labels >= 0).nonzero()[:, 0])
 
 
 @dataclass(frozen=True)

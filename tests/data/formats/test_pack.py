@@ -40,7 +40,7 @@ def everything(out):
 def test_bytes_are_kept(tmp_path):
     images = files(tmp_path)
     pack(Source(images, None, ["a", "b"]), tmp_path / "out", images_per_shard=3, workers=0)
-    shards, test, classes = open_shards(str(tmp_path / "out"))
+    shards, test, classes, _ = open_shards(str(tmp_path / "out"))
     assert [shards.read(i) for i in range(7)] == [images.read(i) for i in range(7)]
     assert shards.labels().tolist() == [0, 1, 0, 1, 0, 1, 0]
     assert (test, classes) == (None, ["a", "b"])
@@ -53,7 +53,7 @@ def test_bytes_are_kept(tmp_path):
 def test_pixels_are_kept(tmp_path):
     pixels = torch.from_numpy(np.stack([picture(i, 8, 8) for i in range(4)])).permute(0, 3, 1, 2).contiguous()
     pack(Source(InMemory(pixels), InMemory(pixels[:1]), None), tmp_path / "out", workers=0)
-    train, test, _ = open_shards(str(tmp_path / "out"))
+    train, test, *_ = open_shards(str(tmp_path / "out"))
     assert all(np.array_equal(decoded(train.read(i)), picture(i, 8, 8)) for i in range(4))
     assert len(test) == 1
     assert train.labels() is None

@@ -6,7 +6,6 @@ import os
 import pickle
 import tarfile
 from contextlib import suppress
-from pathlib import Path
 
 import fsspec
 import numpy as np
@@ -95,7 +94,7 @@ def test_braces(pattern, names):
 
 @pytest.mark.parametrize("spelling", ["", "/*.tar", "/{000..002}.tar", "/00?.tar", "/{000,001,002}.tar"])
 def test_spellings(folder, spelling):
-    shards, test, classes = open_shards(f"{folder}{spelling}")
+    shards, test, classes, _ = open_shards(f"{folder}{spelling}")
     assert contents(shards) == EXPECTED
     assert shards.counts.tolist() == [3, 0, 4]
     assert (test, classes, shards.remote) == (None, None, False)
@@ -107,7 +106,7 @@ def test_without_labels(tmp_path):
 
 
 def test_what_moco_pack_writes(packed):
-    train, test, classes = open_shards(str(packed))
+    train, test, classes, _ = open_shards(str(packed))
     assert contents(train) == EXPECTED
     assert contents(test) == EXPECTED[:2]
     assert train.counts.tolist() == [3, 3, 1]
@@ -177,13 +176,13 @@ def test_at_a_url(memory, folder, spelling):
 
 def test_packed_at_a_url(memory, packed):
     upload(memory, packed)
-    train, test, classes = open_shards("memory://bucket")
+    train, test, classes, _ = open_shards("memory://bucket")
     assert (contents(train), contents(test), classes) == (EXPECTED, EXPECTED[:2], ["a", "b", "c"])
     assert train.labels().tolist() == [i % 3 for i in range(7)]
 
 
 def test_counts_come_from_what_lies_beside(memory, packed, monkeypatch):
-    monkeypatch.setattr("moco.data.sources.shards._scan", lambda url: pytest.fail("was scanned"))
+    monkeypatch.setattr("moco.data.sources.shard_index.scan", lambda url: pytest.fail("was scanned"))
     upload(memory, packed, "train-*")
     assert contents(open_shards("memory://bucket/*.tar")[0]) == EXPECTED
     for path in packed.glob("train-*.idx"):
@@ -193,29 +192,8 @@ def test_counts_come_from_what_lies_beside(memory, packed, monkeypatch):
     assert open_shards("memory://bucket/*.tar")[0].counts.tolist() == [3, 3, 1]
 
 
-def test_a_stream_that_fails_goes_on_where_it_failed(folder, monkeypatch):
+def test_a_stream_of_a_shard_that_disappears_ends_in_words(folder):
     shards, *_ = open_shards(str(folder))
-    monkeypatch.setattr("time.sleep", lambda seconds: None)
-    opened = []
-
-    class Failing(io.BytesIO):
-        def read(self, size=-1):
-            if len(opened) < 3 and self.tell() > 1500 * len(opened):
-                raise ConnectionResetError("connection reset")
-            return super().read(size)
-
-    def opens(url):
-        opened.append(url)
-        return Failing(Path(url).read_bytes())
-
-    monkeypatch.setattr("moco.data.sources.shards._open", opens)
-    assert [data for _, data in shards.stream(2)] == EXPECTED[3:]
-    assert len(opened) == 3
-
-
-def test_a_stream_that_keeps_failing_ends_in_words(folder, monkeypatch):
-    shards, *_ = open_shards(str(folder))
-    monkeypatch.setattr("time.sleep", lambda seconds: None)
     (folder / "002.tar").unlink()
     with pytest.raises(UnreadableShardError, match=r"002\.tar: No such file"):
         list(shards.stream(2))
