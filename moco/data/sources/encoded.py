@@ -36,8 +36,9 @@ def open_shards(argument: str, opening: Opening) -> Source:
     """Tar shards, here or far away."""
     from moco.data.sources import shards
 
-    train, test, classes = shards.open_shards(argument)
-    return Source(_wrap(train, opening), None if test is None else _wrap(test, opening), classes)
+    train, test, classes, bank = shards.open_shards(argument)
+    test_set, bank_set = (None if reader is None else _wrap(reader, opening) for reader in (test, bank))
+    return Source(_wrap(train, opening), test_set, classes, bank_set)
 
 
 def _wrap(reader: "Shards", opening: Opening) -> ImageSet:

@@ -125,8 +125,10 @@ class Shards:
                 time.sleep(0.1 * 4**tried)
 
 
-def open_shards(spec: str) -> tuple[Shards, Shards | None, list[str] | None]:
-    """The shards of that spelling: for training, for testing (or None), and the names of the classes (or None).
+def open_shards(spec: str) -> tuple[Shards, Shards | None, list[str] | None, Shards | None]:
+    """The shards of that spelling, as a `Source` has them: train, test, the names of the classes, and bank.
+
+    All but the first may be None, and are without a manifest of `moco pack`.
 
     Args:
         spec: a folder, a tar, a pattern with * or ? or {000..099} or {a,b}, or the same as a URL.
@@ -144,7 +146,7 @@ def open_shards(spec: str) -> tuple[Shards, Shards | None, list[str] | None]:
             )
             for name, split in manifest["splits"].items()
         }
-        return splits["train"], splits.get("test"), manifest["classes"]
+        return splits["train"], splits.get("test"), manifest["classes"], splits.get("bank")
     urls = _expand(spec)
     indices: dict[int, np.ndarray] = {}
     counts: list[int] = []
@@ -161,7 +163,7 @@ def open_shards(spec: str) -> tuple[Shards, Shards | None, list[str] | None]:
         counts.append(known)
     if not sum(counts):
         raise UserError(f"shards:{spec}: no images in {len(urls)} shards")
-    return Shards(urls, counts, indices), None, None
+    return Shards(urls, counts, indices), None, None, None
 
 
 def _expand(spec: str) -> list[str]:

@@ -95,7 +95,7 @@ def test_braces(pattern, names):
 
 @pytest.mark.parametrize("spelling", ["", "/*.tar", "/{000..002}.tar", "/00?.tar", "/{000,001,002}.tar"])
 def test_spellings(folder, spelling):
-    shards, test, classes = open_shards(f"{folder}{spelling}")
+    shards, test, classes, _ = open_shards(f"{folder}{spelling}")
     assert contents(shards) == EXPECTED
     assert shards.counts.tolist() == [3, 0, 4]
     assert (test, classes, shards.remote) == (None, None, False)
@@ -107,7 +107,7 @@ def test_without_labels(tmp_path):
 
 
 def test_what_moco_pack_writes(packed):
-    train, test, classes = open_shards(str(packed))
+    train, test, classes, _ = open_shards(str(packed))
     assert contents(train) == EXPECTED
     assert contents(test) == EXPECTED[:2]
     assert train.counts.tolist() == [3, 3, 1]
@@ -177,7 +177,7 @@ def test_at_a_url(memory, folder, spelling):
 
 def test_packed_at_a_url(memory, packed):
     upload(memory, packed)
-    train, test, classes = open_shards("memory://bucket")
+    train, test, classes, _ = open_shards("memory://bucket")
     assert (contents(train), contents(test), classes) == (EXPECTED, EXPECTED[:2], ["a", "b", "c"])
     assert train.labels().tolist() == [i % 3 for i in range(7)]
 

@@ -254,7 +254,7 @@ class TestShards:
             def open_shards(spec):
                 assert spec == spec_said
                 train, other = (self.Reader(paths[:n], labels, remote) for n in (30, 30))
-                return train, other if test else None, ["a", "b"]
+                return train, other if test else None, ["a", "b"], None
 
             monkeypatch.setattr("moco.data.sources.shards.open_shards", open_shards)
             return open_source(f"shards:{spec_said}", **options)
