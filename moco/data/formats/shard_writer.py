@@ -111,7 +111,7 @@ class _Digest:
         """None: an image that cannot be read."""
         if isinstance(image, Tensor):
             self._hash.update(f"pixels {tuple(image.shape)}\n".encode())
-            self._hash.update(image.contiguous().numpy())
+            self._hash.update(image.contiguous().numpy().data)
         else:
             self._hash.update(b"unreadable\n" if image is None else f"file {len(image)}\n".encode())
             self._hash.update(image or b"")
