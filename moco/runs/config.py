@@ -23,10 +23,12 @@ class Range:
     below: bool = False
     """`high` itself is excluded."""
 
-    def holds(self, value: float | None) -> bool:
-        """False for nan too."""
+    def holds(self, value: float | tuple[float, ...] | None) -> bool:
+        """False for nan too. Of several values, whether it holds for each."""
         if value is None:
             return True
+        if isinstance(value, tuple):
+            return all(self.holds(one) for one in value)
         low = value > self.low if self.above else value >= self.low
         return low and (value < self.high if self.below else value <= self.high)
 
@@ -38,7 +40,8 @@ class Range:
         return f"in {self.low:g}..{high}" + (f", {high} excluded" if self.below else "")
 
 
-AtLeast0, AtLeast1, Above0, Share = Range(0), Range(1), Range(0, math.inf, above=True, below=True), Range(0, 1)
+AtLeast0, AtLeast1, Share = Range(0), Range(1), Range(0, 1)
+Finite, Above0 = Range(0, math.inf, below=True), Range(0, math.inf, above=True, below=True)
 
 
 @dataclass(frozen=True)
@@ -125,17 +128,17 @@ class Training:
     """Peak learning rate."""
     schedule: Literal["step", "cosine", "exponential"] = "step"
     """step: x gamma at each milestone; cosine: to 0; exponential: x gamma every `decay_every`."""
-    milestones: tuple[float, ...] = (120, 160)
+    milestones: Annotated[tuple[float, ...], AtLeast0] = (120, 160)
     """Epochs (or steps) at which the step schedule multiplies the learning rate by gamma."""
     gamma: Annotated[float, Above0] = 0.1
     """Factor of the step and exponential schedules."""
     decay_every: Annotated[float, Above0] = 1.0
     """Epochs (or steps) between two decays of the exponential schedule."""
-    warmup: Annotated[float, AtLeast0] = 0.0
+    warmup: Annotated[float, Finite] = 0.0
     """Epochs (or steps) in which the learning rate rises linearly from 0."""
     sgd_momentum: Annotated[float, Range(0, 1, below=True)] = 0.9
     """Momentum of SGD and LARS."""
-    weight_decay: Annotated[float, AtLeast0] = 1e-4
+    weight_decay: Annotated[float, Finite] = 1e-4
     """Weight decay, on every parameter; in LARS not on biases and normalisation."""
     seed: Annotated[int, Range(0, 2**63 - 1)] = 0
     """Seed of everything random in the run: weights, order of the images, views."""

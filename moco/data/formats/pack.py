@@ -1,24 +1,24 @@
 """Images packed into tar shards: read fast from a disk, and whole over a network."""
 
 import hashlib
-import io
 import json
 import logging
-import multiprocessing
-import tarfile
-from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
-
-import numpy as np
-import torch
-from PIL import Image
+from typing import Any
 
 from moco.data.dataset import ImageSet
-from moco.data.formats.decode import UnreadableImageError, decode
-from moco.data.formats.tar import INDEX, add
+from moco.data.formats.shard_writer import (
+    Format,
+    Job,
+    Packing,
+    Record,
+    read_record,
+    run_jobs,
+    sha256,
+    source_digest,
+    write_shard,
+)
 from moco.data.sources.shards import MANIFEST
 from moco.data.sources.source import Source
 from moco.runtime.errors import UserError
@@ -27,57 +27,7 @@ from moco.runtime.progress import Bar
 
 log = logging.getLogger("moco")
 _BEGUN = "packing.json"
-_SUFFIXES = {b"\xff\xd8": "jpg", b"\x89P": "png", b"RI": "webp", b"GI": "gif", b"BM": "bmp", b"II": "tif", b"MM": "tif"}
-"""By an image file's first two bytes."""
-
-Format = Literal["keep", "jpeg", "webp"]
-
-
-@dataclass(frozen=True)
-class Packing:
-    """How images are packed.
-
-    Attributes:
-        size: to how many pixels the shorter side of a larger image is resized; None: it is not.
-        format: what images are encoded as; keep: their bytes stay as they are, and a resized image is a JPEG.
-        quality: of JPEG and WebP, 1 to 100.
-        images_per_shard: how many go into a shard.
-    """
-
-    size: int | None = None
-    format: Format = "keep"
-    quality: int = 90
-    images_per_shard: int = 10_000
-
-    def encode(self, images: ImageSet, position: int) -> bytes:
-        """The image file that goes into the shard. Raises UnreadableImageError."""
-        data = images.read(position)
-        # What cannot be decoded is not packed.
-        pixels = images.pixels(position) if data is None else decode(data, images.name(position))
-        larger = self.size is not None and min(pixels.shape[1:]) > self.size
-        if data is not None and self.format == "keep" and not larger:
-            return data
-        picture = Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
-        if self.size is not None and larger:
-            scale = self.size / min(picture.size)
-            width, height = (max(self.size, round(side * scale)) for side in picture.size)
-            picture = picture.resize((width, height), Image.Resampling.BICUBIC)
-        file = io.BytesIO()
-        if self.format == "keep" and not larger:
-            picture.save(file, "PNG")  # raw pixels, without loss
-        else:
-            picture.save(file, "WEBP" if self.format == "webp" else "JPEG", quality=self.quality)
-        return file.getvalue()
-
-
-@dataclass(frozen=True)
-class _Job:
-    """One shard: images start..stop-1 of a split."""
-
-    split: str
-    path: Path
-    start: int
-    stop: int
+_INSTEAD = "choose another folder, or delete this one"
 
 
 @dataclass(frozen=True)
@@ -108,175 +58,161 @@ def pack(
 ) -> Packed:
     """Writes a source's images into `out`: shards, an index beside each, and at last the manifest.
 
-    Shards that are there whole, from a packing that was stopped, are kept. Images that cannot be read are left out, and
-    named in the log and the manifest.
+    Shards that are there whole, from a packing that was stopped, are kept if they were made of these very images: all
+    of those are read again and compared by their digests, which takes as long as reading them, and no decoding. Images
+    that cannot be read are left out, and named in the log and the manifest.
 
-    Raises UserError if `out` holds something else or cannot be written, or more than `max_bad` of the images cannot be
-    read.
+    Raises UserError, and changes nothing, if `out` holds something else, the shards of other images too; and if it
+    cannot be written, or more than `max_bad` of the images cannot be read.
     """
     packing = Packing(size, format, quality, images_per_shard)
-    splits: dict[str, ImageSet] = {"train": source.train}
-    if source.test is not None:
-        splits["test"] = source.test
-    options = asdict(packing) | {"images": {name: len(images) for name, images in splits.items()}}
-    if (finished := _finished(out, options)) is not None:
+    splits: dict[str, ImageSet | None] = {"train": source.train, "test": source.test, "bank": source.bank}
+    packer = _Packer({name: images for name, images in splits.items() if images}, source.classes, out, packing, workers)
+    if (manifest := packer.finished()) is not None:
         log.info("%s is packed already", out)
-        return Packed(out, finished)
-    _begin(out, options)
-    jobs = [
-        _Job(name, out / f"{name}-{number:06}.tar", start, min(start + images_per_shard, len(images)))
-        for name, images in splits.items()
-        for number, start in enumerate(range(0, len(images), images_per_shard))
-    ]
-    skipped: list[str] = []
-    done: dict[Path, dict[str, Any]] = {}
-    total = sum(len(images) for images in splits.values())
-    with Bar("packing", total) as bar:
-        for job, (shard, unreadable) in _run(jobs, splits, packing, workers):
-            done[job.path] = shard
-            for message in unreadable:
-                log.warning("left out: %s", message)
-            skipped += unreadable
-            if len(skipped) > max_bad * total:
-                raise UserError(
-                    f"{len(skipped)} of {total} images cannot be read, more than --max-bad {max_bad:g}: {skipped[-1]}"
-                )
-            bar.advance(job.stop - job.start)
-    manifest = {
-        "format": "moco shards",
-        "version": 1,
-        "classes": source.classes,
-        "options": options,
-        "splits": {name: _split(name, jobs, done) for name in splits},
-        "skipped": sorted(skipped),
-    }
-    _write_json(out / MANIFEST, manifest)
-    (out / _BEGUN).unlink()
-    return Packed(out, manifest)
-
-
-def _split(name: str, jobs: list[_Job], done: dict[Path, dict[str, Any]]) -> dict[str, Any]:
-    # A shard all of whose images were left out is none.
-    shards = [done[job.path] for job in jobs if job.split == name and done[job.path]["images"]]
-    return {"images": sum(shard["images"] for shard in shards), "shards": shards}
+        return Packed(out, manifest)
+    packer.begin()
+    return Packed(out, packer.write(packer.kept(), max_bad))
 
 
 def check(out: Path) -> list[str]:
-    """What in a folder of shards is not as its manifest says, a line each."""
+    """What in a folder of shards is not as its manifest describes it, a line each."""
     manifest = json.loads((out / MANIFEST).read_text())
     wrong = []
     for shard in (one for split in manifest["splits"].values() for one in split["shards"]):
         path = out / shard["name"]
         if not path.is_file():
             wrong.append(f"{path}: is not there")
-        elif _sha256(path) != shard["sha256"]:
+        elif sha256(path) != shard["sha256"]:
             wrong.append(f"{path}: is not what was packed")
     return wrong
 
 
-def _finished(out: Path, options: dict[str, Any]) -> dict[str, Any] | None:
-    """The manifest, if these images were packed there whole. Raises UserError if others were."""
-    try:
-        manifest: dict[str, Any] = json.loads((out / MANIFEST).read_text())
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{out}: its {MANIFEST} cannot be read: {error}") from error
-    if manifest.get("options") != options:
-        raise UserError(f"{out} holds shards of other images, or packed with other options: choose another folder")
-    return manifest
+class _Packer:
+    """Splits of images on their way into a folder of shards."""
+
+    def __init__(
+        self, splits: dict[str, ImageSet], classes: list[str] | None, out: Path, packing: Packing, workers: int
+    ) -> None:
+        self.splits, self.classes, self.out, self.packing, self.workers = splits, classes, out, packing, workers
+        self.options = asdict(packing) | {
+            "images": {name: len(images) for name, images in splits.items()},
+            "labels": _digest([classes, *([] if i.labels is None else i.labels.tolist() for i in splits.values())]),
+        }
+        self.jobs = [
+            Job(name, out / f"{name}-{number:06}.tar", start, min(start + packing.images_per_shard, len(images)))
+            for name, images in splits.items()
+            for number, start in enumerate(range(0, len(images), packing.images_per_shard))
+        ]
+
+    def finished(self) -> dict[str, Any] | None:
+        """The manifest, if these images were packed there whole. Raises UserError if others were."""
+        try:
+            manifest: dict[str, Any] = json.loads((self.out / MANIFEST).read_text())
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (OSError, ValueError) as error:
+            raise UserError(f"{self.out}: its {MANIFEST} cannot be read: {error}") from error
+        if not isinstance(manifest, dict) or manifest.get("options") != self.options:
+            raise UserError(
+                f"{self.out} holds shards of other images, or packed with other options or by another version: "
+                f"{_INSTEAD}"
+            )
+        if wrong := check(self.out):
+            raise UserError(f"{wrong[0]}: {_INSTEAD}")
+        found = self._source_digests(self.jobs)
+        for name, split in manifest["splits"].items():
+            if split.get("source") != _digest([found[job] for job in self.jobs if job.split == name]):
+                raise UserError(f"{self.out} holds shards of other images, though as many: {_INSTEAD}")
+        return manifest
+
+    def begin(self) -> None:
+        """Notes what is being packed. Raises UserError if something else was begun there."""
+        begun = self.out / _BEGUN
+        try:
+            self.out.mkdir(parents=True, exist_ok=True)
+            before = json.loads(begun.read_text()) if begun.exists() else None
+            if before is None and any(self.out.iterdir()):
+                raise UserError(f"{self.out}: is not empty, and {_BEGUN} is not in it: choose another folder")
+        except (OSError, ValueError) as error:
+            raise UserError(f"{self.out}: cannot be written: {error}") from error
+        if before is not None and before != self.options:
+            raise UserError(f"{self.out}: packing other images, or with other options, was begun there: {_INSTEAD}")
+        _write_json(begun, self.options)
+
+    def kept(self) -> dict[Job, Record]:
+        """The shards that are there. Raises UserError if one of them was made of other images."""
+        kept = {job: record for job in self.jobs if (record := read_record(job)) is not None}
+        for job, digest in self._source_digests(list(kept)).items():
+            if digest != kept[job].source:
+                raise UserError(f"{job.path} was packed from other images than these: {_INSTEAD}")
+        return kept
+
+    def _source_digests(self, jobs: list[Job]) -> dict[Job, str]:
+        if not jobs:
+            return {}
+        found: dict[Job, str] = {}
+        with Bar("comparing with what is packed", sum(job.stop - job.start for job in jobs)) as bar:
+            for job, digest in run_jobs(source_digest, jobs, self.splits, self.packing, self.workers):
+                found[job] = digest
+                bar.advance(job.stop - job.start)
+        return found
+
+    def write(self, kept: dict[Job, Record], max_bad: float) -> dict[str, Any]:
+        """Writes all shards but the kept ones, and the manifest, which it returns."""
+        records = dict(kept)
+        skipped = [message for record in kept.values() for message in record.skipped]
+        total = sum(len(images) for images in self.splits.values())
+        missing = [job for job in self.jobs if job not in kept]
+        with Bar("packing", total, done=sum(job.stop - job.start for job in kept)) as bar:
+            for job, record in run_jobs(
+                write_shard, missing, self.splits, self.packing, self.workers if missing else 0
+            ):
+                records[job] = record
+                for message in record.skipped:
+                    log.warning("left out: %s", message)
+                skipped += record.skipped
+                _check_skipped(skipped, total, max_bad)
+                bar.advance(job.stop - job.start)
+        _check_skipped(skipped, total, max_bad)
+        found = {name: self._split([records[job] for job in self.jobs if job.split == name]) for name in self.splits}
+        if not found["train"]["images"]:
+            raise UserError(f"none of the training images can be read: {skipped[-1]}")
+        manifest = {
+            "format": "moco shards",
+            "version": 1,
+            "classes": self.classes,
+            "options": self.options,
+            "splits": {name: split for name, split in found.items() if split["images"]},
+            "skipped": sorted(skipped),
+        }
+        _write_json(self.out / MANIFEST, manifest)
+        for path in (*(job.record for job in self.jobs), self.out / _BEGUN):
+            path.unlink(missing_ok=True)
+        return manifest
+
+    def _split(self, records: list[Record]) -> dict[str, Any]:
+        # A shard all of whose images were left out is none.
+        shards = [
+            {"name": one.name, "images": one.images, "bytes": one.bytes, "sha256": one.sha256}
+            for one in records
+            if one.images
+        ]
+        images = sum(record.images for record in records)
+        return {"images": images, "source": _digest([record.source for record in records]), "shards": shards}
 
 
-def _begin(out: Path, options: dict[str, Any]) -> None:
-    """Notes what is being packed. Raises UserError if something else was begun there."""
-    begun = out / _BEGUN
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        before = json.loads(begun.read_text()) if begun.exists() else None
-        if before is None and any(out.iterdir()):
-            raise UserError(f"{out}: is not empty: choose another folder")
-    except (OSError, ValueError) as error:
-        raise UserError(f"{out}: cannot be written: {error}") from error
-    if before is not None and before != options:
-        raise UserError(f"{out}: packing other images, or with other options, was begun there: choose another folder")
-    _write_json(begun, options)
+def _check_skipped(skipped: list[str], total: int, max_bad: float) -> None:
+    if len(skipped) > max_bad * total:
+        raise UserError(
+            f"{len(skipped)} of {total} images cannot be read, more than --max-bad {max_bad:g}: {skipped[-1]}"
+        )
+
+
+def _digest(values: Any) -> str:
+    return hashlib.blake2b(json.dumps(values).encode(), digest_size=32).hexdigest()
 
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:
     text = json.dumps(values, indent=1) + "\n"
     write_whole(path, lambda file: file.write(text.encode()))
-
-
-_Done = tuple[dict[str, Any], list[str]]
-"""What the manifest says of a shard, and what was left out of it."""
-
-
-def _run(jobs: list[_Job], splits: dict[str, ImageSet], packing: Packing, workers: int) -> Iterator[tuple[_Job, _Done]]:
-    """Every shard as it is finished, written by several processes."""
-    if workers == 0:
-        for job in jobs:
-            yield job, _write_shard(job, splits[job.split], packing)
-        return
-    # A fork of a process whose torch has threads may hang; a spawned one is sent the set, once.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, initializer=_start, initargs=(splits, packing)) as pool:
-        waiting: dict[Future[_Done], _Job] = {pool.submit(_write_own, job): job for job in jobs}
-        try:
-            while waiting:
-                for future in wait(waiting, return_when=FIRST_COMPLETED).done:
-                    yield waiting.pop(future), future.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-_own: tuple[dict[str, ImageSet], Packing]
-
-
-def _start(splits: dict[str, ImageSet], packing: Packing) -> None:
-    global _own
-    torch.set_num_threads(1)
-    _own = splits, packing
-
-
-def _write_own(job: _Job) -> _Done:
-    splits, packing = _own
-    return _write_shard(job, splits[job.split], packing)
-
-
-def _write_shard(job: _Job, images: ImageSet, packing: Packing) -> _Done:
-    """Writes a shard, what was left out of it, and its index, unless they are there."""
-    index_path, left_out_path = job.path.with_suffix(".idx"), job.path.with_suffix(".skipped.json")
-    if index_path.exists():  # written last, so the others are whole
-        skipped = json.loads(left_out_path.read_text()) if left_out_path.exists() else []
-        return _described(job.path, len(np.load(index_path, allow_pickle=False))), skipped
-    rows: list[tuple[int, int, int]] = []
-    skipped = []
-
-    def write(file: Any) -> None:
-        with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as archive:
-            for position in range(job.start, job.stop):
-                try:
-                    data = packing.encode(images, position)
-                except UnreadableImageError as error:
-                    skipped.append(str(error))
-                    continue
-                offset = add(archive, f"{position:09}.{_SUFFIXES.get(data[:2], 'jpg')}", data)
-                label = -1 if images.labels is None else int(images.labels[position])
-                if label >= 0:
-                    add(archive, f"{position:09}.cls", str(label).encode())
-                rows.append((offset, len(data), label))
-
-    write_whole(job.path, write)
-    if skipped:
-        write_whole(left_out_path, lambda file: file.write(json.dumps(skipped).encode()))
-    write_whole(index_path, lambda file: np.save(file, np.array(rows, INDEX)))
-    return _described(job.path, len(rows)), skipped
-
-
-def _described(path: Path, images: int) -> dict[str, Any]:
-    return {"name": path.name, "images": images, "bytes": path.stat().st_size, "sha256": _sha256(path)}
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

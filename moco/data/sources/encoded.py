@@ -37,8 +37,8 @@ def open_shards(argument: str, opening: Opening) -> Source:
     from moco.data.sources import shards
 
     train, test, classes, bank = shards.open_shards(argument)
-    others = (None if one is None else _wrap(one, opening) for one in (test, bank))
-    return Source(_wrap(train, opening), next(others), classes, next(others))
+    test_set, bank_set = (None if reader is None else _wrap(reader, opening) for reader in (test, bank))
+    return Source(_wrap(train, opening), test_set, classes, bank_set)
 
 
 def _wrap(reader: "Shards", opening: Opening) -> ImageSet:

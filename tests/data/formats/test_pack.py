@@ -1,15 +1,16 @@
 """Packing: nothing lost, nothing changed that need not be, and continued where it stopped."""
 
 import io
-import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from moco.data import Encoded, Files, InMemory
+from moco.data import Encoded, Files, InMemory, open_source
 from moco.data.formats.pack import check, pack
+from moco.data.formats.shard_writer import write_shard
 from moco.data.sources.shards import open_shards
 from moco.data.sources.source import Source
 from moco.runtime.errors import UserError
@@ -111,20 +112,134 @@ def test_too_many_unreadable_images(tmp_path, logged):
         pack(Source(files(tmp_path, bad=[2]), None, None), tmp_path / "out", workers=0)
 
 
-def test_a_stopped_packing_goes_on(tmp_path):
+def stopped(source, out, monkeypatch, after=2, **options):
+    """Packs so many shards of two images, and is stopped in the midst of the next."""
+    left = iter(range(after))
+
+    def write(job, images, packing):
+        if next(left, None) is None:
+            job.path.write_bytes(b"half")
+            raise KeyboardInterrupt
+        return write_shard(job, images, packing)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("moco.data.formats.pack.write_shard", write)
+        with pytest.raises(KeyboardInterrupt):
+            pack(source, out, images_per_shard=2, workers=0, max_bad=0.5, **options)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_stopped_packing_goes_on(tmp_path, monkeypatch, workers):
     source, out = Source(files(tmp_path, bad=[1]), None, None), tmp_path / "out"
-    pack(source, out, images_per_shard=2, workers=0, max_bad=0.5)
-    expected = everything(out)
-    begun = json.dumps(json.loads(expected["manifest.json"])["options"])
-    # As it is when the third of four shards was being written: its tar is there, its index is not.
-    for name in ("manifest.json", "train-000002.idx", "train-000003.idx", "train-000003.tar"):
-        (out / name).unlink()
-    (out / "packing.json").write_text(begun)
-    (out / "train-000002.tar").write_bytes(b"half")
+    pack(source, tmp_path / "undisturbed", images_per_shard=2, workers=0, max_bad=0.5)
+    stopped(source, out, monkeypatch)
     before = (out / "train-000000.tar").stat().st_mtime_ns
-    pack(source, out, images_per_shard=2, workers=0, max_bad=0.5)
-    assert everything(out) == expected
+    packed = pack(source, out, images_per_shard=2, workers=workers, max_bad=0.5)
+    assert everything(out) == everything(tmp_path / "undisturbed")
     assert (out / "train-000000.tar").stat().st_mtime_ns == before
+    assert len(packed.manifest["skipped"]) == 1
+
+
+def test_what_kept_shards_left_out_counts(tmp_path, monkeypatch):
+    source, out = Source(files(tmp_path, bad=[1, 6]), None, None), tmp_path / "out"
+    stopped(source, out, monkeypatch)
+    with pytest.raises(UserError, match="2 of 7 images cannot be read"):
+        pack(source, out, images_per_shard=2, workers=0, max_bad=0.2)
+
+
+def another_set(folder, changed):
+    """A set with the same counts, names and labels as `files`, one image of which is another."""
+    folder.mkdir()
+    images = files(folder)
+    Image.fromarray(picture(99)).save(folder / f"{changed}.jpg")
+    return Source(images, None, None)
+
+
+@pytest.mark.parametrize("changed", [0, 3])
+def test_another_set_with_the_same_counts_keeps_no_shard_and_spoils_none(tmp_path, monkeypatch, changed):
+    one, out = Source(files(tmp_path), None, None), tmp_path / "out"
+    stopped(one, out, monkeypatch)
+    before = everything(out)
+    with pytest.raises(UserError, match=rf"out.train-00000{changed // 2}\.tar was packed from other images"):
+        pack(another_set(tmp_path / "other", changed), out, images_per_shard=2, workers=0, max_bad=0.5)
+    assert everything(out) == before
+    pack(one, out, images_per_shard=2, workers=0, max_bad=0.5)
+    assert [open_shards(str(out))[0].read(i) for i in range(7)] == [one.train.read(i) for i in range(7)]
+
+
+def test_another_set_in_the_folder_of_a_finished_one(tmp_path):
+    one, out = Source(files(tmp_path), None, None), tmp_path / "out"
+    pack(one, out, workers=0)
+    before = everything(out)
+    with pytest.raises(UserError, match="out holds shards of other images, though as many"):
+        pack(another_set(tmp_path / "other", 6), out, workers=0)
+    assert everything(out) == before
+
+
+def test_the_same_images_in_another_place_are_the_same_set(tmp_path):
+    (tmp_path / "other").mkdir()
+    first = pack(Source(files(tmp_path), None, None), tmp_path / "out", workers=0)
+    assert pack(Source(files(tmp_path / "other"), None, None), tmp_path / "out", workers=0) == first
+
+
+@pytest.mark.parametrize("finished", [True, False])
+@pytest.mark.parametrize("other", [([1, 1, 1, 0, 0, 0, 0], ["a", "b"]), ([0, 1, 0, 1, 0, 1, 0], ["b", "a"])])
+def test_other_labels_or_classes_are_another_set(tmp_path, monkeypatch, other, finished):
+    images, out = files(tmp_path), tmp_path / "out"
+    one = Source(images, None, ["a", "b"])
+    if finished:
+        pack(one, out, images_per_shard=2, workers=0, max_bad=0.5)
+    else:
+        stopped(one, out, monkeypatch)
+    labels, classes = other
+    with pytest.raises(UserError, match=r"holds shards of other images|was begun there"):
+        pack(Source(replace(images, labels=torch.tensor(labels)), None, classes), out, images_per_shard=2, workers=0)
+
+
+def test_pixels_have_an_identity_too(tmp_path):
+    pixels = torch.arange(2 * 3 * 4 * 4, dtype=torch.uint8).view(2, 3, 4, 4)
+    pack(Source(InMemory(pixels), None, None), tmp_path / "out", workers=0)
+    for other in (255 - pixels, pixels.view(2, 3, 2, 8)):
+        with pytest.raises(UserError, match="shards of other images"):
+            pack(Source(InMemory(other), None, None), tmp_path / "out", workers=0)
+
+
+@pytest.mark.parametrize("damage", ["train-000000.tar", "train-000000.idx", "train-000000.json"])
+def test_a_damaged_shard_of_a_stopped_packing_is_packed_again(tmp_path, monkeypatch, damage):
+    source, out = Source(files(tmp_path), None, None), tmp_path / "out"
+    stopped(source, out, monkeypatch)
+    (out / damage).unlink() if damage.endswith("idx") else (out / damage).write_bytes(b"x")
+    pack(source, out, images_per_shard=2, workers=0)
+    assert check(out) == []
+    assert [open_shards(str(out))[0].read(i) for i in range(7)] == [source.train.read(i) for i in range(7)]
+
+
+def test_a_finished_folder_that_lost_a_shard_is_not_packed_already(tmp_path):
+    source, out = Source(files(tmp_path), None, None), tmp_path / "out"
+    pack(source, out, workers=0)
+    (out / "train-000000.tar").unlink()
+    with pytest.raises(UserError, match=r"train-000000\.tar: is not there: choose another folder"):
+        pack(source, out, workers=0)
+
+
+def test_unlabelled_training_images_keep_their_labelled_bank(tmp_path):
+    """As STL-10 has them."""
+    pixels = torch.from_numpy(np.stack([picture(i, 8, 8) for i in range(9)])).permute(0, 3, 1, 2).contiguous()
+    bank, test = InMemory(pixels[4:7], torch.tensor([2, 0, 1])), InMemory(pixels[7:], torch.tensor([1, 2]))
+    source = Source(InMemory(pixels[:4]), test, ["x", "y", "z"], bank)
+    pack(source, tmp_path / "out", images_per_shard=2, workers=0)
+    opened = open_source(f"shards:{tmp_path / 'out'}")
+    assert opened.labelled
+    assert (opened.train.labels, opened.classes, opened.num_classes) == (None, ["x", "y", "z"], 3)
+    assert opened.labelled_train.labels.tolist() == [2, 0, 1]
+    assert opened.test.labels.tolist() == [1, 2]
+    for name in ("train", "bank", "test"):
+        assert torch.equal(getattr(opened, name).images, getattr(source, name).images)
+
+
+def test_no_training_image_that_can_be_read(tmp_path):
+    with pytest.raises(UserError, match="none of the training images can be read"):
+        pack(Source(files(tmp_path, 2, bad=[0, 1]), None, None), tmp_path / "out", workers=0, max_bad=1)
 
 
 def test_packing_twice_does_nothing(tmp_path):
@@ -140,7 +255,11 @@ def test_other_options_are_refused(tmp_path):
     pack(source, out, workers=0)
     with pytest.raises(UserError, match="packed with other options"):
         pack(source, out, size=8, workers=0)
-    (out / "manifest.json").rename(out / "packing.json")
+
+
+def test_other_options_than_those_begun_with_are_refused(tmp_path, monkeypatch):
+    source, out = Source(files(tmp_path), None, None), tmp_path / "out"
+    stopped(source, out, monkeypatch)
     with pytest.raises(UserError, match="was begun there"):
         pack(source, out, workers=0)
 
