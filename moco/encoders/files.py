@@ -101,11 +101,8 @@ def _reason(error: Exception) -> str:
 
 def _unwrapped(content: Mapping[str, Any]) -> Mapping[str, Any]:
     """The dict of tensors in a checkpoint."""
-    while not any(isinstance(value, Tensor) for value in content.values()):
-        inner = next((content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)), None)
-        if inner is None:
-            break
-        content = inner
+    while wrapper := next((key for key in WRAPPERS if isinstance(content.get(key), Mapping)), None):
+        content = content[wrapper]
     return content
 
 

@@ -34,12 +34,12 @@ class Loaded:
     parameters: int
     """Numbers in the encoder's parameters that were loaded, which are all that it has."""
     unused: tuple[str, ...] = ()
-    """What else the source holds, such as heads: `fc (4 tensors)`."""
+    """What else the source holds, such as heads: `fc (4)`."""
     remark: str = ""
     """How its images were normalised, if not by ImageNet's mean and standard deviation."""
 
     def __str__(self) -> str:
-        unused = f"; not used: {', '.join(self.unused)}" if self.unused else ""
+        unused = f"; tensors not used: {', '.join(self.unused)}" if self.unused else ""
         counted = f"{self.tensors:,} tensors, {self.parameters:,} parameters, the whole encoder"
         return f"{self.source}: {counted}{unused}{self.remark}"
 
@@ -167,7 +167,7 @@ def _require_heads(encoder: nn.Module, weights: Weights) -> None:
 def _unused(names: list[str], prefix: str) -> tuple[str, ...]:
     """Groups of tensors, each with their number."""
     groups = [group(name, prefix) for name in names]
-    return tuple(f"{name} ({groups.count(name)} tensors)" for name in dict.fromkeys(groups))
+    return tuple(f"{name} ({groups.count(name)})" for name in dict.fromkeys(groups))
 
 
 def _remark(weights: Weights) -> str:

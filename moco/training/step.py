@@ -261,7 +261,8 @@ class Pretraining:
         loaded = on_main(lambda: str(start_from(self.mechanism, init)))
         if world_size() > 1:
             _send_state(self.mechanism)
-        log.info("starting from %s; the key encoder is a copy, the head starts at random", loaded)
+        key = "the key encoder is a copy, " if hasattr(self.mechanism, "key") else ""
+        log.info("starting from %s; %sthe head starts at random", loaded, key)
 
     def load(self) -> bool:
         """Continues from the newest checkpoint that is whole, the main rank's, on all ranks. False if there is none."""
