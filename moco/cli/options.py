@@ -24,7 +24,7 @@ class Evaluated:
     """What is evaluated: a run's folder, or a file of weights such as the released code's checkpoints."""
 
     run: tyro.conf.Positional[Path]
-    """A run's folder, or a file of weights (.pth.tar, .pt, .safetensors)."""
+    """A run's folder, a file of weights (.pth.tar, .pt, .safetensors), torchvision:NAME, timm:NAME or hf:OWNER/NAME."""
     data: str | None = None
     """A data set to evaluate on in place of the run's: folder:PATH, npz:PATH, ... (moco data --help lists them)."""
     download: Download = False

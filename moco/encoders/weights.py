@@ -1,31 +1,58 @@
-"""An encoder's weights, read and written."""
+"""An encoder's weights: filled from a file or a library, and written."""
 
-import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import safetensors.torch
 import torch
 from torch import Tensor, nn
+from torchvision.models import VisionTransformer
 
+from moco.encoders.files import Weights, read_content, read_file, some
+from moco.encoders.names import convert, group
+from moco.encoders.published import attention_heads
 from moco.runtime.errors import UserError
 from moco.runtime.files import write_whole
+from moco.views.recipes import IMAGENET
 
-# Where the query encoder lies: in our checkpoints, and in those of the released code (facebookresearch/moco).
-PREFIXES = ("query.backbone.", "module.encoder_q.")
-# What torchvision and timm call a classifier, and the released code its head: `fc` (v1), `fc.0` and `fc.2` (v2).
-CLASSIFIERS = ("fc.", "classifier.", "head.", "heads.")
-NAMED = 3  # keys of a kind that a refusal names
+HEADS = {
+    *("fc", "classifier", "head", "heads", "head_dist"),  # torchvision, timm; the released code's projector
+    *("projector", "projection_head", "prediction_head", "predictor", "prototypes", "neck", "queue", "queue_ptr"),
+    *("AuxLogits", "aux1", "aux2"),  # of torchvision's Inception and GoogLeNet
+}
+"""What may lie behind an encoder in its file, and is left out."""
 
 
-def load_encoder(encoder: nn.Module, path: Path) -> None:
+@dataclass(frozen=True)
+class Loaded:
+    """What an encoder was filled with. As text, one line."""
+
+    source: str
+    tensors: int
+    """Of the encoder's state dict, BN's statistics among them."""
+    parameters: int
+    """Numbers in the encoder's parameters that were loaded, which are all that it has."""
+    unused: tuple[str, ...] = ()
+    """What else the source holds, such as heads: `fc (4)`."""
+    remark: str = ""
+    """How its images were normalised, if not by ImageNet's mean and standard deviation."""
+
+    def __str__(self) -> str:
+        unused = f"; tensors not used: {', '.join(self.unused)}" if self.unused else ""
+        counted = f"{self.tensors:,} tensors, {self.parameters:,} parameters, the whole encoder"
+        return f"{self.source}: {counted}{unused}{self.remark}"
+
+
+def load_encoder(encoder: nn.Module, path: Path) -> Loaded:
     """Fills an encoder from a file; an encoder that the file does not fit stays as it was.
 
     The file is one of
     - a checkpoint of our runs: `{"mechanism": {"query.backbone.*": ...}, ...}`;
-    - one of the released code, MoCo v1 or v2: `{"state_dict": {"module.encoder_q.*": ...}, "arch": ..., ...}`;
-    - the encoder's state dict itself, as `torch.save` or safetensors (`*.safetensors`) wrote it.
+    - one of the released code: `{"state_dict": {...}, "arch": ..., ...}` with `module.encoder_q.*` (MoCo v1 and v2) or
+      `module.base_encoder.*` (MoCo v3, ResNet and ViT);
+    - any state dict, as `torch.save` or safetensors (`*.safetensors`) wrote it, with the prefixes of `names.PREFIXES`,
+      under one of `files.WRAPPERS`.
 
     A head or classifier that the encoder does not have is left out. BN's `num_batches_tracked` may be absent, as in old
     checkpoints: it changes nothing in a BN that has a momentum. Nothing in the file is executed.
@@ -33,13 +60,32 @@ def load_encoder(encoder: nn.Module, path: Path) -> None:
     Raises:
         UserError: the file cannot be read or holds no weights; or its keys or shapes are not the encoder's, and which.
     """
-    weights = _query_encoder(_read(path), path)
+    return fill(encoder, read_file(path))
+
+
+def fill(encoder: nn.Module, weights: Weights) -> Loaded:
+    """Fills the whole encoder with weights; one that they do not fit stays as it was.
+
+    Raises:
+        UserError: a tensor of the encoder is missing or has another shape; the source has tensors that are neither the
+            encoder's nor a head's; a ViT has other attention heads; a value is not finite.
+    """
     wanted = encoder.state_dict()
-    weights = {key: value for key, value in weights.items() if key in wanted or not key.startswith(CLASSIFIERS)}
-    problems = _misfits(weights, wanted)
+    prefix, names = convert(weights.tensors, wanted)
+    body = {new: weights.tensors[old] for new, old in names.items() if new in wanted or new.split(".")[0] not in HEADS}
+    problems = _misfits(body, wanted)
     if problems:
-        raise UserError(f"{path} does not fit the encoder: {'; '.join(problems)}")
-    encoder.load_state_dict(weights, strict=False)  # not strict: `num_batches_tracked` may be absent
+        cause = _cause(body, wanted, weights)
+        raise UserError(f"{weights.source} does not fit the encoder: {'; '.join(problems)} ({cause})")
+    _require_heads(encoder, weights)
+    broken = [key for key, value in body.items() if value.is_floating_point() and not value.isfinite().all()]
+    if broken:
+        raise UserError(f"{weights.source}: not all values are finite: {some(broken)}")
+    encoder.load_state_dict(body, strict=False)  # not strict: `num_batches_tracked` may be absent
+    parameters = sum(value.numel() for key, value in encoder.named_parameters() if key in body)
+    used = {names[key] for key in body}
+    unused = _unused([name for name in weights.tensors if name not in used], prefix)
+    return Loaded(weights.source, len(body), parameters, unused, _remark(weights))
 
 
 def read_arch(path: Path) -> str | None:
@@ -48,7 +94,7 @@ def read_arch(path: Path) -> str | None:
     Raises:
         UserError: the file cannot be read.
     """
-    arch = _read(path).get("arch")
+    arch = read_content(path).get("arch")
     return arch if isinstance(arch, str) else None
 
 
@@ -69,60 +115,66 @@ def save_encoder(encoder: nn.Module, path: Path) -> None:
     write_whole(path, lambda file: file.write(content))
 
 
-def _read(path: Path) -> Mapping[str, Any]:
-    """The dict in a file, without executing anything in it."""
-    try:
-        path.open("rb").close()
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from error
-    try:
-        if path.suffix == ".safetensors":
-            content = safetensors.torch.load_file(path)
-        else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file makes torch raise nearly anything
-        raise UserError(f"{path} cannot be read as weights: {_reason(error)}") from error
-    if not isinstance(content, Mapping):
-        raise UserError(f"{path} is no checkpoint: it holds a {type(content).__name__} in place of a dict")
-    return content
-
-
-def _reason(error: Exception) -> str:
-    """One line for an error of torch.load, whose own text advises to execute what is in the file."""
-    named = re.search(r"GLOBAL ([\w.]+) (?:was not an allowed|whose module)", str(error))
-    if named:
-        return f"it names {named[1]}, which is more than tensors, and nothing in a file is executed"
-    return "it is cut short, no checkpoint, or holds more than tensors"
-
-
-def _query_encoder(content: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
-    """The weights of a file's query encoder, under the encoder's own keys."""
-    state = next((content[key] for key in ("mechanism", "state_dict") if key in content), content)
-    if not isinstance(state, Mapping) or not any(isinstance(value, Tensor) for value in state.values()):
-        raise UserError(f"{path} is no checkpoint: it holds no weights, but {_some(list(content)) or 'nothing'}")
-    tensors = {str(key): value for key, value in state.items() if isinstance(value, Tensor)}
-    prefix = next((prefix for prefix in PREFIXES if any(key.startswith(prefix) for key in tensors)), "")
-    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-
-
 def _misfits(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list[str]:
     """What keeps weights from an encoder whose state dict is `wanted`, one line a kind."""
     missing = [key for key in wanted if key not in weights and not key.endswith("num_batches_tracked")]
     unexpected = [key for key in weights if key not in wanted]
     reshaped = [
-        f"{key} ({_shape(value)} in the file, {_shape(wanted[key])} in the encoder)"
-        for key, value in weights.items()
-        if key in wanted and value.shape != wanted[key].shape
+        f"{key} ({_shape(weights[key])} in the file, {_shape(wanted[key])} in the encoder)"
+        for key in _reshaped(weights, wanted)
     ]
     kinds = {"missing": missing, "unexpected": unexpected, "of another shape": reshaped}
-    return [f"{kind}: {_some(keys)}" for kind, keys in kinds.items() if keys]
+    return [f"{kind}: {some(keys)}" for kind, keys in kinds.items() if keys]
+
+
+def _cause(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor], source: Weights) -> str:
+    """The likely reason why weights do not fit."""
+    if any(key.startswith(("stem.conv1.", "res2.0.", "bottom_up.")) for key in weights) and "res2.0" not in wanted:
+        return "these are Detectron2's names, and such a file has no colour order: convert it to torchvision's"
+    reshaped = _reshaped(weights, wanted)
+    if set(weights) - set(wanted) or any(key not in weights for key in wanted if "num_batches" not in key):
+        return f"another architecture{f': they are of {source.encoder}' if source.encoder else ''}"
+    if reshaped == ["conv1.weight"]:
+        small = weights["conv1.weight"].shape[-1] == 3
+        return f"another stem: {'--small-stem' if small else '--no-small-stem'}"
+    if all("pos_embed" in key for key in reshaped):
+        return "positions of another image size"
+    same_kernels = all(weights[key].shape[2:] == wanted[key].shape[2:] for key in reshaped)
+    return "another width" if same_kernels else "another architecture"
+
+
+def _reshaped(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list[str]:
+    return [key for key, value in weights.items() if key in wanted and value.shape != wanted[key].shape]
+
+
+def _require_heads(encoder: nn.Module, weights: Weights) -> None:
+    """Refuses a ViT with other attention heads, which all its tensors' shapes would let pass.
+
+    Where they are not known, tensors in timm's names for an encoder in torchvision's have heads of 64 dimensions, as
+    those of all but MoCo v3 do.
+    """
+    there, known = attention_heads(encoder), weights.heads
+    if known is None and isinstance(encoder, VisionTransformer):
+        qkv = [value for key, value in weights.tensors.items() if key.endswith("blocks.0.attn.qkv.weight")]
+        known = qkv[0].shape[1] // 64 if qkv else None
+    if None not in (known, there) and known != there:
+        raise UserError(
+            f"{weights.source} does not fit the encoder: its ViT has {known} attention heads, the encoder {there}: "
+            "of width 384, vit_s_16 is MoCo v3's with 12, timm:vit_small_patch16_224 everyone else's with 6"
+        )
+
+
+def _unused(names: list[str], prefix: str) -> tuple[str, ...]:
+    """Groups of tensors, each with their number."""
+    groups = [group(name, prefix) for name in names]
+    return tuple(f"{name} ({groups.count(name)})" for name in dict.fromkeys(groups))
+
+
+def _remark(weights: Weights) -> str:
+    if weights.mean is None or weights.std is None or (weights.mean, weights.std) == IMAGENET:
+        return ""
+    return f"; its images were normalised by mean {weights.mean} and std {weights.std}, here they are by ImageNet's"
 
 
 def _shape(tensor: Tensor) -> str:
     return "x".join(map(str, tensor.shape)) or "scalar"
-
-
-def _some(keys: list[Any]) -> str:
-    """The first few, and how many more."""
-    more = f" and {len(keys) - NAMED} more" if len(keys) > NAMED else ""
-    return ", ".join(map(str, keys[:NAMED])) + more

@@ -80,6 +80,9 @@ class Encoder:
     """A ResNet's stem for small images: 3x3 without stride, no max-pooling."""
     freeze_patches: bool = False
     """Freeze a ViT's patch projection at its random weights; its position embedding is sine-cosine (MoCo v3)."""
+    init: str = "random"
+    """Weights to start from: random, a run's folder, a file (released checkpoints of MoCo v1, v2, v3 and others),
+    torchvision:NAME[:WEIGHTS], timm:NAME or hf:OWNER/NAME."""
 
 
 @dataclass(frozen=True)

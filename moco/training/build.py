@@ -9,8 +9,9 @@ from torch import nn
 from moco.contrast import EndToEnd, Mechanism, MemoryBank, MoCo, MoCoV3
 from moco.data import Encoded, Source
 from moco.data.loading.gpu import faster_on_gpu
-from moco.encoders import build_encoder, patch_projection
+from moco.encoders import Loaded, build_encoder, patch_projection
 from moco.runs.config import Compute, Config
+from moco.runs.weights import load_weights
 from moco.runtime.device import Device, choose_device
 from moco.runtime.errors import UserError
 from moco.runtime.ranks import rank
@@ -71,10 +72,27 @@ def build_mechanism(config: Config, images: int, steps: int, device: Device) -> 
     return mechanism
 
 
-def check_mechanism(config: Config) -> None:
-    """Raises UserError for a mechanism that cannot be built, or an encoder that cannot take the views' images."""
+def start_from(mechanism: Mechanism, init: str) -> Loaded:
+    """Fills the encoder of a mechanism with given weights, as `load_weights`; the key encoder becomes its copy.
+
+    Raises:
+        UserError: there are no such weights, or they do not fit.
+    """
+    loaded = load_weights(init, mechanism.query.get_submodule("backbone"))
+    if isinstance(key := getattr(mechanism, "key", None), nn.Module):
+        key.load_state_dict(mechanism.query.state_dict())
+    return loaded
+
+
+def check_mechanism(config: Config, new: bool = True) -> None:
+    """Raises UserError for a mechanism that cannot be built, or an encoder that cannot take the views' images.
+
+    Of a `new` run, also for weights to start from that are not there or do not fit.
+    """
     options, size = config.encoder, config.views.image_size
     mechanism = build_mechanism(config, 2, 1, Device(torch.device("cpu"), bf16=False, channels_last=False))
+    if new:
+        start_from(mechanism, config.encoder.init)
     encoder = mechanism.query.get_submodule("backbone").eval()
     try:
         with torch.no_grad():

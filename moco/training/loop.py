@@ -30,6 +30,8 @@ def pretrain(
     """
     training = Pretraining(config, source, run, device)
     new = not (resume and training.load())
+    if new:
+        training.start()
     writer = MetricsWriter(run, training.metrics_size, training.step, is_main())
     bar = Bar(training.step, training.steps, config.training.batch_size)
     try:

@@ -21,7 +21,7 @@ from moco.runtime.cuda_graph import Graphed
 from moco.runtime.device import Device
 from moco.runtime.errors import UserError
 from moco.runtime.ranks import average, gather_objects, on_main, rank, world_size
-from moco.training.build import build_mechanism
+from moco.training.build import build_mechanism, start_from
 from moco.training.optimizers import build_optimizer
 from moco.training.schedules import learning_rate
 from moco.views import CentreCrop, Views, get_pretext
@@ -250,6 +250,20 @@ class Pretraining:
         }
         save_checkpoint(self.run, self.step, state, self.config.log.keep_checkpoints)
 
+    def start(self) -> None:
+        """A new run: the encoders start from given weights, if there are any, read by the main rank for all of them.
+
+        Raises UserError, on all ranks, if they are not there or do not fit.
+        """
+        init = self.config.encoder.init
+        if init == "random":
+            return
+        loaded = on_main(lambda: str(start_from(self.mechanism, init)))
+        if world_size() > 1:
+            _send_state(self.mechanism)
+        key = "the key encoder is a copy, " if hasattr(self.mechanism, "key") else ""
+        log.info("starting from %s; %sthe head starts at random", loaded, key)
+
     def load(self) -> bool:
         """Continues from the newest checkpoint that is whole, the main rank's, on all ranks. False if there is none."""
         found = on_main(self._read)
@@ -292,15 +306,20 @@ class _Call(nn.Module):
         return function()
 
 
+def _send_state(mechanism: nn.Module) -> None:
+    """Gives all ranks the main rank's state."""
+    for value in mechanism.state_dict().values():
+        sent = value.contiguous()
+        dist.broadcast(sent, src=0)
+        value.copy_(sent)
+
+
 def _distributed(mechanism: nn.Module, parameters: list[nn.Parameter]) -> DistributedDataParallel:
     """Starts all ranks with the main rank's state, and averages gradients over them while backward runs.
 
     Only what is trained is DistributedDataParallel's: BN statistics stay each rank's own.
     """
-    for value in mechanism.state_dict().values():
-        sent = value.contiguous()
-        dist.broadcast(sent, src=0)
-        value.copy_(sent)
+    _send_state(mechanism)
     ddp = DistributedDataParallel(_Call(parameters), init_sync=False, gradient_as_bucket_view=True)
     # The sum over ranks is rounded by a gradient's place in its bucket, and buckets are laid out anew after the first
     # backward. So that a continued run rounds as before, they are laid out now, by steps that do nothing.

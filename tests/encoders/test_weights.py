@@ -127,7 +127,8 @@ def test_keys_that_do_not_fit_are_named(tmp_path):
         "does not fit the encoder: "
         "missing: stages.2.conv1.weight, stages.2.bn1.weight, stages.2.bn1.bias and 12 more; "
         "unexpected: extra; "
-        "of another shape: stem.0.weight (32x3x7x7 in the file, 32x3x4x4 in the encoder)"
+        "of another shape: stem.0.weight (32x3x7x7 in the file, 32x3x4x4 in the encoder) "
+        "(another architecture)"
     )
 
 
@@ -193,8 +194,8 @@ def test_what_is_no_checkpoint_is_refused(tmp_path):
     assert "no checkpoint" in refusal(encoder, tmp_path / "text.pth")
     torch.save([torch.zeros(3)], tmp_path / "list.pth")
     assert "it holds a list in place of a dict" in refusal(encoder, tmp_path / "list.pth")
-    torch.save({"epoch": 3, "model": encoder.state_dict()}, tmp_path / "nested.pth")
-    assert "it holds no weights, but epoch, model" in refusal(encoder, tmp_path / "nested.pth")
+    torch.save({"epoch": 3, "own": encoder.state_dict()}, tmp_path / "nested.pth")
+    assert "it holds no weights, but epoch, own" in refusal(encoder, tmp_path / "nested.pth")
     torch.save({"state_dict": 5}, tmp_path / "number.pth")
     assert "it holds no weights, but state_dict" in refusal(encoder, tmp_path / "number.pth")
     torch.save({}, tmp_path / "empty.pth")

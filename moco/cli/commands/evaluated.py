@@ -17,8 +17,8 @@ from moco.runtime.ranks import is_main
 def open_evaluated(evaluated: Evaluated) -> tuple[Trained, Source]:
     """The encoder and the data that it is evaluated on."""
     trained = open_trained(evaluated.run, evaluated.encoder, evaluated.image_size)
-    if evaluated.run.is_file() and evaluated.data is None:
-        raise UserError(f"{evaluated.run}: a file of weights names no data set: give --data")
+    if not Run(evaluated.run).exists and evaluated.data is None:
+        raise UserError(f"{evaluated.run}: weights name no data set: give --data")
     data = replace(
         trained.config.data, source=evaluated.data or trained.config.data.source, download=evaluated.download
     )
@@ -42,6 +42,6 @@ def write_accuracies(trained: Trained, protocol: str, options: dict[str, Any], a
     values: dict[str, Any] = {"protocol": protocol, "weights": str(trained.weights), **options}
     values |= {"accuracy": accuracies, "published": published._asdict() if published else None}
     # Beside a file of weights there may be others.
-    own_folder = trained.weights.parent != trained.folder
-    name = protocol if own_folder else f"{trained.weights.name}.{protocol}"
+    own_folder = Run(trained.folder).checkpoints == trained.weights.parent
+    name = protocol if own_folder else f"{trained.weights.name.replace(':', '-')}.{protocol}"
     say(f"written to {Run(trained.folder).write_json(name, values)}")

@@ -117,7 +117,7 @@ def _to_train(
         run.require(config)
     get_pretext(config.views.views)
     check(config, world_size())
-    check_mechanism(config)
+    check_mechanism(config, new=not resumed)
     return config, resumed
 
 

@@ -1,0 +1,56 @@
+"""Given weights to start from, or to evaluate: the one door for all that names them."""
+
+from pathlib import Path
+
+from torch import nn
+
+from moco.encoders.files import Weights, read_file
+from moco.encoders.published import HUB_FILES, read_hub, read_timm, read_torchvision
+from moco.encoders.weights import Loaded, fill
+from moco.runs.checkpoint import newest_checkpoint
+from moco.runs.folder import Run
+from moco.runtime.errors import UserError
+
+LIBRARIES = {"torchvision:": read_torchvision, "timm:": read_timm, "hf:": read_hub}
+
+
+def load_weights(spec: str, encoder: nn.Module) -> Loaded:
+    """Fills an encoder with given weights, all of it; one that they do not fit stays as it was.
+
+    They are for RGB images normalised by ImageNet's mean and standard deviation, as our views are.
+
+    Args:
+        spec: one of
+            - `random`: the encoder stays as it is;
+            - a run's folder: the query encoder of its newest whole checkpoint;
+            - a file: a released checkpoint of MoCo v1, v2 or v3, or any that `load_encoder` reads;
+            - `torchvision:NAME`, `torchvision:NAME:WEIGHTS`, `timm:NAME`: what these have cached or can download;
+            - `hf:OWNER/NAME`, `hf:FOLDER`: of the Hugging Face hub.
+        encoder: of `build_encoder`, on any device.
+
+    Raises:
+        UserError: nothing of this name, weights that cannot be read or downloaded, or that do not fit, and why.
+    """
+    if spec == "random":
+        return Loaded(spec, 0, 0)
+    return fill(encoder, read_weights(spec))
+
+
+def read_weights(spec: str) -> Weights:
+    """What `load_weights` fills an encoder with. `random` is none of these. Raises UserError, as it does."""
+    for prefix, read in LIBRARIES.items():
+        if spec.startswith(prefix):
+            return read(spec)
+    path = Path(spec)
+    if path.is_dir() and not Run(path).exists and any((path / file).is_file() for file in HUB_FILES):
+        return read_hub(f"hf:{spec}")
+    if path.is_dir():
+        newest = newest_checkpoint(Run.open(path))
+        if newest is None:
+            raise UserError(f"{path}: the run has no checkpoint yet")
+        return read_file(newest)
+    if not path.exists():
+        raise UserError(
+            f"{spec}: no such path: give a run's folder, a file, {', '.join(f'{prefix}NAME' for prefix in LIBRARIES)}"
+        )
+    return read_file(path)
