@@ -104,12 +104,12 @@ class Shards:
             np.concatenate([self._index(i)["label"] for i in range(len(self.urls))]).astype(np.int64)
         )
 
-    def stream(self, shard: int) -> Iterator[tuple[int, bytes]]:
-        """The images of a shard from first to last, with their numbers.
+    def stream(self, shard: int, first: int = 0) -> Iterator[tuple[int, bytes]]:
+        """The images of a shard from number `first` to the last, with their numbers.
 
         What fails is tried again, three times in all, from where it failed. Raises UnreadableShardError.
         """
-        given, tried = 0, 0
+        given, tried = first, 0
         while True:
             try:
                 with _open(self.urls[shard]) as file:
