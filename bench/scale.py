@@ -103,7 +103,7 @@ def main(arguments: list[str] | None = None) -> None:
         seen += indices.images.tolist()
     a_step = (time.perf_counter() - start) / options.steps
     assert len(set(seen)) == len(seen), "an image came twice"
-    waiting = streams * (order.block + 2 * AHEAD)
+    waiting = streams * (order.block + 2 * AHEAD)  # as `StreamReader` states; tests count it
 
     dead = shards.where(next(order.plan(0, 1)).images[0].item())[0]
     broken = MadeUp(options.images, options.per_shard, dead)
