@@ -2,7 +2,7 @@
 
     python -m bench.scale [--images 1000000000] [--per-shard 10000] [--ranks 64] [--batch 1024] [--steps 300]
 
-Counts memory, requests and what is read before the first batch, checks that no image comes twice, lets a shard fail.
+Counts memory and requests, checks that no image comes twice, lets a shard fail.
 """
 
 import argparse
@@ -18,9 +18,11 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from moco.data import stream
+from moco.contrast import collectives
 from moco.data.dataset import Encoded
+from moco.data.order import Indices, StreamOrder
 from moco.data.sources.shards import Shards, UnreadableShardError
+from moco.data.stream import AHEAD, read_streams
 
 
 class MadeUp(Shards):
@@ -43,11 +45,11 @@ class MadeUp(Shards):
     def where(self, position: int) -> tuple[int, int]:
         return divmod(position, int(self.counts[0]))
 
-    def stream(self, shard: int) -> Iterator[tuple[int, bytes]]:
+    def stream(self, shard: int, first: int = 0) -> Iterator[tuple[int, bytes]]:
         self.opened += 1
         if shard == self.dead:
             raise UnreadableShardError("made up")
-        for number in range(int(self.counts[shard])):
+        for number in range(first, int(self.counts[shard])):
             self.streamed += 1
             yield number, b"x"
 
@@ -59,13 +61,16 @@ class MadeUp(Shards):
         return str(position)
 
 
-def rank_of(rank: int, ranks: int, shards: Shards, batch: int, streams: int) -> stream.Streamed:
-    """What one rank would set up."""
-    with (
-        mock.patch.object(stream, "rank", return_value=rank),
-        mock.patch.object(stream, "world_size", return_value=ranks),
-    ):
-        return stream.Streamed(Encoded(shards), batch, seed=0, workers=8, lanes=streams)
+def first_rank(shards: Shards, options: argparse.Namespace) -> StreamOrder:
+    """The order as rank 0 has it."""
+    with mock.patch.object(collectives, "world_size", return_value=options.ranks):
+        return StreamOrder(torch.from_numpy(shards.counts), options.batch, options.shard_streams, seed=0)
+
+
+def first_batch(order: StreamOrder, step: int) -> tuple[Indices, float]:
+    """The indices of a step, and the seconds until they are known."""
+    start = time.perf_counter()
+    return next(order.plan(step, step + 1)), time.perf_counter() - start
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -84,42 +89,32 @@ def main(arguments: list[str] | None = None) -> None:
     tracemalloc.start()
     shards = MadeUp(options.images, options.per_shard)
     before = tracemalloc.get_traced_memory()[0]
-    start = time.perf_counter()
-    own = rank_of(0, options.ranks, shards, options.batch, options.shard_streams)
-    opening = time.perf_counter() - start
-    held = tracemalloc.get_traced_memory()[0] - before
+    order = first_rank(shards, options)
+    tensors = [order.counts, order.firsts, *order._epoch(0)]
+    held = tracemalloc.get_traced_memory()[0] - before + sum(tensor.nbytes for tensor in tensors)
     tracemalloc.stop()
+    _, opening = first_batch(first_rank(shards, options), 0)
+    _, resuming = first_batch(first_rank(shards, options), 10**6)
+    streams = len(set(order.own))
 
-    reader = own.images.reader
     start = time.perf_counter()
     seen: list[int] = []
-    waiting = 0
-    first_read = 0
-    for step, asked in enumerate(own.plan(0, options.steps)):
-        for image in asked.images.tolist():
-            reader.read(image)
-        seen += asked.images.tolist()
-        waiting = max(waiting, len(reader._waiting))  # type: ignore[union-attr, attr-defined]
-        if step + 1 == own.parts:
-            first_read = shards.streamed
+    for indices, _ in read_streams(shards, order, 0, options.steps):
+        seen += indices.images.tolist()
     a_step = (time.perf_counter() - start) / options.steps
     assert len(set(seen)) == len(seen), "an image came twice"
+    waiting = streams * (order.block + 2 * AHEAD)  # as `StreamReader` states; tests count it
 
-    start = time.perf_counter()
-    resumed = next(rank_of(0, options.ranks, shards, options.batch, options.shard_streams).plan(10**6, 10**6 + 1))
-    resuming = time.perf_counter() - start
-
-    dead, lost = int(own.lanes[0].shards[0]), 0
+    dead = shards.where(next(order.plan(0, 1)).images[0].item())[0]
     broken = MadeUp(options.images, options.per_shard, dead)
-    own_broken = rank_of(0, options.ranks, broken, options.batch, options.shard_streams)
     replaced: dict[int, str] = {}
     with mock.patch("moco.data.dataset.decode", return_value=torch.zeros(3, 1, 1, dtype=torch.uint8)):
-        for asked in own_broken.plan(0, 50):
-            for image in asked.images.tolist():
-                own_broken.images.readable_near(image, replaced)
+        for indices, content in read_streams(broken, order, 0, 50):
+            images = Encoded(broken).with_content(content)
+            for image in indices.images.tolist():
+                images.readable_near(image, replaced)
     lost = len(replaced)
 
-    streams = len(own.lanes)
     total_rate = options.rate * options.ranks
     results = {
         "shards": len(shards.counts),
@@ -127,10 +122,8 @@ def main(arguments: list[str] | None = None) -> None:
         "order in memory, MB a rank": held / 1e6,
         "images waiting, at most, a rank": waiting,
         "images waiting, MB a rank": waiting * options.bytes / 1e6,
-        "setting up the order, s": opening,
+        "order of the first batch, s": opening,
         "plan and reader of a step, ms": 1e3 * a_step,
-        "images read before the first batch, a rank": first_read,
-        "MB read before the first batch, a rank": first_read * options.bytes / 1e6,
         "continuing at step 1,000,000, s": resuming,
         "shards opened a second, all ranks": total_rate / options.per_shard,
         "5 MB range requests a second, all ranks": total_rate * options.bytes / 5e6,
@@ -147,7 +140,6 @@ def main(arguments: list[str] | None = None) -> None:
     for name, value in results.items():
         table.add_row(name, f"{value:,.3g}" if isinstance(value, float) else f"{value:,}")
     Console().print(table)
-    assert len(resumed.images) > 0
     if options.out:
         options.out.write_text(
             json.dumps({"options": {k: str(v) for k, v in vars(options).items()}, **results}, indent=2)

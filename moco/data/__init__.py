@@ -2,18 +2,18 @@
 
 from moco.data.dataset import Encoded, ImageSet, InMemory, Reader
 from moco.data.loading.loader import Batch, Loader
-from moco.data.order import Asked, Plan, evaluation_plan, shuffled, training_plan
+from moco.data.order import Indices, Plan, evaluation_plan, shuffled, training_plan
 from moco.data.sources.folder import Files
 from moco.data.sources.registry import open_source, source_of
 from moco.data.sources.source import Source
 
 __all__ = [
-    "Asked",
     "Batch",
     "Encoded",
     "Files",
     "ImageSet",
     "InMemory",
+    "Indices",
     "Loader",
     "Plan",
     "Reader",

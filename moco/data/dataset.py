@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
@@ -20,8 +20,10 @@ log = logging.getLogger("moco")
 class Reader(Protocol):
     """Where the bytes of encoded images come from: any image, at any time, from any process."""
 
-    remote: bool
-    """Whether reading an image by itself is slow, and a shard is better read through."""
+    @property
+    def remote(self) -> bool:
+        """Whether reading an image by itself is slow, and a shard is better read through."""
+        ...
 
     def __len__(self) -> int: ...
 
@@ -32,6 +34,10 @@ class Reader(Protocol):
     def name(self, position: int) -> str:
         """What a person would look for it by: a path, a member of a shard."""
         ...
+
+
+Content = dict[int, bytes | UnreadableImageError]
+"""Encoded images that were read already, or why they cannot be, by position."""
 
 
 class ImageSet(Protocol):
@@ -165,6 +171,10 @@ class Encoded:
         except OSError as error:
             raise UnreadableImageError(f"{self.reader.name(row)}: {error.strerror or error}") from error
 
+    def with_content(self, content: Content | None) -> "Encoded":
+        """The same set, where some images were read already. Their positions are those of the reader."""
+        return replace(self, reader=_ReadAlready(self.reader, content)) if content else self
+
     def pixels(self, position: int) -> Tensor:
         return decode(self.read(position), self.name(position))
 
@@ -221,6 +231,30 @@ class Encoded:
 
     def to(self, device: torch.device) -> "Encoded":
         return self
+
+
+@dataclass
+class _ReadAlready:
+    """A `Reader` of images some of which were read before."""
+
+    reader: Reader
+    content: Content
+
+    @property
+    def remote(self) -> bool:
+        return self.reader.remote
+
+    def __len__(self) -> int:
+        return len(self.reader)
+
+    def name(self, position: int) -> str:
+        return self.reader.name(position)
+
+    def read(self, position: int) -> bytes:
+        found = self.content.get(position)
+        if isinstance(found, UnreadableImageError):
+            raise found
+        return self.reader.read(position) if found is None else found
 
 
 def in_memory(encoded: Encoded, limit_mb: int) -> InMemory | None:

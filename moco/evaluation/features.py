@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from moco.contrast.collectives import gather, local, world_size
-from moco.data import Asked, ImageSet, Loader, evaluation_plan
+from moco.data import ImageSet, Indices, Loader, evaluation_plan
 from moco.runtime.device import Device
 from moco.views import CentreCrop
 
-Progress = Callable[[list[Asked]], Iterable[Asked]]
+Progress = Callable[[list[Indices]], Iterable[Indices]]
 """Wraps the iteration over the batches."""
 
 

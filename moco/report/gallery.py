@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from moco.data import Asked, ImageSet, Loader, Source
+from moco.data import ImageSet, Indices, Loader, Source
 from moco.evaluation import encode, nearest
 from moco.report.map import NEIGHBOURS, draw_map
 from moco.report.pictures import shown
@@ -118,7 +118,7 @@ class GalleryMaker:
         """Pairs of views of training images, as the first epoch had them, and the most and least similar ones."""
         places = self.source.train.sample(VIEWED)
         loader = Loader(self.source.train, self.views, self.device.device, self.workers)
-        plan = [Asked(torch.zeros_like(part), part) for part in places.split(64)]
+        plan = [Indices(torch.zeros_like(part), part) for part in places.split(64)]
         pairs: list[Pair] = []
         for index, views in loader.batches(self.progress("views")(plan)):
             first, second = (self._features(view) for view in views)
@@ -204,11 +204,11 @@ class GalleryMaker:
         return [self._picture(images, place, picture) for place, picture in zip(places, pixels, strict=True)]
 
     def _pixels(
-        self, images: ImageSet, places: Tensor, progress: Callable[[list[Asked]], Iterable[Asked]]
+        self, images: ImageSet, places: Tensor, progress: Callable[[list[Indices]], Iterable[Indices]]
     ) -> Iterable[np.ndarray]:
         if len(places) == 0:
             return
-        plan = [Asked(torch.zeros_like(part), part) for part in places.split(64)]
+        plan = [Indices(torch.zeros_like(part), part) for part in places.split(64)]
         # A few images are decoded sooner than a process is started.
         loader = Loader(images, self.centre, torch.device("cpu"), self.workers if len(places) > 256 else 0)
         for batch in loader.batches(progress(plan)):

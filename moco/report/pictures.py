@@ -12,7 +12,7 @@ import torch
 from PIL import Image, ImageDraw, ImageOps
 from torch import Tensor
 
-from moco.data import Asked, ImageSet, Loader
+from moco.data import ImageSet, Indices, Loader
 from moco.diagnosis.records import Records
 from moco.runs.folder import Run, read_lines
 from moco.runtime.files import write_whole
@@ -26,7 +26,7 @@ _CELL, _GAP, _CAPTION, _ACROSS = 128, 4, 16, 3
 def draw_views(images: ImageSet, views: Views, path: Path) -> None:
     """The first pairs of views of epoch 0 as the encoder sees them, one above the other, as PNG."""
     first = images.subset(torch.arange(min(PAIRS, len(images))))
-    plan = Asked(torch.zeros(len(first), dtype=torch.int64), torch.arange(len(first)))
+    plan = Indices(torch.zeros(len(first), dtype=torch.int64), torch.arange(len(first)))
     batch = next(iter(Loader(first, views, torch.device("cpu")).batches([plan])))
     columns = min(12, len(first))
     rows = math.ceil(len(first) / columns)

@@ -55,7 +55,7 @@ class Data:
     max_bad: Annotated[float, Share] = 0.01
     """Stop when more than this share of the images cannot be read."""
     shard_streams: Annotated[int, AtLeast1] = 64
-    """Streams in which remote shards are read in parallel, by all ranks and their workers together."""
+    """Streams in which remote shards are read in parallel, by all ranks together; any number."""
     per_class: Annotated[int | None, AtLeast1] = None
     """Train only on the first N images of each class, for a quick trial; None: on all."""
 

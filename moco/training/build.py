@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from moco.contrast import EndToEnd, Mechanism, MemoryBank, MoCo, MoCoV3
-from moco.data import Encoded, Source
+from moco.data import Source
 from moco.data.loading.gpu import faster_on_gpu
 from moco.encoders import Loaded, build_encoder, patch_projection
 from moco.runs.config import Compute, Config
@@ -39,8 +39,6 @@ def resolved(config: Config, source: Source, device: Device) -> Config:
 
 
 def _faster_decoder(config: Config, source: Source, device: Device) -> Literal["cpu", "gpu"]:
-    if device.device.type != "cuda" or not isinstance(source.train, Encoded):
-        return "cpu"
     views = Views(config.views.views, config.views.image_size, config.training.seed)
     return "gpu" if faster_on_gpu(source.train, views, device.device, config.compute.workers) else "cpu"
 

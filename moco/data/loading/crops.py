@@ -5,11 +5,19 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from moco.data.dataset import Encoded
-from moco.data.order import Asked
+from moco.data.dataset import Content, Encoded
+from moco.data.order import Indices
 from moco.runtime.errors import UserError
 from moco.views import Parameters, Views
 from moco.views.operations import crop_and_resize
+
+
+class Request(NamedTuple):
+    """A batch that a worker is to make."""
+
+    indices: Indices
+    content: Content | None = None
+    """What was read of it already; the worker reads the rest."""
 
 
 class CropBatch(NamedTuple):
@@ -33,11 +41,11 @@ class CropDataset(torch.utils.data.Dataset[Any]):
     def __init__(self, images: Encoded, views: Views) -> None:
         self.images, self.views = images, views
 
-    def __getitems__(self, part: Asked) -> CropBatch | UserError:
-        epoch, index = part
+    def __getitems__(self, request: Request) -> CropBatch | UserError:
+        (epoch, index), images = request.indices, self.images.with_content(request.content)
         errors: dict[int, str] = {}
         try:
-            decoded = [self.images.readable_near(position, errors) for position in index.tolist()]
+            decoded = [images.readable_near(position, errors) for position in index.tolist()]
         except UserError as error:
             return error  # raised here, it would reach the reader with a traceback in its message
         actual = torch.tensor([position for position, _ in decoded])
@@ -52,8 +60,8 @@ class ViewDataset(CropDataset):
     """The views themselves, where the device is a CPU: workers are on their own, and so never wait for one another as
     the threads of one operation do."""
 
-    def __getitems__(self, part: Asked) -> CropBatch | UserError:
-        batch = super().__getitems__(part)
+    def __getitems__(self, request: Request) -> CropBatch | UserError:
+        batch = super().__getitems__(request)
         if isinstance(batch, UserError):
             return batch
         return batch._replace(crops=torch.empty(0), views=self.views.photometric(batch.crops, batch.parameters))

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from moco.data.dataset import Encoded
+from moco.data.dataset import Encoded, ImageSet, InMemory
 from moco.data.formats.decode import UnreadableImageError, decode, decode_jpeg, plain_jpeg_size
-from moco.data.loading.crops import CropBatch, CropDataset
-from moco.data.order import Asked
+from moco.data.loading.crops import CropBatch, CropDataset, Request
+from moco.data.order import Indices
 from moco.runtime.errors import UserError
 from moco.views import Parameters, Views
 from moco.views.operations import crop_and_resize
@@ -20,7 +20,7 @@ _SAMPLE = 64
 
 
 class EncodedBatch(NamedTuple):
-    """What a worker sends of a part of a batch whose JPEGs the GPU decodes."""
+    """What a worker sends of a batch whose JPEGs the GPU decodes."""
 
     images: Tensor
     """int64 (n,)."""
@@ -37,11 +37,11 @@ class EncodedDataset(torch.utils.data.Dataset[Any]):
     def __init__(self, images: Encoded, views: Views) -> None:
         self.images, self.views = images, views
 
-    def __getitems__(self, part: Asked) -> EncodedBatch | UserError:
-        epoch, index = part
+    def __getitems__(self, request: Request) -> EncodedBatch | UserError:
+        (epoch, index), images = request.indices, self.images.with_content(request.content)
         errors: dict[int, str] = {}
         try:
-            found = [self._read(position, errors) for position in index.tolist()]
+            found = [_read(images, position, errors) for position in index.tolist()]
         except UserError as error:
             return error
         actual = torch.tensor([position for position, *_ in found])
@@ -49,15 +49,17 @@ class EncodedDataset(torch.utils.data.Dataset[Any]):
         parameters = self.views.parameters(actual, epoch, height, width)
         return EncodedBatch(actual, [content for *_, content in found], parameters, errors)
 
-    def _read(self, position: int, errors: dict[int, str]) -> tuple[int, tuple[int, int], Tensor]:
-        try:
-            data = self.images.read(position)
-        except UnreadableImageError:
-            data = b""
-        if (size := plain_jpeg_size(data)) is not None:
-            return position, size, torch.frombuffer(bytearray(data), dtype=torch.uint8)
-        actual, pixels = self.images.readable_near(position, errors)
-        return actual, (pixels.shape[1], pixels.shape[2]), pixels.contiguous()
+
+def _read(images: Encoded, position: int, errors: dict[int, str]) -> tuple[int, tuple[int, int], Tensor]:
+    """Which image it is, its height and width, and its content as in `EncodedBatch`."""
+    try:
+        data = images.read(position)
+    except UnreadableImageError:
+        data = b""
+    if (size := plain_jpeg_size(data)) is not None:
+        return position, size, torch.frombuffer(bytearray(data), dtype=torch.uint8)
+    actual, pixels = images.readable_near(position, errors)
+    return actual, (pixels.shape[1], pixels.shape[2]), pixels.contiguous()
 
 
 def decode_and_crop(packets: EncodedBatch, size: int, device: torch.device) -> CropBatch:
@@ -94,9 +96,15 @@ def _decode_one(packets: EncodedBatch, i: int, errors: dict[int, str]) -> Tensor
         return torch.full((3, height, width), 128, dtype=torch.uint8)
 
 
-def faster_on_gpu(images: Encoded, views: Views, device: torch.device, workers: int) -> bool:
-    """Whether a GPU decodes a sample of the images sooner than so many workers would, as measured here, now."""
-    sample = Asked(torch.zeros(_SAMPLE, dtype=torch.int64), torch.arange(_SAMPLE) % len(images))
+def faster_on_gpu(images: ImageSet, views: Views, device: torch.device, workers: int) -> bool:
+    """Whether a GPU decodes a sample of the images sooner than so many workers would, as measured here, now.
+
+    Not on another device, and not what is in memory, decoded.
+    """
+    if device.type != "cuda" or isinstance(images, InMemory):
+        return False
+    assert isinstance(images, Encoded)
+    sample = Request(Indices(torch.zeros(_SAMPLE, dtype=torch.int64), torch.arange(_SAMPLE) % len(images)))
     packets = EncodedDataset(images, views).__getitems__(sample)
     if isinstance(packets, UserError):
         raise packets

@@ -1,7 +1,8 @@
 """How views of images reach the device."""
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import closing
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -9,12 +10,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from moco.data.dataset import Encoded, ImageSet, InMemory
-from moco.data.loading.crops import CropBatch, CropDataset, ViewDataset
+from moco.data.loading.crops import CropBatch, CropDataset, Request, ViewDataset
 from moco.data.loading.gpu import EncodedDataset, decode_and_crop, faster_on_gpu
-from moco.data.order import Plan, training_plan
-from moco.data.stream import LANES, Streamed
+from moco.data.order import Plan, StreamOrder, training_plan
+from moco.data.sources.shards import Shards
+from moco.data.stream import STREAMS, read_streams
 from moco.runtime.errors import UserError
-from moco.views import Parameters, Views
+from moco.views import Views
 
 Decoder = Literal["auto", "cpu", "gpu"]
 
@@ -51,46 +53,49 @@ class Loader:
         """Counts the images found unreadable on all ranks; called on all of them. Raises UserError if too many."""
         self.images.agree_on_unreadable()
 
-    def training(self, batch: int, seed: int, start: int, stop: int, lanes: int = LANES) -> Iterator[Batch]:
+    def training(self, batch: int, seed: int, start: int, stop: int, streams: int = STREAMS) -> Iterator[Batch]:
         """This rank's share of the batches of steps start..stop-1; remote shards are read as so many streams.
 
         Raises UserError when too many images cannot be read.
         """
-        if not self.images.random_access:
-            assert isinstance(self.images, Encoded)
-            streamed = Streamed(self.images, batch, seed, self.workers, lanes)
-            yield from self._decoded(streamed.images, streamed.plan(start, stop), streamed.parts)
-        else:
-            yield from self.batches(training_plan(len(self.images), batch, seed, start, stop))
+        images = self.images
+        if images.random_access:
+            yield from self.batches(training_plan(len(images), batch, seed, start, stop))
+            return
+        assert isinstance(images, Encoded)
+        assert isinstance(images.reader, Shards)
+        order = StreamOrder(torch.from_numpy(images.reader.counts), batch, streams, seed)
+        with closing(read_streams(images.reader, order, start, stop)) as batches:
+            yield from self._decoded(images, (Request(*read) for read in batches))
 
     def batches(self, plan: Plan) -> Iterator[Batch]:
         """The batches of the plan. Raises UserError when too many images cannot be read."""
         images = self.images
         if isinstance(images, Encoded):
-            yield from self._decoded(images, plan)
+            yield from self._decoded(images, map(Request, plan))
             return
         assert isinstance(images, InMemory)
         for epoch, index in plan:
             yield Batch(index, self.views(images.images[index.to(self.device)], index, epoch))
 
-    def _decoded(self, images: Encoded, plan: Plan, parts: int = 1) -> Iterator[Batch]:
-        """The batches of a plan that asks for each in so many parts; each worker gets the same part of every batch."""
+    def _decoded(self, images: Encoded, requests: Iterable[Request]) -> Iterator[Batch]:
+        """The batches that are requested, each made by one worker."""
         if self.decoder == "auto":
-            on_gpu = self.device.type == "cuda" and faster_on_gpu(images, self.views, self.device, self.workers)
+            on_gpu = faster_on_gpu(images, self.views, self.device, self.workers)
             self.decoder = "gpu" if on_gpu else "cpu"
-        finished = self.device.type == "cpu" and self.decoder == "cpu" and self.workers > 0 and parts == 1
+        finished = self.device.type == "cpu" and self.decoder == "cpu" and self.workers > 0
         worker = EncodedDataset if self.decoder == "gpu" else ViewDataset if finished else CropDataset
         loader = DataLoader(
             worker(images, self.views),
-            batch_sampler=plan,  # type: ignore[arg-type]  # any iterable; its items go to the dataset as they are
-            num_workers=self.workers if parts == 1 else parts,
+            batch_sampler=requests,  # type: ignore[arg-type]  # any iterable; its items go to the dataset as they are
+            num_workers=self.workers,
             collate_fn=_as_it_is,
             pin_memory=self.device.type == "cuda",
             # Of its own: the run's generator, from which dropout draws, must not depend on how often one is made.
             generator=torch.Generator(),
             worker_init_fn=_ignore_signals,
         )
-        for read in self._ahead(_joined(self._checked(images, loader), parts, self.views.count)):
+        for read in self._ahead(self._checked(images, loader)):
             views = read.views or self.views.photometric(read.crops, read.parameters)
             yield Batch(read.images, views)
 
@@ -119,25 +124,6 @@ class Loader:
             waiting = moved
         if waiting is not None:
             yield waiting
-
-
-def _joined(reads: Iterator[CropBatch], parts: int, views: int) -> Iterator[CropBatch]:
-    """Every so many parts as one batch."""
-    if parts == 1:
-        yield from reads
-        return
-    for first in reads:
-        batch = [first, *(next(reads) for _ in range(parts - 1))]
-
-        def by_view(fields: list[Tensor]) -> Tensor:
-            return torch.cat([field.unflatten(0, (views, -1)) for field in fields], dim=1).flatten(0, 1)
-
-        yield CropBatch(
-            torch.cat([read.images for read in batch]),
-            by_view([read.crops for read in batch]),
-            Parameters(*(by_view(list(fields)) for fields in zip(*(read.parameters for read in batch), strict=True))),
-            {},
-        )
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from moco.data import Asked, Encoded, Files, InMemory, Loader, evaluation_plan, open_source, training_plan
+from moco.data import Encoded, Files, Indices, InMemory, Loader, evaluation_plan, open_source, training_plan
 from moco.data.dataset import in_memory
 from moco.runtime.errors import UserError
 from moco.views import PRETEXTS, CentreCrop, Views
@@ -32,7 +32,7 @@ def write(folder, count, bad=(), sizes=((30, 24), (21, 40), (24, 24))):
 
 
 def asked(epoch, images):
-    return Asked(torch.full((len(images),), epoch), torch.tensor(list(images)))
+    return Indices(torch.full((len(images),), epoch), torch.tensor(list(images)))
 
 
 def collect(images, views, plan, workers=0):
