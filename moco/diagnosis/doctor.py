@@ -177,7 +177,7 @@ def _slow_keys(records: Records) -> Finding | None:
     m, steps = records.config.contrast.key_momentum, records.steps
     if not records.moco or steps == math.inf or steps * (1 - m) >= 1.2:
         return None
-    fitting = next((value for value in (0.999, 0.99, 0.9) if value < m and steps * (1 - value) >= 10), None)
+    fitting = next((value for value in (0.999, 0.99, 0.9) if steps * (1 - value) >= 10), None)
     follows = f"follows in {1 / (1 - m):,.0f} steps" if m < 1 else "never follows"
     return Finding(
         "momentum too high for this many steps",

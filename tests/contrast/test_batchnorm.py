@@ -23,8 +23,9 @@ def test_group_bn_is_bn_on_each_group(shape):
     assert torch.allclose(mine, torch.autograd.grad(expected.square().sum(), x)[0], atol=1e-4)
 
 
-def test_group_bn_moves_its_statistics_by_the_mean_over_groups():
-    plain = nn.BatchNorm2d(3)
+@pytest.mark.parametrize("momentum", [0.1, 0.3, None])
+def test_group_bn_moves_its_statistics_by_the_mean_over_groups(momentum):
+    plain = nn.BatchNorm2d(3, momentum=momentum)
     grouped = group_batch_norm(copy.deepcopy(plain), 4)
     x = torch.randn(8, 3, 5, 5) * 2 + 1
     grouped(x)
@@ -56,6 +57,18 @@ def test_conversion_keeps_parameters_and_names():
     assert isinstance(module[1][0], GroupBatchNorm)
     assert list(module.state_dict()) == names
     assert module[1][0].weight is weight
+
+
+@pytest.mark.parametrize("convert", [lambda module: group_batch_norm(module, 4), synchronise_batch_norm])
+@pytest.mark.parametrize("kind", [nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d])
+@pytest.mark.parametrize("training", [True, False])
+def test_conversion_keeps_all_of_a_layer(convert, kind, training):
+    layer = kind(3, eps=0.5, momentum=0.3).train(training)
+    converted = convert(nn.Sequential(layer))[0]
+    assert type(converted) is not kind
+    assert (converted.eps, converted.momentum, converted.training) == (0.5, 0.3, training)
+    for name, tensor in (*layer.named_parameters(), *layer.named_buffers()):
+        assert getattr(converted, name) is tensor, name
 
 
 @pytest.mark.parametrize("counter", [0, 1, 97, 2**31 + 5])
@@ -97,9 +110,11 @@ def test_compiled_grouped_bn_is_the_same(momentum, dimensions):
     torch.manual_seed(0)
     layer = (nn.BatchNorm1d if dimensions == 2 else nn.BatchNorm2d)(3, momentum=momentum)
     nn.init.normal_(layer.weight)
+    nn.init.normal_(layer.bias)
     eager = group_batch_norm(copy.deepcopy(layer), 4)
     compiled = group_batch_norm(copy.deepcopy(layer), 4)
-    compiled.compile(backend="aot_eager")  # traced and differentiated as on a GPU, without its code
+    # Traced and differentiated as on a GPU, without its code; what cannot be traced is not run eagerly in its place.
+    compiled.compile(backend="aot_eager", fullgraph=True)
     for _ in range(2):
         x = (torch.randn(12, 3, 5, 5)[..., 0, 0] if dimensions == 2 else torch.randn(12, 3, 5, 5)) * 3 + 1
         one, other = x.clone().requires_grad_(), x.clone().requires_grad_()

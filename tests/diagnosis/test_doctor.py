@@ -105,7 +105,10 @@ def test_at_chance_advises_what_may_be_wrong() -> None:
     advice = findings(line(loss=5.0, accuracy=0.0), temperature=0.5, key_momentum=0.9995, iterations=192)["at chance"]
     assert "--temperature 0.1" in advice.advice
     assert "--key-momentum" in advice.advice
-    assert "--" not in findings(line(loss=5.0, accuracy=0.0))["at chance"].advice.replace("--lr", "")
+    for temperature in (0.1, 0.2):  # what it would advise
+        given = {"temperature": temperature, "key_momentum": 0.999, "iterations": 192}
+        advice = findings(line(loss=5.0, accuracy=0.0), **given)["at chance"].advice
+        assert "--" not in advice.replace("--lr", "")
 
 
 def test_the_loss_says_nothing_before_the_run_is_warm() -> None:
@@ -169,6 +172,11 @@ def test_k_is_too_large_from_half_the_keys_of_an_epoch(size: int, symmetric: int
     assert names == ({"K too large for this data set"} if found else set())
 
 
+@pytest.mark.parametrize("mechanism", ["end-to-end", "memory-bank", "moco-v3"])
+def test_a_mechanism_without_a_queue_has_no_k(mechanism: str) -> None:
+    assert not findings(line(), mechanism=mechanism, queue_size=512)
+
+
 @pytest.mark.parametrize("queue_size", [512, 8192])
 def test_the_advice_on_k_is_an_eighth_of_the_images_however_full_the_queue_is(queue_size: int) -> None:
     found = findings(line(8, queue_real=0.1, same_image=0.5), queue_size=queue_size)["K too large for this data set"]
@@ -223,6 +231,11 @@ def test_keys_that_drift_from_what_they_were_are_too_fast(m, drifts, severity) -
     assert not severity or found["momentum too low"].severity == severity
 
 
+def test_in_so_few_steps_that_keys_are_too_slow_they_are_not_too_fast() -> None:
+    drifted = line(20, key_drift=0.1, feature_std=0.9, uniformity=-3.0)
+    assert set(findings(drifted, key_momentum=0.95, iterations=20)) == {"momentum too high for this many steps"}
+
+
 def test_a_collapse_with_a_low_momentum_is_of_the_momentum() -> None:
     collapsed = line(key_drift=0.99, feature_std=0.1, uniformity=-0.1)
     assert set(findings(collapsed, key_momentum=0.9)) == {"momentum too low", "collapsed"}
@@ -251,9 +264,26 @@ def test_a_loss_that_rises_while_the_queue_fills_is_no_illness() -> None:
     assert set(findings(*lines, queue_size=4096)) == {"queue still filling", "K too large for this data set"}
 
 
-@pytest.mark.parametrize(("lr", "severity"), [(0.149, None), (0.151, "problem")])
-def test_a_collapse_at_four_times_the_highest_published_rate_is_of_the_rate(lr: float, severity: str | None) -> None:
-    found = findings(*losses(2.0), line(feature_std=0.1, uniformity=-0.1), lr=lr)  # 0.3 for a batch of 256
+def test_a_loss_that_rises_until_three_queues_are_passed_is_no_illness() -> None:
+    facts = {"step": 0, "epoch": 0.0, "chance_loss": 8.0, "keys_per_step": 32, "images": 100_000}  # full at step 128
+    lines = [line(step, loss=1.0 if step <= 360 else 3.0, accuracy=0.1) for step in range(10, 610, 10)]
+    records = Records(with_options(HEALTHY, queue_size=4096), [facts, *lines], [])
+    assert not [found for rule in RULES if (found := rule(records))]
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "lr", "severity"),  # the highest are 0.3, 0.6 and 1.5e-4 for a batch of 256; here it is 32
+    [
+        ("sgd", 0.149, None),
+        ("sgd", 0.151, "problem"),
+        ("lars", 0.299, None),
+        ("lars", 0.301, "problem"),
+        ("adamw", 7.4e-5, None),
+        ("adamw", 7.6e-5, "problem"),
+    ],
+)
+def test_a_collapse_at_four_times_the_highest_published_rate_is_of_the_rate(optimizer, lr, severity) -> None:
+    found = findings(*losses(2.0), line(feature_std=0.1, uniformity=-0.1), lr=lr, optimizer=optimizer)
     assert set(found) == {"collapsed"} | ({"learning rate too high"} if severity else set())
     assert not severity or found["learning rate too high"].severity == severity
 

@@ -1,0 +1,27 @@
+"""The projection heads of v1 and v2, layer by layer."""
+
+from torch import nn
+
+from moco.contrast.heads import projection_head
+
+
+def layers(head: nn.Module) -> list[tuple[object, ...]]:
+    """Kind of each layer; of a linear one its widths too, and whether it has a bias."""
+    each = head if isinstance(head, nn.Sequential) else [head]
+    return [
+        ("Linear", layer.in_features, layer.out_features, layer.bias is not None)
+        if isinstance(layer, nn.Linear)
+        else (type(layer).__name__,)
+        for layer in each
+    ]
+
+
+def test_v1_has_a_fully_connected_layer():
+    assert layers(projection_head("linear", 20, 8, None)) == [("Linear", 20, 8, True)]
+
+
+def test_v2_has_two_with_relu_between_as_wide_as_the_features_if_nothing_is_given():
+    expected = [("Linear", 20, 20, True), ("ReLU",), ("Linear", 20, 8, True)]
+    assert layers(projection_head("mlp", 20, 8, None)) == expected
+    expected = [("Linear", 20, 12, True), ("ReLU",), ("Linear", 12, 8, True)]
+    assert layers(projection_head("mlp", 20, 8, 12)) == expected
