@@ -52,7 +52,7 @@ def conv_bn(channels_in: int, channels_out: int, size: int) -> nn.Sequential:
 
 
 class FeaturePyramid(nn.Module):
-    """FPN with BN (Lin et al. 2017): maps of strides 4 .. 32 to as many of equal channels, and one more of stride 64."""
+    """FPN with BN (Lin et al. 2017): maps of strides 4 .. 32 to as many of equal channels, and one of stride 64."""
 
     def __init__(self, channels_in: Sequence[int], channels_out: int) -> None:
         super().__init__()

@@ -12,14 +12,17 @@ from torch.utils.checkpoint import checkpoint
 @contextmanager
 def statistics_kept(module: nn.Module) -> Iterator[None]:
     """Within it no running statistics of BN move; what is normalised, and how, stays the same."""
-    layers = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    layers = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.num_batches_tracked is not None]
+    # With a momentum of 0 the layers save for backward what they always save, which checkpoint() insists on.
+    before = [(layer, layer.momentum, layer.num_batches_tracked.clone()) for layer in layers]
     for layer in layers:
-        layer.track_running_stats = False
+        layer.momentum = 0.0
     try:
         yield
     finally:
-        for layer in layers:
-            layer.track_running_stats = True
+        for layer, momentum, batches in before:
+            layer.momentum = momentum
+            layer.num_batches_tracked.copy_(batches)
 
 
 def run_blocks(stage: nn.Module, features: Tensor) -> Tensor:

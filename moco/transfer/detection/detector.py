@@ -46,7 +46,13 @@ class Detector(nn.Module):
     """Whether the mask head reads the box head's regions."""
 
     def __init__(
-        self, encoder: ResNet, rpn: RPN, box_length: int, num_classes: int, mask_head: MaskHead | None, beta: float = 0.0
+        self,
+        encoder: ResNet,
+        rpn: RPN,
+        box_length: int,
+        num_classes: int,
+        mask_head: MaskHead | None,
+        beta: float = 0.0,
     ) -> None:
         super().__init__()
         self.encoder, self.rpn, self.num_classes, self.beta = encoder, rpn, num_classes, beta
@@ -98,9 +104,7 @@ class Detector(nn.Module):
         """One of the encoder's stages."""
         return run_blocks(stage, features) if self.checkpointing else stage(features)
 
-    def losses(
-        self, features: list[Tensor], sizes: Sequence[Size], targets: Sequence[Target]
-    ) -> dict[str, Tensor]:
+    def losses(self, features: list[Tensor], sizes: Sequence[Size], targets: Sequence[Target]) -> dict[str, Tensor]:
         """All losses by name."""
         anchors = self.rpn.anchors(features)
         logits, deltas = self.rpn(features)
@@ -133,15 +137,15 @@ class Detector(nn.Module):
         self, features: list[Tensor], image_sizes: Sequence[Size], output_sizes: Sequence[Size]
     ) -> list[Detections]:
         """The detections of each image, scaled to its output size."""
-        proposals = [one.boxes for one in self.rpn.propose(self.rpn.anchors(features), *self.rpn(features), image_sizes)]
+        proposals = [
+            one.boxes for one in self.rpn.propose(self.rpn.anchors(features), *self.rpn(features), image_sizes)
+        ]
         logits, deltas = self.box_predictor(self.box_vectors(self.regions(features, proposals)))
         found = detections(logits, deltas, proposals, image_sizes)
         probabilities = self.mask_probabilities(features, found)
         return [scale(*one) for one in zip(found, probabilities, image_sizes, output_sizes, strict=True)]
 
-    def mask_probabilities(
-        self, features: Sequence[Tensor], found: Sequence[Detections]
-    ) -> Sequence[Tensor | None]:
+    def mask_probabilities(self, features: Sequence[Tensor], found: Sequence[Detections]) -> Sequence[Tensor | None]:
         """The mask of each detection within its box, float32 (n, m, m), for each image; None without a mask head."""
         if self.mask_head is None:
             return [None] * len(found)

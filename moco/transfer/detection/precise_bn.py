@@ -22,12 +22,20 @@ def precise_bn(detector: nn.Module, batches: Iterable[tuple[object, ...]]) -> No
         batches: the arguments of `detector` for each, images and targets.
     """
     layers = [m for m in detector.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
-    sums = {layer: torch.zeros(3, layer.num_features, dtype=torch.float64, device=layer.weight.device) for layer in layers}
+    sums = {
+        layer: torch.zeros(3, layer.num_features, dtype=torch.float64, device=layer.weight.device) for layer in layers
+    }
 
     def adder(layer: _BatchNorm) -> Callable[[nn.Module, tuple[Tensor]], None]:
         def add(_: nn.Module, inputs: tuple[Tensor]) -> None:
             values = inputs[0].detach().transpose(0, 1).flatten(1).double()  # (channels, pixels)
-            sums[layer] += torch.stack([torch.full_like(values[:, 0], values.shape[1]) if values.numel() else sums[layer][0] * 0, values.sum(1), values.square().sum(1)])
+            sums[layer] += torch.stack(
+                [
+                    torch.full_like(values[:, 0], values.shape[1]) if values.numel() else sums[layer][0] * 0,
+                    values.sum(1),
+                    values.square().sum(1),
+                ]
+            )
 
         return add
 

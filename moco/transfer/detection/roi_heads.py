@@ -58,7 +58,7 @@ def sample_regions(proposals: Tensor, target: Target, num_classes: int, order: O
 
 
 def levels_of(boxes: Tensor, number: int) -> Tensor:
-    """The level of the pyramid that each box (r, 4) is pooled from, from 0: a box of 224 pixels has level 2 (FPN, eq. 1)."""
+    """The level that each box (r, 4) is pooled from, from 0: one of 224 x 224 pixels from level 2 (FPN, equation 1)."""
     sides = ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).sqrt()
     levels = (4 + torch.log2(sides / 224 + 1e-8)).floor() - 2
     return levels.clamp(0, number - 1).long()

@@ -78,7 +78,9 @@ class RPN(nn.Module):
         matched = [match_anchors(anchors, target) for target in targets]
         labels = torch.stack([sample_anchors(label, order) for _, label in matched])  # (n, a)
         image, anchor = (labels == POSITIVE).nonzero(as_tuple=True)
-        boxes = torch.stack([_of_each_anchor(target, indices) for target, (indices, _) in zip(targets, matched, strict=True)])
+        boxes = torch.stack(
+            [_of_each_anchor(target, indices) for target, (indices, _) in zip(targets, matched, strict=True)]
+        )
         wanted = encode(anchors[anchor], boxes[image, anchor], RPN_WEIGHTS)
         in_loss = labels != IGNORED
         divisor = SAMPLED * len(targets)
@@ -88,7 +90,11 @@ class RPN(nn.Module):
 
     @torch.no_grad()
     def propose(
-        self, anchors: Sequence[Tensor], logits: Sequence[Tensor], deltas: Sequence[Tensor], sizes: Sequence[tuple[int, int]]
+        self,
+        anchors: Sequence[Tensor],
+        logits: Sequence[Tensor],
+        deltas: Sequence[Tensor],
+        sizes: Sequence[tuple[int, int]],
     ) -> list[Proposals]:
         """The proposals of each image: the best of each level, decoded, cut at the image's borders, NMS, the best.
 

@@ -27,7 +27,7 @@ def build_sgd(detector: nn.Module, lr: float, momentum: float = 0.9, weight_deca
 
 
 def learning_rate(step: int, base: float, milestones: Sequence[int], warmup: int, gamma: float = 0.1) -> float:
-    """The learning rate of a step (0, 1, ...): a thousandth rising linearly for `warmup` steps, x gamma at each milestone."""
+    """The learning rate of a step (0, 1, ...): linear warm-up from a thousandth, times gamma at each milestone."""
     reached = base * gamma ** sum(max(step, warmup) >= milestone for milestone in milestones)
     if step >= warmup:
         return reached

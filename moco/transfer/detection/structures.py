@@ -24,7 +24,7 @@ SIZES = (32, 64, 128, 256, 512)
 
 
 class C4(Detector):
-    """The RPN reads conv4; conv5 with one more BN, and nothing after it, is the box head, and the mask head reads it."""
+    """The RPN reads conv4; conv5 with one more BN, without ReLU, is the box head, and the mask head reads it."""
 
     shares_regions = True
 

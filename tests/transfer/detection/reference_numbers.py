@@ -1,6 +1,7 @@
 """The numbers that Detectron2 produced (reference/README.md), and the detectors with those weights."""
 
 import json
+import math
 import os
 from functools import cache
 from pathlib import Path
@@ -30,18 +31,27 @@ class Numbers:
     """A tree of arrays: `numbers("losses/loss_cls")` is a tensor, `numbers.under("losses")` a dict of them."""
 
     def __init__(self, path: Path) -> None:
+        self.arrays: dict[str, np.ndarray] = {}
         with np.load(path, allow_pickle=False) as file:
-            self.arrays = dict(file)
+            data, start = file["data"].tobytes(), 0
+            for key, kind, shape in json.loads(str(file["index"])):
+                count, dtype = math.prod(shape), np.dtype(kind)
+                self.arrays[key] = np.frombuffer(data, dtype, count, start).reshape(shape).copy()
+                start += count * dtype.itemsize
 
     def __call__(self, key: str) -> Tensor:
         return torch.from_numpy(self.arrays[key])
 
     def under(self, path: str) -> dict[str, Tensor]:
         start = f"{path}/"
-        return {k.removeprefix(start): self(k) for k, v in self.arrays.items() if k.startswith(start) and v.dtype.kind != "U"}
+        return {
+            k.removeprefix(start): self(k)
+            for k, v in self.arrays.items()
+            if k.startswith(start) and v.dtype.kind != "U"
+        }
 
     def text(self, key: str) -> list[str]:
-        return [str(self.arrays[f"{key}/{i}"]) for i in range(sum(k.startswith(f"{key}/") for k in self.arrays))]
+        return json.loads(str(self.arrays[key]))
 
 
 @cache
@@ -76,7 +86,9 @@ def detector(name: str) -> Detector:
     structure, base, options = BUILDS[name]
     built = build_detector(structure, wide_resnet50(base / 64), 5, **options)
     state = numbers(name).under("state_dict")
-    state |= {k.replace("running_var", "num_batches_tracked"): torch.tensor(0) for k in state if k.endswith("running_var")}
+    state |= {
+        k.replace("running_var", "num_batches_tracked"): torch.tensor(0) for k in state if k.endswith("running_var")
+    }
     built.load_state_dict(from_detectron2(built, state))
     built.order = index_order
     return built.train()
