@@ -29,14 +29,16 @@ def stem_stride(encoder: ResNet) -> int:
     return int(encoder.conv1.stride[0]) * pooling
 
 
-def channels(stage: nn.Module) -> int:
+def channels(stage: Tensor | nn.Module) -> int:
     """The channels that one of the encoder's layer1 .. layer4 gives."""
-    last = [module for module in stage[-1].modules() if isinstance(module, nn.Conv2d)][-1]  # type: ignore[index]
+    assert isinstance(stage, nn.Sequential)
+    last = [module for module in stage[-1].modules() if isinstance(module, nn.Conv2d)][-1]
     return last.out_channels
 
 
-def dilate(stage: nn.Module) -> None:
+def dilate(stage: Tensor | nn.Module) -> None:
     """Gives a stage stride 1, and its 3x3 convolutions dilation 2 instead."""
+    assert isinstance(stage, nn.Module)
     for convolution in stage.modules():
         if isinstance(convolution, nn.Conv2d):
             convolution.stride = (1, 1)

@@ -14,15 +14,15 @@ def statistics_kept(module: nn.Module) -> Iterator[None]:
     """Within it no running statistics of BN move; what is normalised, and how, stays the same."""
     layers = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.num_batches_tracked is not None]
     # With a momentum of 0 the layers save for backward what they always save, which checkpoint() insists on.
-    before = [(layer, layer.momentum, layer.num_batches_tracked.clone()) for layer in layers]
+    before = [(layer.momentum, layer.get_buffer("num_batches_tracked").clone()) for layer in layers]
     for layer in layers:
         layer.momentum = 0.0
     try:
         yield
     finally:
-        for layer, momentum, batches in before:
+        for layer, (momentum, batches) in zip(layers, before, strict=True):
             layer.momentum = momentum
-            layer.num_batches_tracked.copy_(batches)
+            layer.get_buffer("num_batches_tracked").copy_(batches)
 
 
 def run_blocks(stage: nn.Module, features: Tensor) -> Tensor:

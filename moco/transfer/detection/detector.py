@@ -40,6 +40,8 @@ class Detector(nn.Module):
         checkpointing: activations of the encoder's blocks are computed again in backward instead of kept.
     """
 
+    mean: Tensor
+    std: Tensor
     multiple = 1
     """Batches are padded so that their sides are a multiple of it."""
     shares_regions = False
@@ -121,25 +123,26 @@ class Detector(nn.Module):
     ) -> dict[str, Tensor]:
         """The losses of boxes and masks on the regions of each image."""
         regions = self.regions(features, [each.boxes for each in sampled])
-        losses = box_losses(*self.box_predictor(self.box_vectors(regions)), sampled, targets, self.beta)
+        logits, deltas = self.box_predictor(self.box_vectors(regions))
+        losses = box_losses(logits, deltas, sampled, targets, self.beta)
         if self.mask_head is None:
             return losses
         boxes = [each.boxes[: each.foreground] for each in sampled]
         classes = torch.cat([each.classes for each in sampled])
         foreground = classes < self.num_classes
         inputs = regions[foreground] if self.shares_regions else self.mask_regions(features, boxes)
-        logits = self.mask_head(inputs)
-        masks = [crop(target, each, logits.shape[-1]) for target, each in zip(targets, sampled, strict=True)]
-        return losses | {"loss_mask": mask_loss(logits, classes[foreground], torch.cat(masks))}
+        mask_logits = self.mask_head(inputs)
+        masks = [crop(target, each, mask_logits.shape[-1]) for target, each in zip(targets, sampled, strict=True)]
+        return losses | {"loss_mask": mask_loss(mask_logits, classes[foreground], torch.cat(masks))}
 
     @torch.no_grad()
     def detect(
         self, features: list[Tensor], image_sizes: Sequence[Size], output_sizes: Sequence[Size]
     ) -> list[Detections]:
         """The detections of each image, scaled to its output size."""
-        proposals = [
-            one.boxes for one in self.rpn.propose(self.rpn.anchors(features), *self.rpn(features), image_sizes)
-        ]
+        objectness, moves = self.rpn(features)
+        proposed = self.rpn.propose(self.rpn.anchors(features), objectness, moves, image_sizes)
+        proposals = [one.boxes for one in proposed]
         logits, deltas = self.box_predictor(self.box_vectors(self.regions(features, proposals)))
         found = detections(logits, deltas, proposals, image_sizes)
         probabilities = self.mask_probabilities(features, found)
@@ -152,7 +155,8 @@ class Detector(nn.Module):
         logits = self.mask_head(self.mask_regions(features, [each.boxes for each in found]))
         classes = torch.cat([each.classes for each in found])
         chosen = logits[torch.arange(len(classes), device=classes.device), classes]
-        return chosen.sigmoid().split([len(each) for each in found])
+        masks: Sequence[Tensor] = chosen.sigmoid().split([len(each) for each in found])
+        return masks
 
 
 def crop(target: Target, regions: Regions, size: int) -> Tensor:

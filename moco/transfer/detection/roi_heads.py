@@ -113,11 +113,11 @@ class BoxHead(nn.Module):
         lengths = [inputs[-1] * size**2, *widths]
         self.fcs = nn.ModuleList(nn.Linear(a, b) for a, b in zip(lengths, widths, strict=False))
         for layer in self.fcs:
-            nn.init.kaiming_uniform_(layer.weight, a=1)
-            nn.init.zeros_(layer.bias)
+            nn.init.kaiming_uniform_(layer.get_parameter("weight"), a=1)
+            nn.init.zeros_(layer.get_parameter("bias"))
 
     def forward(self, regions: Tensor) -> Tensor:
-        vectors = self.convs(regions).flatten(1)
+        vectors: Tensor = self.convs(regions).flatten(1)
         for layer in self.fcs:
             vectors = F.relu(layer(vectors))
         return vectors
@@ -150,7 +150,7 @@ class MaskHead(nn.Module):
         self.predictor = nn.Conv2d(width, num_classes, 1)
         msra(self.deconv)
         nn.init.normal_(self.predictor.weight, std=0.001)
-        nn.init.zeros_(self.predictor.bias)
+        nn.init.zeros_(self.predictor.get_parameter("bias"))
 
     def forward(self, regions: Tensor) -> Tensor:
         logits: Tensor = self.predictor(F.relu(self.deconv(self.convs(regions))))

@@ -54,7 +54,7 @@ class RPN(nn.Module):
         self.deltas = nn.Conv2d(channels, 4 * anchors.per_position, 1)
         for layer in (self.conv, self.objectness, self.deltas):
             nn.init.normal_(layer.weight, std=0.01)
-            nn.init.zeros_(layer.bias)
+            nn.init.constant_(layer.get_parameter("bias"), 0)
 
     def forward(self, features: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """For each level (n, c, h, w) the logits float32 (n, a) and deltas float32 (n, a, 4), in the anchors' order."""
