@@ -104,7 +104,7 @@ def group_batch_norm(module: nn.Module, group_size: int) -> nn.Module:
 
 
 class SyncBatchNorm(_BatchNorm):
-    """Batch normalisation with statistics over the batches of all ranks, which are equally large.
+    """Batch normalisation with statistics over the batches of all ranks, of whatever sizes.
 
     On GPUs it computes as PyTorch's layer of that name, which refuses CPUs; there it is computed here, from what
     autograd has. It is not derived from that layer, at which DistributedDataParallel refuses CPUs as well.
@@ -131,13 +131,18 @@ class SyncBatchNorm(_BatchNorm):
 
     def _on_cpu(self, input: Tensor) -> Tensor:
         values = input.to(torch.promote_types(input.dtype, torch.float32))
-        own = torch.var_mean(values, (0, *range(2, values.ndim)), correction=0)
-        variances, means = gather_with_gradient(torch.stack(own)[None]).unbind(1)  # (ranks, channels) each
-        mean, variance = means.mean(dim=0), variances.mean(dim=0) + means.var(dim=0, correction=0)
-        if self.track_running_stats:
-            count = values.numel() // values.shape[1] * world_size()
-            track(self, mean, variance * (count / (count - 1)))
-        shape = (1, -1, *[1] * (values.ndim - 2))
+        shape, over = (1, -1, *[1] * (values.ndim - 2)), (0, *range(2, values.ndim))
+        count = values.numel() // values.shape[1]
+        own_mean = values.sum(over) / max(count, 1)  # also where a rank has nothing
+        own_variance = (values - own_mean.view(shape)).square().sum(over) / max(count, 1)
+        own = torch.stack([own_mean, own_variance, torch.full_like(own_mean, count)])
+        means, variances, counts = gather_with_gradient(own[None]).unbind(1)  # (ranks, channels) each
+        total = counts.sum(dim=0)
+        weights = counts / total.clamp(min=1)
+        mean = (weights * means).sum(dim=0)
+        variance = (weights * (variances + (means - mean).square())).sum(dim=0)
+        if self.track_running_stats and int(total[0]) > 1:
+            track(self, mean, variance * (total / (total - 1)))
         output = (values - mean.view(shape)) * (variance + self.eps).rsqrt().view(shape)
         if self.affine:
             output = output * self.weight.view(shape) + self.bias.view(shape)

@@ -6,17 +6,18 @@ from torchvision.models.resnet import Bottleneck, ResNet
 RESNET50_BLOCKS = [3, 4, 6, 3]
 
 
-def wide_resnet50(width: int) -> ResNet:
+def wide_resnet50(width: float) -> ResNet:
     """ResNet-50 with every channel width times `width`, the stem's too (R50w2x and R50w4x of Table 1).
 
-    It is not torchvision's `wide_resnet50_2`, which widens only the 3x3 convolution of each block.
+    It is not torchvision's `wide_resnet50_2`, which widens only the 3x3 convolution of each block. A
+    fraction makes it narrower: 1/16 has 4 channels in place of 64.
     """
-    encoder = ResNet(Bottleneck, RESNET50_BLOCKS)
-    encoder.inplanes = 64 * width
-    encoder.conv1 = nn.Conv2d(3, 64 * width, kernel_size=7, stride=2, padding=3, bias=False)
-    encoder.bn1 = nn.BatchNorm2d(64 * width)
+    encoder, channels = ResNet(Bottleneck, RESNET50_BLOCKS), int(64 * width)
+    encoder.inplanes = channels
+    encoder.conv1 = nn.Conv2d(3, channels, kernel_size=7, stride=2, padding=3, bias=False)
+    encoder.bn1 = nn.BatchNorm2d(channels)
     for stage, blocks in enumerate(RESNET50_BLOCKS):
-        planes = 64 * width * 2**stage
+        planes = channels * 2**stage
         setattr(encoder, f"layer{stage + 1}", encoder._make_layer(Bottleneck, planes, blocks, stride=min(2, stage + 1)))
     encoder.fc = nn.Linear(encoder.inplanes, encoder.fc.out_features)
     for module in encoder.modules():

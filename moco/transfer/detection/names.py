@@ -1,0 +1,69 @@
+"""The names of a detector's tensors here and in Detectron2, both ways."""
+
+import re
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from moco.transfer.detection.detector import Detector
+from moco.transfer.detection.structures import C4, FPN
+
+ENCODER = [
+    (r"conv1\.", "stem.conv1."),
+    (r"bn1\.", "stem.conv1.norm."),
+    (r"layer(\d)\.(\d+)\.conv(\d)\.", lambda m: f"res{int(m[1]) + 1}.{m[2]}.conv{m[3]}."),
+    (r"layer(\d)\.(\d+)\.bn(\d)\.", lambda m: f"res{int(m[1]) + 1}.{m[2]}.conv{m[3]}.norm."),
+    (r"layer(\d)\.(\d+)\.downsample\.0\.", lambda m: f"res{int(m[1]) + 1}.{m[2]}.shortcut."),
+    (r"layer(\d)\.(\d+)\.downsample\.1\.", lambda m: f"res{int(m[1]) + 1}.{m[2]}.shortcut.norm."),
+]
+HEADS = [
+    (r"extra_norm\.", "roi_heads.res5.norm."),
+    (r"rpn\.conv\.", "proposal_generator.rpn_head.conv."),
+    (r"rpn\.objectness\.", "proposal_generator.rpn_head.objectness_logits."),
+    (r"rpn\.deltas\.", "proposal_generator.rpn_head.anchor_deltas."),
+    (r"pyramid\.(lateral|output)\.(\d)\.0\.", lambda m: f"backbone.fpn_{m[1]}{int(m[2]) + 2}."),
+    (r"pyramid\.(lateral|output)\.(\d)\.1\.", lambda m: f"backbone.fpn_{m[1]}{int(m[2]) + 2}.norm."),
+    (r"neck\.0\.", "backbone.neck."),
+    (r"neck\.1\.", "backbone.neck.norm."),
+    (r"box_head\.convs\.(\d)\.0\.", lambda m: f"roi_heads.box_head.conv{int(m[1]) + 1}."),
+    (r"box_head\.convs\.(\d)\.1\.", lambda m: f"roi_heads.box_head.conv{int(m[1]) + 1}.norm."),
+    (r"box_head\.fcs\.(\d)\.", lambda m: f"roi_heads.box_head.fc{int(m[1]) + 1}."),
+    (r"box_predictor\.classes\.", "roi_heads.box_predictor.cls_score."),
+    (r"box_predictor\.deltas\.", "roi_heads.box_predictor.bbox_pred."),
+    (r"mask_head\.convs\.(\d)\.0\.", lambda m: f"roi_heads.mask_head.mask_fcn{int(m[1]) + 1}."),
+    (r"mask_head\.convs\.(\d)\.1\.", lambda m: f"roi_heads.mask_head.mask_fcn{int(m[1]) + 1}.norm."),
+    (r"mask_head\.(deconv|predictor)\.", lambda m: f"roi_heads.mask_head.{m[1]}."),
+]
+
+
+def encoder_name(name: str) -> str:
+    """A ResNet's tensor, from torchvision's name to Detectron2's: `layer1.0.conv1.weight` is `res2.0.conv1.weight`."""
+    return _renamed(name, ENCODER)
+
+
+def detectron2_name(detector: Detector, name: str) -> str:
+    """The name in Detectron2 of a tensor in the detector's state dict. Its own are refused with KeyError."""
+    if not name.startswith("encoder."):
+        return _renamed(name, HEADS)
+    short = encoder_name(name.removeprefix("encoder."))
+    if isinstance(detector, C4) and short.startswith("res5."):
+        return f"roi_heads.{short}"
+    return f"backbone.bottom_up.{short}" if isinstance(detector, FPN) else f"backbone.{short}"
+
+
+def to_detectron2(detector: Detector) -> dict[str, Tensor]:
+    """The detector's state dict under Detectron2's names."""
+    return {detectron2_name(detector, name): value for name, value in detector.state_dict().items()}
+
+
+def from_detectron2(detector: Detector, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Detectron2's state dict under the detector's names. KeyError: a tensor is missing."""
+    return {name: state[detectron2_name(detector, name)] for name in detector.state_dict()}
+
+
+def _renamed(name: str, rules: list) -> str:  # type: ignore[type-arg]
+    for pattern, new in rules:
+        changed, found = re.subn(f"^{pattern}", new, name)
+        if found:
+            return changed
+    raise KeyError(name)
