@@ -97,6 +97,20 @@ def dropout(rank: int) -> None:
     build.build_encoder = dropping
 
 
+def other_weights(rank: int) -> None:
+    """The encoder of rank 1 starts with other weights."""
+    plain = build.build_encoder
+
+    def perturbed(*options: Any) -> torch.nn.Module:
+        encoder = plain(*options)
+        with torch.no_grad():
+            for p in encoder.parameters():
+                p.add_(rank)
+        return encoder
+
+    build.build_encoder = perturbed
+
+
 def stuck(rank: int) -> None:
     """Rank 1 fails while rank 0 waits for what nothing interrupts."""
     if rank == 0:
@@ -117,6 +131,7 @@ SABOTAGES: dict[str, Callable[[int], None]] = {
         group_stopped,
         stopped_all,
         dropout,
+        other_weights,
         stuck,
     )
 }
