@@ -101,11 +101,11 @@ class Monitor:
         return {name: value for name, value in measured.items() if value is not None}
 
     def _forward(self, view: Tensor) -> tuple[Tensor, Tensor]:
-        """Features and the head's outputs of all ranks' probes, in as many parts as in training."""
+        """Features and the head's outputs of all ranks' probes, in as many micro-batches as in training."""
         found = []
         with self.device.autocast():
-            for part in view.chunk(self.config.training.accumulation_steps):
-                outputs = [part]
+            for chunk in view.chunk(self.config.training.accumulation_steps):
+                outputs = [chunk]
                 for module in self.mechanism.query.children():  # one by one, so that nothing is compiled for it
                     outputs.append(module(outputs[-1]))
                 found.append((outputs[1].float(), outputs[-1].float()))
@@ -161,7 +161,7 @@ class Monitor:
         return keys
 
     def _keys(self, view: Tensor, enqueued: int | None = None) -> Tensor:
-        """As in training, in as many parts."""
+        """As in training, in as many micro-batches."""
         with self.device.autocast():
             if isinstance(self.mechanism, MoCoV3):
                 return gather(F.normalize(self.mechanism.key(view).float(), dim=1))

@@ -36,7 +36,7 @@ def computing(compute: Compute) -> Iterator[Device]:
         yield device_of(compute)
 
 
-def say(what: Any) -> None:
+def print_on_main(what: Any) -> None:
     """Prints on the main rank; text as it is, in one line however long, as it may be a command or a path."""
     if is_main():
         console.print(Text(what) if isinstance(what, str) else what, soft_wrap=isinstance(what, str))

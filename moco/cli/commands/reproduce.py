@@ -13,7 +13,7 @@ import torch
 from rich.markup import escape
 from rich.table import Table
 
-from moco.cli.commands.common import computing, say
+from moco.cli.commands.common import computing, print_on_main
 from moco.cli.options import Reproduce
 from moco.reproduce import EXPERIMENTS, Job, plan, run_missing, sources, write_page, write_varied
 from moco.reproduce.experiments import Cell, Scale
@@ -72,7 +72,7 @@ def run(options: Reproduce) -> None:
                 page = write_page(experiment, jobs, claims, context, page, _name(name, *only))
             done = sum(job.result() is not None for job in jobs)
             more = "" if done == len(jobs) else "; the same command continues"
-            say(f"{done} of {len(jobs)} runs are done{more}; written to {page}")
+            print_on_main(f"{done} of {len(jobs)} runs are done{more}; written to {page}")
         if stopped is not None:
             raise SystemExit(128 + stopped.signal_number)
 
@@ -171,5 +171,5 @@ def _print_costs(jobs: list[Job], device: Device, linear: Linear) -> None:
         missing += len(seeds) - done
         memory = f"{cost.memory_mb:,.0f} MB" if on_gpu else ""
         table.add_row(name, f"{cost.steps:,}", f"{cost.seconds / 60:,.1f}", memory, f"{done} of {len(seeds)}")
-    say(table)
-    say(f"{missing} runs are missing, about {total / 60:,.0f} minutes in all")
+    print_on_main(table)
+    print_on_main(f"{missing} runs are missing, about {total / 60:,.0f} minutes in all")

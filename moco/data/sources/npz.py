@@ -10,24 +10,24 @@ from torch import Tensor
 
 from moco.data.dataset import InMemory
 from moco.data.sources import shapes
-from moco.data.sources.source import Opening, Source
+from moco.data.sources.source import OpenOptions, Source
 from moco.runtime.errors import UserError
 
 SHAPES_TRAIN, SHAPES_TEST = 10_000, 2_000
 
 
-def open_shapes(argument: str, opening: Opening) -> Source:
-    if opening.size < shapes.SMALLEST:
-        raise UserError(f"--image-size {opening.size}: shapes are drawn from {shapes.SMALLEST} pixels")
+def open_shapes(argument: str, options: OpenOptions) -> Source:
+    if options.size < shapes.SMALLEST:
+        raise UserError(f"--image-size {options.size}: shapes are drawn from {shapes.SMALLEST} pixels")
     drawn = [
-        shapes.draw(torch.arange(start, start + count), size=opening.size)
+        shapes.draw(torch.arange(start, start + count), size=options.size)
         for start, count in ((0, SHAPES_TRAIN), (SHAPES_TRAIN, SHAPES_TEST))
     ]
     train, test = (InMemory(drawing.images, drawing.labels) for drawing in drawn)
     return Source(train, test, list(shapes.CLASSES))
 
 
-def open_npz(argument: str, opening: Opening) -> Source:
+def open_npz(argument: str, options: OpenOptions) -> Source:
     """A folder's train.npz and test.npz, or one file."""
     path = Path(argument)
     if path.is_file():

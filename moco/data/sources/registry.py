@@ -10,7 +10,7 @@ from moco.data.sources.encoded import open_folder, open_shards
 from moco.data.sources.hf import open_hub
 from moco.data.sources.npz import open_npz, open_shapes
 from moco.data.sources.published import open_cifar, open_imagenet, open_imagenette, open_stl10
-from moco.data.sources.source import Opening, Source
+from moco.data.sources.source import OpenOptions, Source
 from moco.runs.config import Config
 from moco.runtime.errors import UserError, did_you_mean
 
@@ -23,7 +23,7 @@ class Kind:
 
     argument: str
     about: str
-    open: Callable[[str, Opening], Source]
+    open: Callable[[str, OpenOptions], Source]
     fetched: bool = False
     """Whether --data.download fetches it."""
 
@@ -52,7 +52,7 @@ KINDS = {
 def open_source(
     spec: str, *, size: int = 32, download: bool = False, max_bad: float = 0.01, cache_mb: int = 4096
 ) -> Source:
-    """The source of that spelling, such as "folder:PATH"; `Opening` tells the options.
+    """The source of that spelling, such as "folder:PATH"; the other arguments are those of `OpenOptions`.
 
     Raises UserError if there is no such source or nothing usable in it.
     """
@@ -69,7 +69,7 @@ def open_source(
             hint = " (--data.download fetches it)" if kind.fetched else ""
             raise UserError(f"--data {spec}: no such path: {argument}{hint}")
         argument = str(path)
-    return kind.open(argument, Opening(size, download, max_bad, cache_mb))
+    return kind.open(argument, OpenOptions(size, download, max_bad, cache_mb))
 
 
 def source_of(config: Config) -> Source:

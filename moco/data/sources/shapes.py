@@ -21,7 +21,7 @@ from moco.views.counter_rng import uniform
 
 Range = tuple[float, float]
 
-# How hard the data set is. Lengths are fractions of the image side unless they say otherwise, luma runs from 0 to 1.
+# How hard the data set is. Lengths are fractions of the image side unless stated otherwise, luma runs from 0 to 1.
 OBJECT_SIZE: Range = (0.50, 0.80)  # diameter of the circle around the object
 OVERHANG = 0.10  # how far that circle may stick out of the frame, in its radii
 OBJECT_CONTRAST: Range = (0.30, 0.45)  # luma between the object and its background
@@ -50,7 +50,7 @@ _OBJECT, _TEXTURE, _COLOUR, _BACKGROUND, _NOISE, _DISTRACTOR = range(_STREAM, _S
 
 
 class Drawing(NamedTuple):
-    """A batch of `shapes`, on the device of the index that asked for it."""
+    """A batch of `shapes`, on the device of the index."""
 
     images: Tensor  # uint8 (n, 3, size, size)
     labels: Tensor  # int64 (n,), places in CLASSES
@@ -82,8 +82,8 @@ def draw(index: Tensor, size: int = 32, seed: int = 0) -> Drawing:
         return Drawing(*(field[:0] for field in draw(index.new_zeros(1), size, seed)))
     pixels = _CHUNK_CPU if index.device.type == "cpu" else _CHUNK_OTHER
     chunks = index.long().split(max(1, pixels // size**2))
-    parts = [_draw_chunk(chunk, size, seed) for chunk in chunks]
-    return parts[0] if len(parts) == 1 else Drawing(*(torch.cat(part) for part in zip(*parts, strict=True)))
+    drawings = [_draw_chunk(chunk, size, seed) for chunk in chunks]
+    return drawings[0] if len(drawings) == 1 else Drawing(*map(torch.cat, zip(*drawings, strict=True)))
 
 
 def _draw_chunk(index: Tensor, size: int, seed: int) -> Drawing:

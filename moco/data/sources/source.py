@@ -80,7 +80,7 @@ def _labelled(images: ImageSet) -> ImageSet:
 
 
 @dataclass(frozen=True)
-class Opening:
+class OpenOptions:
     """How a source is opened.
 
     Attributes:
