@@ -186,7 +186,7 @@ def _slow_keys(records: Records) -> Finding | None:
         f"m = {m:g} {follows}, the run has {steps:,.0f}",
         f"--key-momentum {fitting}"
         if fitting
-        else "more --epochs, or a smaller --batch-size: so few steps teach little",
+        else "more --epochs, or a smaller --batch-size: too few steps for any momentum",
         "Eq. 2; the paper's m = 0.999 follows in 1,000 of its 1,000,000 steps",
     )
 

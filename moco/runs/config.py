@@ -79,7 +79,8 @@ class Encoder:
     small_stem: bool = False
     """A ResNet's stem for small images: 3x3 without stride, no max-pooling."""
     freeze_patches: bool = False
-    """Freeze a ViT's patch projection at its random weights; its position embedding is sine-cosine (MoCo v3)."""
+    """Freeze a ViT's patch projection at its initial weights (random, or those of --init), with a fixed sine-cosine
+    position embedding (MoCo v3)."""
     init: str = "random"
     """Weights to start from: random, a run's folder, a file (released checkpoints of MoCo v1, v2, v3 and others),
     torchvision:NAME[:WEIGHTS], timm:NAME or hf:OWNER/NAME."""
@@ -300,13 +301,13 @@ def check(config: Config, ranks: int = 1, images: int | None = None) -> None:
     micro_batch, rest = divmod(training.batch_size, ranks * training.accumulation_steps)
     if rest or not micro_batch:
         raise UserError(
-            f"--batch-size {training.batch_size} does not divide into {ranks} rank(s) x "
-            f"{training.accumulation_steps} gradient-accumulation step(s)"
+            f"--batch-size {training.batch_size}: is not a multiple of {ranks * training.accumulation_steps} "
+            f"(ranks: {ranks}, --accumulation-steps {training.accumulation_steps})"
         )
     if contrast.mechanism != "moco-v3" and contrast.bn_group and micro_batch % contrast.bn_group:
         raise UserError(
-            f"--batch-size {training.batch_size}: {micro_batch} images go through the encoder at once, which does "
-            f"not divide into BN groups of {contrast.bn_group}: change --batch-size or --bn-group"
+            f"--batch-size {training.batch_size}: a rank's micro-batch of {micro_batch} images is not a multiple of "
+            f"--bn-group {contrast.bn_group}: change one of them"
         )
 
 

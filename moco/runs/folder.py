@@ -23,7 +23,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from moco.runs.config import Config, check, differences, from_dict, to_dict
-from moco.runtime.errors import UserError
+from moco.runtime.errors import UserError, one_line
 from moco.runtime.files import write_whole
 
 log = logging.getLogger("moco")
@@ -98,7 +98,7 @@ class Run:
         try:
             values = yaml.safe_load(self._config_file.read_text())
         except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-            raise UserError(f"{self._config_file}: cannot be read: {str(error).splitlines()[0]}") from error
+            raise UserError(f"{self._config_file}: cannot be read: {one_line(error)}") from error
         if not isinstance(values, dict):
             raise UserError(f"{self._config_file}: holds no configuration")
         config = from_dict(values, str(self._config_file))

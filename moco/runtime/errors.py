@@ -22,6 +22,15 @@ def require_all(rules: list[tuple[bool, str]]) -> None:
             raise UserError(message)
 
 
+def one_line(error: BaseException) -> str:
+    """What is wrong, in one line: of an OSError without its number and file, of a YAML error with its line number."""
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    if mark is not None and problem:
+        return f"line {mark.line + 1}: {problem}"
+    lines = str(getattr(error, "strerror", None) or error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
 def did_you_mean(word: str, known: Iterable[str], cutoff: float = 0.5) -> str:
     """ ": did you mean resnet50?", or "" if no known word is near."""
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=cutoff)

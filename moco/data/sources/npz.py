@@ -11,7 +11,7 @@ from torch import Tensor
 from moco.data.dataset import InMemory
 from moco.data.sources import shapes
 from moco.data.sources.source import OpenOptions, Source
-from moco.runtime.errors import UserError
+from moco.runtime.errors import UserError, one_line
 
 SHAPES_TRAIN, SHAPES_TEST = 10_000, 2_000
 
@@ -46,7 +46,7 @@ def _read(path: Path) -> InMemory:
     except KeyError as error:
         raise UserError(f'{path}: holds no array "images"') from error
     except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(f"{path}: cannot be read as .npz: {error}") from error
+        raise UserError(f"{path}: cannot be read as .npz: {one_line(error)}") from error
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
         raise UserError(f"{path}: images are uint8 (n, height, width, 3), not {images.dtype} {images.shape}")
     if labels is not None and labels.shape != (len(images),):

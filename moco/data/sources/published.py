@@ -1,4 +1,4 @@
-"""Published data sets as they are fetched."""
+"""Published data sets in the layout in which they are downloaded."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -14,22 +14,22 @@ from moco.data.dataset import InMemory
 from moco.data.sources.encoded import open_split
 from moco.data.sources.npz import channels_first
 from moco.data.sources.source import OpenOptions, Source
-from moco.runtime.errors import UserError
+from moco.runtime.errors import UserError, one_line
 
 _WNID = re.compile(r"n\d{8}")
 
 
 @contextmanager
 def _as_user_error(path: str, layout: str) -> Iterator[None]:
-    """What torchvision raises, as a UserError."""
+    """Turns what torchvision raises into a UserError."""
     try:
         yield
     except RuntimeError as error:
         raise UserError(
-            f"{path}: holds no {layout} in torchvision's layout, or a damaged one (--data.download fetches it)"
+            f"{path}: holds no {layout} in torchvision's layout, or a damaged one (--data.download downloads it)"
         ) from error
     except OSError as error:
-        raise UserError(f"{path}: {layout} could not be read or fetched: {error}") from error
+        raise UserError(f"{path}: {layout} cannot be read or downloaded: {one_line(error)}") from error
 
 
 def open_cifar(dataset: type[datasets.CIFAR10]) -> Callable[[str, OpenOptions], Source]:

@@ -25,7 +25,7 @@ class Kind:
     about: str
     open: Callable[[str, OpenOptions], Source]
     fetched: bool = False
-    """Whether --data.download fetches it."""
+    """Whether --data.download downloads it."""
 
     def spelling(self, name: str) -> str:
         return f"{name}:{self.argument}" if self.argument else name
@@ -66,7 +66,7 @@ def open_source(
     if kind.argument == "PATH":
         path = Path(argument).expanduser()
         if not path.exists() and not (kind.fetched and download):
-            hint = " (--data.download fetches it)" if kind.fetched else ""
+            hint = " (--data.download downloads it)" if kind.fetched else ""
             raise UserError(f"--data {spec}: no such path: {argument}{hint}")
         argument = str(path)
     return kind.open(argument, OpenOptions(size, download, max_bad, cache_mb))

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-from moco.runtime.errors import UserError
+from moco.runtime.errors import UserError, one_line
 
 WAITS = (0.5, 2.0)
 """Seconds before what failed is tried again: twice, so three times in all."""
@@ -119,12 +119,6 @@ def retried(act: Callable[[], T]) -> T:
                 raise known from error
             time.sleep(wait)
     raise AssertionError
-
-
-def one_line(error: BaseException) -> str:
-    """What is wrong, in the words of whoever raised it, without the name of the file."""
-    lines = (getattr(error, "strerror", None) or str(error) or type(error).__name__).splitlines()
-    return str(lines[0])
 
 
 def _as_os_error(error: Exception) -> OSError:

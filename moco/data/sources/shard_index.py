@@ -13,8 +13,8 @@ from typing import TypeVar
 import numpy as np
 
 from moco.data.formats.tar import INDEX, CutOffError, members
-from moco.data.sources.remote import is_remote, one_line, open_file, read_if_there
-from moco.runtime.errors import UserError
+from moco.data.sources.remote import is_remote, open_file, read_if_there
+from moco.runtime.errors import UserError, one_line
 from moco.runtime.progress import track
 from moco.runtime.ranks import gather_objects, rank, world_size
 

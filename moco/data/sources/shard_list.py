@@ -6,8 +6,8 @@ from glob import glob, has_magic
 from pathlib import Path
 from typing import Any
 
-from moco.data.sources.remote import find_files, is_remote, one_line, read_if_there
-from moco.runtime.errors import UserError
+from moco.data.sources.remote import find_files, is_remote, read_if_there
+from moco.runtime.errors import UserError, one_line
 
 MANIFEST = "manifest.json"
 
