@@ -1,4 +1,4 @@
-"""The doctor: what a run's records say is going on, in plain words, and what to change."""
+"""The doctor: what a run's metrics show, in plain words, and what to change."""
 
 import math
 import statistics

@@ -212,7 +212,7 @@ class Monitor:
         training, views = self.config.training, 2 if self.mechanism.symmetric else 1
         steps_back = min(steps_back, _RECENT // training.batch_size)
         plan = training_plan(self.images, training.batch_size, training.seed, step - steps_back, step + 1)
-        *queued, own = (gather(asked.images.to(self.device.device)) for asked in plan)
+        *queued, own = (gather(indices.images.to(self.device.device)) for indices in plan)
         if not queued:
             return 0.0
         there = torch.cat(queued).sort().values
@@ -241,7 +241,7 @@ def alignment(one: Tensor, other: Tensor) -> float:
 
 
 def uniformity(features: Tensor) -> float:
-    """log mean exp(-2 |x - y|^2) over all pairs of unit vectors (n, dim): 0 collapsed, near -4 spread over the sphere.
+    """log mean exp(-2 |x - y|^2) over all pairs of unit vectors (n, dim): 0 collapsed, near -4 uniform on the sphere.
 
     Wang and Isola 2020, with t = 2.
     """

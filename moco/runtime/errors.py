@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """Bad input: says what is wrong, where, and what to do. The command line prints it and ends with exit code 2."""
+    """Bad input. Its message is what is wrong, where, and what to do; the command line prints it, with exit code 2."""
 
     agreed = False
     """Raised on every rank alike, so that the main rank alone prints it."""

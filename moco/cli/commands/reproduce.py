@@ -82,9 +82,9 @@ def _linear(scale: Scale) -> Linear:
     return Linear(cached=scale == "cpu")
 
 
-def _name(*parts: str) -> str:
-    """Of a folder or a page, after what it is of."""
-    return ",".join(parts).replace("/", "-")[:150]
+def _name(*pieces: str) -> str:
+    """The name of a folder or a page, from its experiment, scale and options."""
+    return ",".join(pieces).replace("/", "-")[:150]
 
 
 def _folder(path: Path) -> Path:

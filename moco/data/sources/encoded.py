@@ -33,7 +33,7 @@ def open_split(train: Path, tests: Sequence[Path], options: OpenOptions) -> Sour
 
 
 def open_shards(argument: str, options: OpenOptions) -> Source:
-    """Tar shards, here or far away."""
+    """Tar shards, local or at a URL."""
     from moco.data.sources import shards
 
     train, test, classes, bank = shards.open_shards(argument)
@@ -42,6 +42,6 @@ def open_shards(argument: str, options: OpenOptions) -> Source:
 
 
 def _wrap(reader: "Shards", options: OpenOptions) -> ImageSet:
-    """Shards far away are read as they are needed, those here may come into memory."""
+    """Remote shards are read as they are needed, local ones may be cached in memory."""
     images = Encoded(reader, reader.labels(), options.max_bad)
     return images if reader.remote else options.cached(images)

@@ -19,7 +19,7 @@ __all__ = ["KINDS", "Kind", "Source", "open_source", "source_of"]
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of source: what stands behind its colon, what it is, and what opens it."""
+    """One kind of source: its argument after the colon, a description, and the function that opens it."""
 
     argument: str
     about: str
@@ -36,7 +36,9 @@ KINDS = {
     "cifar10": Kind("PATH", "CIFAR-10 as torchvision has it", open_cifar(datasets.CIFAR10), fetched=True),
     "cifar100": Kind("PATH", "CIFAR-100 as torchvision has it", open_cifar(datasets.CIFAR100), fetched=True),
     "stl10": Kind("PATH", "STL-10: trains on its 100,000 unlabelled images", open_stl10, fetched=True),
-    "imagenette": Kind("PATH", "10 classes of ImageNet; fetched with 320 pixels", open_imagenette, fetched=True),
+    "imagenette": Kind(
+        "PATH", "10 classes of ImageNet; --data.download takes the 320-pixel version", open_imagenette, fetched=True
+    ),
     "imagenet": Kind("PATH", "ILSVRC 2012: train and val with a folder for each class", open_imagenet),
     "folder": Kind(
         "PATH", "images in class folders, or without; PATH/train and PATH/test if they are there", open_folder

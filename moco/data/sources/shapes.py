@@ -2,7 +2,7 @@
 
 Nothing is downloaded and nothing stored: the image of a number is a pure function of (seed, number). The class is the
 outline, and a texture goes with it, as in real things. Colour, size, position, rotation, background, distractors and
-noise are drawn without a look at it, so neither raw pixels nor colour statistics give it away. Each object comes with
+noise are drawn independently of it, so neither raw pixels nor colour statistics give it away. Each object comes with
 its mask and box.
 
 A batch is a few large tensor operations. They are +, -, *, /, sqrt, floor and comparisons only, which IEEE 754 rounds
@@ -41,7 +41,7 @@ DISTRACTOR_RADIUS: Range = (0.02, 0.05)
 DISTRACTOR_CONTRAST: Range = (0.10, 0.30)
 NOISE: Range = (0.01, 0.05)  # half-width of the uniform noise of a pixel and channel
 
-SMALLEST = 8  # pixels a side: below it outlines are no longer told apart
+SMALLEST = 8  # pixels a side: below it outlines are indistinguishable
 # Pixels drawn at once: on a CPU the planes of a chunk should stay in its cache, elsewhere large operations are cheap.
 _CHUNK_CPU, _CHUNK_OTHER = 2**17, 2**23
 # Streams of random numbers that no view of an image uses, even if it is drawn with the same seed.
@@ -157,7 +157,7 @@ def _choose(kind: Tensor, functions: Sequence[Callable[..., Tensor]], *planes: T
 
 
 # The outlines: signed distances, negative inside, in a frame where each fits about the unit circle and none is much
-# larger in area than another. They are exact near the edges, which is where anti-aliasing looks.
+# larger in area than another. They are exact near the edges, where anti-aliasing needs them.
 
 
 def _disk(x: Tensor, y: Tensor) -> Tensor:
@@ -303,7 +303,7 @@ def _background(random: _Random, colours: _Colours, grid: _Grid, size: int) -> T
 def _object(
     random: _Random, labels: Tensor, colours: _Colours, place: _Grid, distance: Tensor, radius: Tensor
 ) -> Tensor:
-    """The object's surface (n, 3, size, size), as it would look if it filled the frame."""
+    """The object's surface (n, 3, size, size), as if it filled the frame."""
     kind = torch.tensor(_TEXTURE_OF_CLASS, device=labels.device)[labels]
     frequency = random.between(TEXTURE_FREQUENCY) / radius
     u, v = place.turned(random.between((-1, 1)) * radius, random.between((-1, 1)) * radius, random.between((0, 1)))
@@ -329,7 +329,7 @@ def _add_distractor(canvas: Tensor, random: _Random, colours: _Colours, grid: _G
 
 
 def _mix(canvas: Tensor, coverage: Tensor, colour: Tensor) -> None:
-    """Lay `colour` over the canvas (n, 3, size, size), in place, as far as coverage (n, size, size) says."""
+    """Lay `colour` over the canvas (n, 3, size, size), in place, in proportion to coverage (n, size, size)."""
     canvas.add_((colour - canvas).mul_(coverage[:, None]))
 
 

@@ -85,7 +85,7 @@ class OpenOptions:
 
     Attributes:
         size: side in pixels of what is drawn (shapes).
-        download: whether a published data set that is not there is fetched.
+        download: whether a published data set that is not there is downloaded.
         max_bad: the share of unreadable images above which UserError is raised.
         cache_mb: encoded images of one size up to so many MB are decoded into memory; 0: none, all stay encoded.
     """

@@ -250,14 +250,14 @@ class TestShards:
         write(tmp_path, 30)
         paths = sorted(tmp_path.iterdir())
 
-        def opened(spec_said, remote, labels=None, test=True, **options):
+        def opened(expected, remote, labels=None, test=True, **options):
             def open_shards(spec):
-                assert spec == spec_said
+                assert spec == expected
                 train, other = (self.Reader(paths[:n], labels, remote) for n in (30, 30))
                 return train, other if test else None, ["a", "b"], None
 
             monkeypatch.setattr("moco.data.sources.shards.open_shards", open_shards)
-            return open_source(f"shards:{spec_said}", **options)
+            return open_source(f"shards:{expected}", **options)
 
         return opened
 
