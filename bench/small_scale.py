@@ -5,7 +5,8 @@
 The fastest way to run a step (compiled, recorded) is found by trying. Then run, with 3 seeds each, lightly's three
 settings on CIFAR-10 (kNN 83.8, 84.7, 89.9 as published) and `cifar10-speed`; and with one seed `cifar10-speed` with
 each of its ingredients exchanged, to measure what each contributes. After the minutes given it stops with a checkpoint,
-and the same command continues. --quick runs the same at tiny sizes, on a CPU too; --only NAME runs speed or published alone.
+and the same command continues. --quick runs the same at tiny sizes, on a CPU too; --only NAME runs speed or published
+alone.
 """
 
 import argparse

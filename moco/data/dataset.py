@@ -190,7 +190,7 @@ class Encoded:
             except UnreadableImageError as error:
                 errors[actual] = str(error)
                 actual = (actual + 1) % len(self) if error.instead is None else error.instead
-        raise UserError(f"{tries} images in a row cannot be read: {errors[position]}")
+        raise UserError(f"{tries} consecutive images cannot be read: {errors[position]}")
 
     def report(self, errors: dict[int, str]) -> None:
         """Names each newly found unreadable image in the log, once. Raises UserError when there are too many."""

@@ -114,7 +114,7 @@ def _collapsed(records: Records) -> Finding | None:
         "problem",
         "All images have nearly the same features.",
         f"feature std {std:.2f} (1 is uniform, 0 collapsed), uniformity {uniformity:.2f} (0 is collapsed)",
-        "lower --lr and --weight-decay; see that the loss was not infinite",
+        "lower --lr and --weight-decay; check that the loss was never infinite",
         "Wang and Isola 2020 (uniformity); Chen and He 2021 (standard deviation of each dimension)",
     )
 

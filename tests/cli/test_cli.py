@@ -159,7 +159,7 @@ def test_a_value_of_another_type_ends_with_2_and_names_the_option(capsys, value)
 def test_a_folder_that_holds_a_run_is_refused_and_untouched(tmp_path, capsys, small):
     (tmp_path / "config.yaml").write_text("recipe: mine\n")
     message = refused(capsys, f"pretrain shapes-cpu {small} --out {tmp_path}")
-    assert message == f"{tmp_path} already holds a run: --resume continues it, --out starts another elsewhere"
+    assert message == f"{tmp_path} already holds a run: --resume continues it, --out starts another in its own folder"
     assert (tmp_path / "config.yaml").read_text() == "recipe: mine\n"
     assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
 

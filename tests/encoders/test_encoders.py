@@ -161,5 +161,5 @@ def test_without_timm_the_extra_is_named(monkeypatch):
 
 
 def test_a_family_without_a_linear_classifier_is_refused():
-    with pytest.raises(UserError, match="squeezenet1_0 has no linear classifier"):
+    with pytest.raises(UserError, match="--encoder squeezenet1_0: has no linear classifier"):
         on_meta("squeezenet1_0")

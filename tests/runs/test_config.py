@@ -158,8 +158,8 @@ def test_the_options_of_version_0_1_0_are_read_by_their_names_of_today():
         ),
         ({"training": {"learning_rate": 1, "lr": 1}}, "x.yaml: no such option in training: learning_rate"),
         ({"optimiser": {}}, "x.yaml: no such group of options: optimiser"),
-        ({"training": 3}, "x.yaml: training holds no options"),
-        ({"training": None}, "x.yaml: training holds no options"),
+        ({"training": 3}, "x.yaml: training: is not a group of options"),
+        ({"training": None}, "x.yaml: training: is not a group of options"),
         ({"training": {"lr": "3e-2"}}, "x.yaml: training: lr: '3e-2' is not of type float: write 0.03"),
     ],
 )

@@ -92,7 +92,7 @@ def _folder(path: Path) -> Path:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{path}: cannot be made: {error.strerror}") from error
+        raise UserError(f"{path}: cannot be created: {error.strerror}") from error
     return path
 
 

@@ -49,7 +49,9 @@ def open_hub(argument: str, options: OpenOptions) -> Source:
     The images are the first column of images, the labels a ClassLabel column, if there is one.
     """
     if find_spec("datasets") is None:
-        raise UserError(f"--data hf:{argument}: needs a package that is not here: pip install 'momentum-contrast[hf]'")
+        raise UserError(
+            f"--data hf:{argument}: needs a package that is not installed: pip install 'momentum-contrast[hf]'"
+        )
     splits = {name: table for name, table in _load(argument).items() if len(table)}
     if not splits:
         raise UserError(f"hf:{argument}: has no images")

@@ -1,4 +1,4 @@
-"""Sources that are in memory from the first: what is drawn, and arrays in a file."""
+"""Sources in memory: the drawn data set, and arrays in a file."""
 
 import zipfile
 import zlib
@@ -18,7 +18,7 @@ SHAPES_TRAIN, SHAPES_TEST = 10_000, 2_000
 
 def open_shapes(argument: str, options: OpenOptions) -> Source:
     if options.size < shapes.SMALLEST:
-        raise UserError(f"--image-size {options.size}: shapes are drawn from {shapes.SMALLEST} pixels")
+        raise UserError(f"--image-size {options.size}: shapes are drawn at {shapes.SMALLEST} pixels or more")
     drawn = [
         shapes.draw(torch.arange(start, start + count), size=options.size)
         for start, count in ((0, SHAPES_TRAIN), (SHAPES_TRAIN, SHAPES_TEST))

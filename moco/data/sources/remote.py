@@ -58,8 +58,8 @@ def read_range(url: str, start: int, end: int) -> bytes:
     data = bytes(retried(lambda: filesystem.cat_file(path, start=start, end=end)))
     if len(data) > end - start:
         raise UserError(
-            f"{url}: the server sends whole files alone, not ranges of them: copy the shards to a disk, or serve them "
-            "by one that knows HTTP's Range"
+            f"{url}: the server ignores HTTP Range requests and sends whole files: copy the shards to a disk, or use "
+            "a server that supports ranges"
         )
     return data
 
@@ -164,7 +164,7 @@ def _filesystem(url: str) -> tuple[Any, str]:
         return url_to_fs(url)  # type: ignore[no-any-return]
     except ImportError as error:
         raise UserError(
-            f"{url}: needs a package that is not here ({one_line(error)}): pip install 'momentum-contrast[remote]'"
+            f"{url}: needs a package that is not installed ({one_line(error)}): pip install 'momentum-contrast[remote]'"
         ) from error
     except ValueError as error:
         raise UserError(f"{url}: {one_line(error)}") from error

@@ -62,5 +62,5 @@ def read_manifest(folder: str) -> dict[str, Any] | None:
     if content is None:
         return None
     if not isinstance(manifest, dict) or manifest.get("format") != "moco shards" or manifest.get("version") != 1:
-        raise UserError(f"{where}: is not the manifest of shards that this version knows")
+        raise UserError(f"{where}: is not a manifest of shards, or of another version of moco")
     return manifest

@@ -59,7 +59,9 @@ class Source:
         Raises UserError for training images without labels, or read through as streams.
         """
         if not self.train.random_access:
-            raise UserError(f"--per-class {count}: remote shards are read through, whole: pack some of them")
+            raise UserError(
+                f"--per-class {count}: remote shards allow no random access: copy or pack a subset to a local disk"
+            )
         if self.train.labels is None:
             raise UserError(f"--per-class {count}: the training images have no labels")
         classes = [c for c in self.train.labels.unique() if c >= 0]
