@@ -3,7 +3,7 @@
     python -m bench [--images FOLDER] [--cifar npz:PATH] [--repeats 5] [--only NAME] [--quick] [--profile NAME]
 
 A whole run writes its tables into docs/benchmarks.md and its figures into bench/results/data-cpu.json. A run of --only
-some works, or of --quick sizes, writes where --page and --json say.
+some works, or of --quick sizes, writes to the paths of --page and --json.
 """
 
 import argparse

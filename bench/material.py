@@ -43,7 +43,7 @@ class Material:
 
 
 def prepare(path: Path, photographs: Path | None, cifar: str | None, jpegs: int, copies: int, small: int) -> str:
-    """Fills the folder, and says in a few words with what."""
+    """Fills the folder; returns a short description of its content."""
     jpeg, many = path / "jpeg/all", path / "many/all"
     jpeg.mkdir(parents=True)
     many.mkdir(parents=True)

@@ -93,7 +93,7 @@ def main(arguments: list[str] | None = None) -> None:
     tensors = [order.counts, order.firsts, *order._epoch(0)]
     held = tracemalloc.get_traced_memory()[0] - before + sum(tensor.nbytes for tensor in tensors)
     tracemalloc.stop()
-    _, opening = first_batch(first_rank(shards, options), 0)
+    _, seconds = first_batch(first_rank(shards, options), 0)
     _, resuming = first_batch(first_rank(shards, options), 10**6)
     streams = len(set(order.own))
 
@@ -122,7 +122,7 @@ def main(arguments: list[str] | None = None) -> None:
         "order in memory, MB a rank": held / 1e6,
         "images waiting, at most, a rank": waiting,
         "images waiting, MB a rank": waiting * options.bytes / 1e6,
-        "order of the first batch, s": opening,
+        "order of the first batch, s": seconds,
         "plan and reader of a step, ms": 1e3 * a_step,
         "continuing at step 1,000,000, s": resuming,
         "shards opened a second, all ranks": total_rate / options.per_shard,

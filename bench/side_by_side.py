@@ -128,7 +128,7 @@ class _Child:
 
 
 def _serve(side: Side, cores: int, pipe: Connection) -> None:
-    """A side's process: it is ready, and then takes a turn whenever it is asked to."""
+    """A side's process: it reports that it is ready, then runs a turn at each request."""
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
     torch.set_num_threads(cores)
     multiprocessing.set_start_method("fork", force=True)  # Linux's own, not the one that this process came by
@@ -166,7 +166,7 @@ def _memory_mb() -> float:
 def measure(work: Work, repeats: int, log: Callable[[str], None]) -> list[Row]:
     """A row for each peer: medians of the turns, their ratio, and the least and greatest ratio of two turns in a row.
 
-    Where a side cannot work, or its package is not installed, the rows say why instead.
+    Where a side cannot work, or its package is not installed, the rows give the reason instead.
     """
     missing = [peer for peer in work.peers if peer.needs and find_spec(peer.needs) is None]
     peers = [peer for peer in work.peers if peer not in missing]

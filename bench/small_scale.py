@@ -4,8 +4,9 @@
 
 The fastest way to run a step (compiled, recorded) is found by trying. Then run, with 3 seeds each, lightly's three
 settings on CIFAR-10 (kNN 83.8, 84.7, 89.9 as published) and `cifar10-speed`; and with one seed `cifar10-speed` with
-each of its ingredients exchanged, to tell what it gives. After the minutes given it stops with a checkpoint, and the
-same command goes on. --quick runs the same at tiny sizes, on a CPU too; --only NAME runs speed or published alone.
+each of its ingredients exchanged, to measure what each contributes. After the minutes given it stops with a checkpoint,
+and the same command continues. --quick runs the same at tiny sizes, on a CPU too; --only NAME runs speed or published
+alone.
 """
 
 import argparse
@@ -121,7 +122,7 @@ def _run(options: argparse.Namespace, deadline: float, command: str) -> None:
         console.print(f"{sum(map(len, results_of(jobs).values()))} of {len(jobs)} runs are done; written to ", end="")
         console.print(write_page(experiment, jobs, experiment.claims("gpu"), context, page, f"{experiment.name}-gpu"))
         if stopped:
-            console.print("the time is up: the same command goes on")
+            console.print("the time is up: the same command continues")
             return
 
 
@@ -151,7 +152,7 @@ def fastest(options: argparse.Namespace) -> Compute:
             times[name] = estimate(job.config, source_of(job.config), device_of(compute)).seconds
             console.print(f"{name}: a run would take {times[name]:,.0f} s")
         except (RuntimeError, ImportError) as error:
-            console.print(f"{name}: cannot be had here: {str(error).splitlines()[0]}", markup=False)
+            console.print(f"{name}: is not available here: {str(error).splitlines()[0]}", markup=False)
     if not times:
         raise UserError("no step could be taken on this machine")
     flags = VARIANTS[min(times, key=times.__getitem__)]

@@ -41,7 +41,7 @@ def run_of(
     compute: Compute,
     bn_group: int | None = None,
 ) -> Pretraining:
-    """Our run of these settings: v2's head, BN over the whole batch as the peers have it if not said otherwise."""
+    """Our run of these settings: v2's head, BN over the whole batch as the peers have it, by default."""
     config = Config(
         views=ViewsConfig(views, size),
         encoder=Encoder(encoder, small_stem=size <= 96),
@@ -61,7 +61,7 @@ def compute(precision: Precision | None) -> Compute:
 
 
 def memory_format(precision: Precision | None) -> torch.memory_format:
-    """Of a peer: in equal precision channels last, as ours; PyTorch's default if nothing is asked for."""
+    """Of a peer: in equal precision channels last, as ours; else PyTorch's default."""
     return torch.contiguous_format if precision is None else torch.channels_last
 
 

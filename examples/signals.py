@@ -1,4 +1,4 @@
-"""Momentum contrast of signals in time: the mechanism asks for two views and an encoder, not for images.
+"""Momentum contrast of signals in time: the mechanism needs two views and an encoder, not images.
 
     python examples/signals.py               # 25 s on a CPU
 

@@ -30,7 +30,7 @@ class Evaluated:
     download: Download = False
     """Download the data set if PATH does not hold it (cifar10, cifar100, stl10, imagenette)."""
     encoder: str | None = None
-    """The encoder, for a file of weights that does not name it."""
+    """The encoder's name, for a file of weights that does not hold it."""
     image_size: Annotated[int | None, AtLeast1] = None
     """Height and width of an image in pixels; None: the run's, 224 for a file of weights."""
     compute: Annotated[Compute, Flat] = field(default_factory=Compute)
@@ -88,12 +88,12 @@ class Survey:
 
 @dataclass(frozen=True)
 class Suggest:
-    """Write a recipe for a data set and this machine: each choice with its reason, and what the run would cost."""
+    """Write a recipe for a data set and this machine: each choice with its reason, and the run's cost."""
 
     source: Source
     """The data set, as --data spells it."""
     hours: Annotated[float | None, Above0] = None
-    """How long the run may take here; None: as long as is usual for such a data set."""
+    """Hours that the run may take on this machine; None: the usual number of epochs for such a data set."""
     out: Path = Path("suggested.yaml")
     """The recipe's file; `moco pretrain suggested.yaml` runs it."""
     overwrite: bool = False
@@ -122,7 +122,7 @@ class Pack:
     workers: Annotated[int, AtLeast0] = 2
     """Worker processes that resize and encode."""
     max_bad: Annotated[float, Share] = 0.01
-    """Stop when more than this share of the images cannot be read; fewer are left out."""
+    """Stop when more than this share of the images is unreadable; up to it they are left out."""
     download: Download = False
     """Download the data set if PATH does not hold it (cifar10, cifar100, stl10, imagenette)."""
 
@@ -142,15 +142,15 @@ class Reproduce:
     set: tuple[str, ...] = ()
     """Options that override the scale's in every run, named as by `moco pretrain`: epochs=4 per_class=100."""
     vary: str | None = None
-    """NAME=VALUE,VALUE,...: run the grid at each value of an option, to see at which a finding appears."""
+    """NAME=VALUE,VALUE,...: run the grid at each value of an option, to find from which value on a finding shows."""
     only: tuple[str, ...] = ()
-    """Run only these settings of the grid, named as in its table: 0.99 0.999."""
+    """Run only these settings of the grid, by their names in its table: 0.99 0.999."""
     seeds: Annotated[int | None, AtLeast1] = None
     """Seeds of each setting; None: 2 or 3, 1 on ImageNet."""
     minutes: Annotated[float | None, AtLeast0] = None
     """Stop after this many minutes; the same command continues."""
     out: Path | None = None
-    """The folder of the runs; None: runs/reproduce/EXPERIMENT-SCALE, with what --set changes."""
+    """The folder of the runs; None: runs/reproduce/EXPERIMENT-SCALE, followed by the options of --set."""
     page: Path | None = None
     """The folder of the page, its plots and its results as JSON; None: that of the runs."""
     compute: Annotated[Compute, Flat] = field(default_factory=Compute)
@@ -173,7 +173,7 @@ class Report:
     out: Path | None = None
     """The page's file; None: report.html in the run's folder, for several runs in the current folder."""
     points: Annotated[int, Range(1, 10_000)] = 2000
-    """Images on the maps of all runs together. Neighbours are searched among five times as many."""
+    """Images on the maps, over all runs. Nearest neighbours are searched among five times as many."""
     data: str | None = None
     """A data set to take the images from in place of the run's (moco data --help lists them)."""
     compute: Annotated[Compute, Flat] = field(default_factory=Compute)

@@ -37,7 +37,7 @@ class GroupBatchNorm(_BatchNorm):
         if not self.training or len(input) == self.group_size:
             return super().forward(input)
         if len(input) % self.group_size:
-            raise ValueError(f"a batch of {len(input)} does not divide into BN groups of {self.group_size}")
+            raise ValueError(f"a batch of {len(input)} is not a multiple of the BN group of {self.group_size}")
         if torch.compiler.is_compiling():
             return self._by_formula(input)
         groups = input.split(self.group_size)

@@ -1,4 +1,4 @@
-"""What all mechanisms have in common: each states these facts about itself, so that nobody asks which one it is."""
+"""What all mechanisms have in common: each states these facts about itself, so that no code tests which one it is."""
 
 from collections.abc import Callable
 
@@ -13,7 +13,7 @@ Backward = Callable[[Callable[[], InfoNCE]], None]
 class Mechanism(nn.Module):
     """A mechanism of contrastive learning (Fig. 2): `forward` takes the views of a batch and gives an `InfoNCE`.
 
-    A mechanism that can work on a batch in parts has a method `accumulate`, as `MoCo.accumulate`.
+    A mechanism that can accumulate gradients over micro-batches has a method `accumulate`, as `MoCo.accumulate`.
 
     Attributes:
         query: the encoder that is wanted in the end, with `backbone` and `head`.
@@ -50,6 +50,6 @@ def check_temperature(temperature: float) -> None:
         raise ValueError(f"temperature is above 0, not {temperature}")
 
 
-def check_parts(n: int, parts: int) -> None:
-    if parts < 1 or n % parts:
-        raise ValueError(f"a batch of {n} does not divide into {parts} gradient-accumulation steps")
+def check_chunks(n: int, chunks: int) -> None:
+    if chunks < 1 or n % chunks:
+        raise ValueError(f"a batch of {n} does not divide into {chunks} gradient-accumulation steps")

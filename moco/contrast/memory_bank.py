@@ -10,7 +10,7 @@ from moco.contrast.batchnorm import random_bits
 from moco.contrast.collectives import gather
 from moco.contrast.heads import Head, normalised, with_head
 from moco.contrast.loss import InfoNCE, info_nce
-from moco.contrast.mechanism import Backward, Mechanism, check_momentum, check_parts, check_temperature
+from moco.contrast.mechanism import Backward, Mechanism, check_chunks, check_momentum, check_temperature
 
 
 class MemoryBank(Mechanism):
@@ -72,15 +72,15 @@ class MemoryBank(Mechanism):
         self._refresh(images, queries)
         return result
 
-    def accumulate(self, view: Tensor, images: Tensor, *, parts: int, backward: Backward) -> None:
-        """The same step in `parts` equal parts of the batch, as `MoCo.accumulate`; all share one dictionary."""
-        check_parts(len(view), parts)
+    def accumulate(self, view: Tensor, images: Tensor, *, chunks: int, backward: Backward) -> None:
+        """The same step in `chunks` micro-batches, as `MoCo.accumulate`; all share one dictionary."""
+        check_chunks(len(view), chunks)
         images, drawn = images.to(self.vectors.device), self.draw()
         queries: list[Tensor] = []
-        for part, own in zip(view.chunk(parts), images.chunk(parts), strict=True):
+        for chunk, own in zip(view.chunk(chunks), images.chunk(chunks), strict=True):
 
-            def loss(part: Tensor = part, own: Tensor = own) -> InfoNCE:
-                q = normalised(self.query(part))
+            def loss(chunk: Tensor = chunk, own: Tensor = own) -> InfoNCE:
+                q = normalised(self.query(chunk))
                 queries.append(q.detach())
                 return self.contrast(q, own, drawn)
 

@@ -12,7 +12,7 @@ from moco.contrast.batchnorm import permutation
 from moco.contrast.collectives import exchange, gather, local, world_size
 from moco.contrast.heads import Head, normalised, with_head
 from moco.contrast.loss import InfoNCE, info_nce, mean_of
-from moco.contrast.mechanism import Backward, Mechanism, check_momentum, check_parts, check_temperature
+from moco.contrast.mechanism import Backward, Mechanism, check_chunks, check_momentum, check_temperature
 from moco.contrast.momentum import momentum_update
 from moco.contrast.queue import Queue
 
@@ -86,32 +86,33 @@ class MoCo(Mechanism):
         self._enqueue(k)
         return result
 
-    def accumulate(self, view1: Tensor, view2: Tensor, *, parts: int, backward: Backward) -> None:
-        """The same step in `parts` equal parts of the batch, for gradient accumulation.
+    def accumulate(self, view1: Tensor, view2: Tensor, *, chunks: int, backward: Backward) -> None:
+        """The same step for gradient accumulation, in `chunks` micro-batches of equal size.
 
-        All parts are contrasted with the same dictionary, and the keys are enqueued after the last: the mean gradient
-        is that of the whole batch, if BN statistics are computed over groups that divide a part.
+        All are contrasted with the same dictionary, and the keys are enqueued after the last: the mean gradient is
+        that of the whole batch, if the BN groups divide a micro-batch.
 
         Args:
-            view1, view2, backward: `backward` is called for each part with a function without arguments, which gives
-                the part's InfoNCE; its loss, divided by `parts`, is to be back-propagated at once.
-            parts: how many gradient-accumulation steps; must divide the batch.
+            view1, view2: as of `forward`.
+            chunks: the number of gradient-accumulation steps; must divide the batch.
+            backward: is called for each micro-batch with a function without arguments, which returns its InfoNCE, and
+                back-propagates the loss, divided by `chunks`, before it returns.
 
         Raises:
-            ValueError: a batch that does not divide into so many parts.
+            ValueError: a batch that `chunks` does not divide.
         """
-        check_parts(len(view1), parts)
+        check_chunks(len(view1), chunks)
         pairs = self._pairs(view1, view2)
         self.update_key_encoder()
-        k = [self.encode_keys(x_k, parts, stream=i) for i, (_, x_k) in enumerate(pairs)]
-        views = zip(*[x_q.chunk(parts) for x_q, _ in pairs], strict=True)
-        positives = zip(*[local(k_i).chunk(parts) for k_i in k], strict=True)
+        k = [self.encode_keys(x_k, chunks, stream=i) for i, (_, x_k) in enumerate(pairs)]
+        views = zip(*[x_q.chunk(chunks) for x_q, _ in pairs], strict=True)
+        positives = zip(*[local(k_i).chunk(chunks) for k_i in k], strict=True)
         for x_q, k_q in zip(views, positives, strict=True):
-            backward(partial(self._contrast_part, x_q, k_q))
+            backward(partial(self._contrast_chunk, x_q, k_q))
         self._enqueue(k)
 
-    def _contrast_part(self, views: Iterable[Tensor], positives: Iterable[Tensor]) -> InfoNCE:
-        """Queries of a part of each direction's view (n / parts, ...) against their keys and the queue."""
+    def _contrast_chunk(self, views: Iterable[Tensor], positives: Iterable[Tensor]) -> InfoNCE:
+        """Queries of a micro-batch of each direction's view (n / chunks, ...) against their keys and the queue."""
         pairs = zip(views, positives, strict=True)
         return mean_of([self.contrast(self.encode_queries(x_q), k_q, self.queue.keys) for x_q, k_q in pairs])
 
@@ -125,14 +126,14 @@ class MoCo(Mechanism):
             momentum_update(self.key, self.query, self.momentum)
 
     @torch.no_grad()
-    def encode_keys(self, view: Tensor, parts: int = 1, stream: int = 0, enqueued: int | None = None) -> Tensor:
+    def encode_keys(self, view: Tensor, chunks: int = 1, stream: int = 0, enqueued: int | None = None) -> Tensor:
         """Keys of every rank's view (n, ...), in rank order: float32 (world_size * n, dim), L2-normalised, no gradient.
 
         In training mode they are encoded in an order permuted over all ranks, and brought back into the original order
         (shuffling BN, section 3.3).
 
         Args:
-            parts: the batch is encoded in so many parts, which takes less memory.
+            chunks: encodes the batch in this number of micro-batches, which takes less memory.
             stream: 0, or 1 for the second view of a symmetric step, which is permuted otherwise.
             enqueued: encode with the permutation that was used when the queue had received so many keys; None: now.
         """
@@ -140,7 +141,7 @@ class MoCo(Mechanism):
         if self.shuffle and self.training:
             order = permutation(world_size() * len(view), 2 * self._counter(enqueued) + stream)
             view = exchange(view, order)
-        keys = gather(torch.cat([normalised(self.key(part)) for part in view.chunk(parts)]))
+        keys = gather(torch.cat([normalised(self.key(chunk)) for chunk in view.chunk(chunks)]))
         return keys if order is None else torch.empty_like(keys).index_copy_(0, order.to(keys.device), keys)
 
     def _counter(self, enqueued: int | None) -> Tensor:

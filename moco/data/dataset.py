@@ -22,17 +22,17 @@ class Reader(Protocol):
 
     @property
     def remote(self) -> bool:
-        """Whether reading an image by itself is slow, and a shard is better read through."""
+        """Whether random access is slow, so that whole shards should be read sequentially."""
         ...
 
     def __len__(self) -> int: ...
 
     def read(self, position: int) -> bytes:
-        """The content of an image file. Raises OSError or UnreadableImageError if it cannot be had."""
+        """The content of an image file. Raises OSError or UnreadableImageError if it cannot be read."""
         ...
 
     def name(self, position: int) -> str:
-        """What a person would look for it by: a path, a member of a shard."""
+        """The image's name in messages: a path, a member of a shard."""
         ...
 
 
@@ -41,20 +41,20 @@ Content = dict[int, bytes | UnreadableImageError]
 
 
 class ImageSet(Protocol):
-    """A set of images, wherever they are: in memory, encoded, behind a URL. Nobody asks which it is."""
+    """A set of images, wherever they are: in memory, encoded, or at a URL; its users need not know which."""
 
     labels: Tensor | None
     """int64 (n,), or None."""
 
     @property
     def random_access(self) -> bool:
-        """Whether any image is soon at hand. If not, shards are read through: in the order of streams, and once."""
+        """Whether any image can be read quickly. If not, shards are read sequentially, as streams, once an epoch."""
         ...
 
     def __len__(self) -> int: ...
 
     def name(self, position: int) -> str:
-        """What a person would look for the image by."""
+        """The image's name in messages."""
         ...
 
     def read(self, position: int) -> bytes | None:
@@ -190,7 +190,7 @@ class Encoded:
             except UnreadableImageError as error:
                 errors[actual] = str(error)
                 actual = (actual + 1) % len(self) if error.instead is None else error.instead
-        raise UserError(f"{tries} images in a row cannot be read: {errors[position]}")
+        raise UserError(f"{tries} consecutive images cannot be read: {errors[position]}")
 
     def report(self, errors: dict[int, str]) -> None:
         """Names each newly found unreadable image in the log, once. Raises UserError when there are too many."""

@@ -111,10 +111,11 @@ class _Epoch(NamedTuple):
 class StreamOrder:
     """The order of images in shards that are read through, as remote ones are: one request each.
 
-    The shards of an epoch are shuffled, which gives one row of its images. Each stream reads a part of the row from its
-    beginning to its end, and shuffles within blocks of images. The places of a batch are dealt to the streams once for
-    all steps; so how many images of an epoch a stream gives is a count of places, the parts of the row are as long as
-    these counts, and every image comes once. Streams belong to the run: ranks share them as they share the batch.
+    The shards of an epoch are shuffled, which gives one row of its images. Each stream reads a stretch of the row
+    from its beginning to its end, and shuffles within blocks of images. The slots of a batch are assigned to the
+    streams once for all steps; so how many images of an epoch a stream gives is a count of slots, the stretches of the
+    row are as long as these counts, and every image comes once. Streams belong to the run: ranks share them as they
+    share the batch.
 
     Args:
         counts: images of each shard.

@@ -1,4 +1,4 @@
-"""What is in a set of images: looked at, not assumed."""
+"""What a set of images holds, found by reading a sample of them."""
 
 import hashlib
 import io
@@ -19,7 +19,7 @@ from moco.data.order import shuffled
 _FORMATS = ("AVIF", "JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 """What is decoded. Pillow knows others, some of which run programs."""
 _TOGETHER = 64
-"""Images looked at between two steps of the progress bar."""
+"""Images examined between two steps of the progress bar."""
 
 
 @dataclass
@@ -28,7 +28,7 @@ class Survey:
 
     Attributes:
         total: images in the set.
-        looked_at: the positions of those that were looked at, int64 (n,); all below is of these alone.
+        examined: the positions of the images that were examined, int64 (n,); all below is of these alone.
         sizes: how many images are of each (width, height), upright.
         formats: how many are JPEG, PNG, ... by their first bytes; "pixels" if they are in memory, "?" if unknown.
         modes: how many are RGB, L (grey), CMYK, ..., before they are converted to RGB.
@@ -40,7 +40,7 @@ class Survey:
     """
 
     total: int
-    looked_at: Tensor
+    examined: Tensor
     per_class: list[int] | None
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
     formats: Counter[str] = field(default_factory=Counter)
@@ -52,13 +52,13 @@ class Survey:
 
     @property
     def readable(self) -> Tensor:
-        """The positions of the images that were looked at and can be read, int64 (n,)."""
-        return self.looked_at[[position not in self.broken for position in self.looked_at.tolist()]]
+        """The positions of the images that were examined and can be read, int64 (n,)."""
+        return self.examined[[position not in self.broken for position in self.examined.tolist()]]
 
 
 @dataclass(frozen=True)
-class _Seen:
-    """One image: None is what could not be told."""
+class _Facts:
+    """What is found of one image; None: unknown."""
 
     digest: bytes | None = None
     num_bytes: int = 0
@@ -74,18 +74,18 @@ def survey(
     seed: int = 0,
     progress: Callable[[Sequence[Tensor]], Iterable[Tensor]] = iter,
 ) -> Survey:
-    """Looks at so many images of the set, drawn at random without repetition; 0: at all.
+    """Examines `sample` images of the set, drawn at random without repetition; 0: all.
 
-    `progress` wraps the iteration over the pieces in which that is done.
+    `progress` wraps the iteration over the batches of positions.
     """
     n = len(images)
     count = min(sample, n) if sample else n
-    looked_at = shuffled(torch.arange(count), n, seed, 0).sort().values
-    found = Survey(n, looked_at, _per_class(images))
+    examined = shuffled(torch.arange(count), n, seed, 0).sort().values
+    found = Survey(n, examined, _per_class(images))
     with ThreadPoolExecutor() as pool:
-        for piece in progress(looked_at.split(_TOGETHER)):
+        for piece in progress(examined.split(_TOGETHER)):
             positions = piece.tolist()
-            for position, one in zip(positions, pool.map(partial(_look, images), positions), strict=True):
+            for position, one in zip(positions, pool.map(partial(_examine, images), positions), strict=True):
                 _count(found, position, one)
     return found
 
@@ -96,7 +96,7 @@ def _per_class(images: ImageSet) -> list[int] | None:
     return sorted(Counter(images.labels[images.labels >= 0].tolist()).values(), reverse=True)
 
 
-def _count(found: Survey, position: int, one: _Seen) -> None:
+def _count(found: Survey, position: int, one: _Facts) -> None:
     found.num_bytes += one.num_bytes
     if one.error is not None:
         found.broken[position] = one.error
@@ -110,32 +110,32 @@ def _count(found: Survey, position: int, one: _Seen) -> None:
         found.sizes[one.size] += 1
 
 
-def _look(images: ImageSet, position: int) -> _Seen:
+def _examine(images: ImageSet, position: int) -> _Facts:
     try:
         data = images.read(position)
     except UnreadableImageError as error:
-        return _Seen(error=str(error))
-    return _look_at_pixels(images.pixels(position)) if data is None else _look_at_bytes(data, images.name(position))
+        return _Facts(error=str(error))
+    return _examine_pixels(images.pixels(position)) if data is None else _examine_bytes(data, images.name(position))
 
 
-def _look_at_pixels(image: Tensor) -> _Seen:
+def _examine_pixels(image: Tensor) -> _Facts:
     pixels = image.contiguous().numpy()
     height, width = pixels.shape[1:]
-    return _Seen(_digest(pixels.tobytes()), pixels.nbytes, "pixels", "RGB", (width, height))
+    return _Facts(_digest(pixels.tobytes()), pixels.nbytes, "pixels", "RGB", (width, height))
 
 
-def _look_at_bytes(data: bytes, name: str) -> _Seen:
+def _examine_bytes(data: bytes, name: str) -> _Facts:
     form, mode = "?", None
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             form, mode = image.format or "?", image.mode
-    except Exception:  # whatever a header may raise, decoding says what is wrong
+    except Exception:  # whatever a header may raise, decoding reports what is wrong
         mode = None
     try:
         height, width = decode(data, name).shape[1:]
     except UnreadableImageError as error:
-        return _Seen(_digest(data), len(data), form, mode, error=str(error))
-    return _Seen(_digest(data), len(data), form, mode, (width, height))
+        return _Facts(_digest(data), len(data), form, mode, error=str(error))
+    return _Facts(_digest(data), len(data), form, mode, (width, height))
 
 
 def _digest(data: bytes) -> bytes:

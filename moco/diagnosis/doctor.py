@@ -1,4 +1,4 @@
-"""The doctor: what a run's records say is going on, in plain words, and what to change."""
+"""The doctor: what a run's metrics show, in plain words, and what to change."""
 
 import math
 import statistics
@@ -114,7 +114,7 @@ def _collapsed(records: Records) -> Finding | None:
         "problem",
         "All images have nearly the same features.",
         f"feature std {std:.2f} (1 is uniform, 0 collapsed), uniformity {uniformity:.2f} (0 is collapsed)",
-        "lower --lr and --weight-decay; see that the loss was not infinite",
+        "lower --lr and --weight-decay; check that the loss was never infinite",
         "Wang and Isola 2020 (uniformity); Chen and He 2021 (standard deviation of each dimension)",
     )
 
@@ -186,7 +186,7 @@ def _slow_keys(records: Records) -> Finding | None:
         f"m = {m:g} {follows}, the run has {steps:,.0f}",
         f"--key-momentum {fitting}"
         if fitting
-        else "more --epochs, or a smaller --batch-size: so few steps teach little",
+        else "more --epochs, or a smaller --batch-size: too few steps for any momentum",
         "Eq. 2; the paper's m = 0.999 follows in 1,000 of its 1,000,000 steps",
     )
 

@@ -101,11 +101,11 @@ class Monitor:
         return {name: value for name, value in measured.items() if value is not None}
 
     def _forward(self, view: Tensor) -> tuple[Tensor, Tensor]:
-        """Features and the head's outputs of all ranks' probes, in as many parts as in training."""
+        """Features and the head's outputs of all ranks' probes, in as many micro-batches as in training."""
         found = []
         with self.device.autocast():
-            for part in view.chunk(self.config.training.accumulation_steps):
-                outputs = [part]
+            for chunk in view.chunk(self.config.training.accumulation_steps):
+                outputs = [chunk]
                 for module in self.mechanism.query.children():  # one by one, so that nothing is compiled for it
                     outputs.append(module(outputs[-1]))
                 found.append((outputs[1].float(), outputs[-1].float()))
@@ -161,7 +161,7 @@ class Monitor:
         return keys
 
     def _keys(self, view: Tensor, enqueued: int | None = None) -> Tensor:
-        """As in training, in as many parts."""
+        """As in training, in as many micro-batches."""
         with self.device.autocast():
             if isinstance(self.mechanism, MoCoV3):
                 return gather(F.normalize(self.mechanism.key(view).float(), dim=1))
@@ -212,7 +212,7 @@ class Monitor:
         training, views = self.config.training, 2 if self.mechanism.symmetric else 1
         steps_back = min(steps_back, _RECENT // training.batch_size)
         plan = training_plan(self.images, training.batch_size, training.seed, step - steps_back, step + 1)
-        *queued, own = (gather(asked.images.to(self.device.device)) for asked in plan)
+        *queued, own = (gather(indices.images.to(self.device.device)) for indices in plan)
         if not queued:
             return 0.0
         there = torch.cat(queued).sort().values
@@ -241,7 +241,7 @@ def alignment(one: Tensor, other: Tensor) -> float:
 
 
 def uniformity(features: Tensor) -> float:
-    """log mean exp(-2 |x - y|^2) over all pairs of unit vectors (n, dim): 0 collapsed, near -4 spread over the sphere.
+    """log mean exp(-2 |x - y|^2) over all pairs of unit vectors (n, dim): 0 collapsed, near -4 uniform on the sphere.
 
     Wang and Isola 2020, with t = 2.
     """

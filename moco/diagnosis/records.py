@@ -83,7 +83,7 @@ class Records:
 
     @property
     def warm(self) -> bool:
-        """Whether the loss can be judged: dictionary full, warm-up over, and a while, a hundredth of all, since."""
+        """Whether the loss is meaningful: the dictionary full and the warm-up over, for a hundredth of the steps."""
         training = self.config.training
         warm_up = training.warmup if training.iterations else training.warmup * self.steps_per_epoch
         return self.step >= max(self.filled_at, warm_up) + max(50, self.steps / 100) or self.step >= self.steps

@@ -56,7 +56,7 @@ def build_encoder(name: str, small_stem: bool = False, freeze_patches: bool = Fa
     if small_stem and isinstance(encoder, ResNet):
         use_small_stem(encoder)
     elif small_stem and name != "tiny":
-        raise UserError(f"a small stem is for ResNets alone, and {name} is none: leave it out, or take resnet18")
+        raise UserError(f"--small-stem: {name} is not a ResNet: --no-small-stem, or --encoder resnet18")
     if freeze_patches:
         freeze(encoder, name)
     return encoder
@@ -71,7 +71,9 @@ def remove_classifier(encoder: nn.Module, name: str) -> int:
     layers = [(path, module) for path, module in encoder.named_modules() if not list(module.children())]
     (path_before, before), (path, classifier) = layers[-2:]
     if not isinstance(classifier, nn.Linear):
-        raise UserError(f"{name} has no linear classifier to take off, so it is no encoder here: choose another")
+        raise UserError(
+            f"--encoder {name}: has no linear classifier as its last layer to remove: choose another encoder"
+        )
     encoder.set_submodule(path, nn.Identity())
     if isinstance(before, nn.Dropout):
         encoder.set_submodule(path_before, nn.Identity())
@@ -102,11 +104,14 @@ def import_timm() -> ModuleType | None:
 
 
 def unknown(name: str, timm: ModuleType | None) -> UserError:
-    """What to say of a name that nobody has: the nearest that somebody has."""
+    """The error for an unknown name, with the nearest known one."""
     known = [*OURS, *TORCHVISION]
     if timm is not None:
         prefix = "timm:" if name.startswith("timm:") else ""
         known += [prefix + model for model in timm.list_models()]
-    hint = did_you_mean(name.lower(), known, cutoff=0.6) or ": take tiny, resnet18, resnet50 or any of torchvision's"
+    hint = (
+        did_you_mean(name.lower(), known, cutoff=0.6)
+        or ": there are tiny, resnet18, resnet50 and all others of torchvision"
+    )
     extra = "" if timm else " (timm's encoders need: pip install 'momentum-contrast[timm]')"
     return UserError(f"unknown encoder '{name}'{hint}{extra}")

@@ -12,7 +12,7 @@ from torchvision import models
 
 from moco.encoders.build import OURS, TORCHVISION, import_timm, unknown
 from moco.encoders.files import Weights, read_file
-from moco.runtime.errors import UserError
+from moco.runtime.errors import UserError, one_line
 
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 RESNETS = ("resnet", "resnext", "wide_resnet")
@@ -128,7 +128,7 @@ def _read_json(path: Path | None) -> Mapping[str, Any]:
     try:
         values = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{path} cannot be read: {one_line(error)}") from error
     return values if isinstance(values, dict) else {}
 
 

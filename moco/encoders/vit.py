@@ -1,4 +1,4 @@
-"""What MoCo v3 does to a ViT: its first layer stays as it was drawn, and positions are not learned."""
+"""MoCo v3's changes to a ViT: a frozen patch projection, and a fixed sine-cosine position embedding."""
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ def patch_projection(encoder: nn.Module) -> nn.Module | None:
 
 
 def freeze_patches(encoder: nn.Module, name: str) -> None:
-    """Keeps the patch projection's random weights, and makes the position embedding one of sines and cosines.
+    """Freezes the patch projection at its present weights, and makes the position embedding one of sines and cosines.
 
     Neither gets a gradient from then on (MoCo v3, section 4.2 and its appendix). Positions that are not added to the
     tokens, as relative ones, are left alone. Raises UserError for an encoder without a patch projection, or with
@@ -27,7 +27,7 @@ def freeze_patches(encoder: nn.Module, name: str) -> None:
     """
     projection = patch_projection(encoder)
     if projection is None:
-        raise UserError(f"--freeze-patches: {name} has no patch projection, as a ViT has: --no-freeze-patches")
+        raise UserError(f"--freeze-patches: {name} is not a ViT and has no patch projection: --no-freeze-patches")
     projection.requires_grad_(False)
     grid: tuple[int, int] | None
     if isinstance(encoder, VisionTransformer):
@@ -43,7 +43,9 @@ def _fix_positions(embedding: nn.Parameter, grid: tuple[int, int] | None, name: 
     """Fills (1, tokens, dim) with waves; the tokens before those of the grid, such as the class token, have zeros."""
     shape = tuple(embedding.shape)
     if grid is None or len(shape) != 3 or (others := shape[1] - grid[0] * grid[1]) < 0 or shape[2] % 4:
-        raise UserError(f"--freeze-patches: {name} has positions of another kind, of the shape {shape}")
+        raise UserError(
+            f"--freeze-patches: {name} has a position embedding of shape {shape}, which is not one of a grid"
+        )
     with torch.no_grad():
         embedding.zero_()[0, others:] = sine_cosine(*grid, shape[2])
     embedding.requires_grad_(False)

@@ -81,7 +81,7 @@ def _check(options: Linear) -> None:
     rules = [
         (
             options.batch_size % world_size() == 0,
-            f"--batch-size {options.batch_size} does not divide into {world_size()} ranks",
+            f"--batch-size {options.batch_size} is not a multiple of the {world_size()} ranks",
         ),
     ]
     require_all(rules)

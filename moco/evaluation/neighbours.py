@@ -70,7 +70,7 @@ class Neighbours:
     def _compare(self) -> None:
         if not self.pending:
             return
-        rows, places = (torch.cat(parts) for parts in zip(*self.pending, strict=True))
+        rows, places = (torch.cat(column) for column in zip(*self.pending, strict=True))
         self.pending.clear()
         rows = F.normalize(rows.float(), dim=1)
         step = max(1, _PAIRS // len(rows)) if len(rows) else 1

@@ -24,7 +24,7 @@ def survey_table(title: str, found: Survey, trained_on: Survey | None = None) ->
 
 
 def _rows(found: Survey, trained_on: Survey | None) -> Iterator[tuple[str, str]]:
-    n = len(found.looked_at)
+    n = len(found.examined)
     yield (
         "images",
         f"{found.total:,}" + ("" if n == found.total else f"; the rest of the table is of {n:,}, sampled at random"),

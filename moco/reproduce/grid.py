@@ -58,7 +58,7 @@ class Job:
         except ValueError:
             values = None
         if not isinstance(values, dict) or not {"series", "x", "seed"} <= set(values):
-            raise UserError(f"{path}: cannot be read: remove it, and its run is evaluated again")
+            raise UserError(f"{path}: cannot be read: remove it, and the run is evaluated again")
         if "lookup" in values:  # the name of 0.1.0
             values["contrastive"] = values.pop("lookup")
         return values

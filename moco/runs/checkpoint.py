@@ -9,7 +9,7 @@ from typing import IO, Any
 import torch
 
 from moco.runs.folder import Run
-from moco.runtime.errors import UserError
+from moco.runtime.errors import UserError, one_line
 from moco.runtime.files import write_whole
 
 log = logging.getLogger("moco")
@@ -74,7 +74,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
-        raise UserError(f"{path}: cannot be read as a checkpoint: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{path}: cannot be read as a checkpoint: {one_line(error)}") from error
     if not isinstance(state, dict) or "mechanism" not in state:
         raise UserError(f"{path}: is not a checkpoint of a run")
     return state

@@ -79,7 +79,8 @@ class Encoder:
     small_stem: bool = False
     """A ResNet's stem for small images: 3x3 without stride, no max-pooling."""
     freeze_patches: bool = False
-    """Freeze a ViT's patch projection at its random weights; its position embedding is sine-cosine (MoCo v3)."""
+    """Freeze a ViT's patch projection at its initial weights (random, or those of --init), with a fixed sine-cosine
+    position embedding (MoCo v3)."""
     init: str = "random"
     """Weights to start from: random, a run's folder, a file (released checkpoints of MoCo v1, v2, v3 and others),
     torchvision:NAME[:WEIGHTS], timm:NAME or hf:OWNER/NAME."""
@@ -98,9 +99,9 @@ class Contrast:
     temperature: Annotated[float, Above0] = 0.07
     """tau of InfoNCE (Eq. 1)."""
     head: Literal["linear", "mlp"] = "linear"
-    """linear (v1) or mlp, of 2 layers (v2)."""
+    """Projection head: linear (v1) or mlp, of 2 layers (v2)."""
     symmetric: bool = False
-    """Each view is also the other's query."""
+    """Symmetric loss: each view is the query once and the key once."""
     bn_group: Annotated[int | None, Range(2)] = 32
     """BN statistics are computed over groups of N images (32 in the paper, one group a GPU); None: over a rank's
     images. In moco-v3 they are always computed over the whole batch of all ranks, and nothing is shuffled."""
@@ -151,10 +152,10 @@ class Training:
 
 @dataclass(frozen=True)
 class Compute:
-    """How a run is computed. Its results depend on precision and compilation by rounding alone, on the others not."""
+    """How a run is computed. Precision and compilation change its results by rounding only, all else does not."""
 
     device: str = "auto"
-    """auto, cpu, cuda, mps, xpu, or one of several: cuda:N."""
+    """auto, cpu, cuda, mps, xpu, or one of several GPUs: cuda:N."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """bf16: autocast; auto: where the hardware multiplies bf16 natively."""
     channels_last: bool = True
@@ -178,7 +179,7 @@ class Log:
     knn_every: Annotated[int, AtLeast0] = 10
     """Epochs (or steps, with --iterations) between two kNN evaluations; 0: none. There is one at the end too."""
     knn_k: Annotated[int, AtLeast1] = 200
-    """Neighbours that vote."""
+    """k of the kNN classifier: the neighbours that vote."""
     knn_temperature: Annotated[float, Above0] = 0.1
     """A vote weighs exp(similarity / temperature): 0.1 for CIFAR, 0.07 for ImageNet (InstDisc)."""
     log_every: Annotated[int, AtLeast1] = 10
@@ -218,7 +219,7 @@ class Linear:
     cached: bool = False
     """Compute the features of centre crops once and train on them: quicker, without augmented crops."""
     seed: Annotated[int, Range(0, 2**63 - 1)] = 0
-    """Of the crops and their order."""
+    """Seed of the crops and of their order."""
 
 
 def with_options(config: Config, **options: Any) -> Config:
@@ -250,7 +251,7 @@ def parse_option(text: str) -> tuple[str, Any]:
     except (ValueError, SyntaxError):
         value = spelled
     if not _fits(value, hints[name]):
-        raise UserError(f"{text!r}: is not of type {_spelled(hints[name])}")
+        raise UserError(f"{text!r}: the value is not of type {_spelled(hints[name])}")
     return name, value
 
 
@@ -289,7 +290,7 @@ def check(config: Config, ranks: int = 1, images: int | None = None) -> None:
     """Raises UserError, naming the option, for the first number out of its range, or that does not fit the others.
 
     Args:
-        images: how many there are to train on, once that is known.
+        images: the number of training images, once it is known.
     """
     check_ranges(config)
     contrast, training = config.contrast, config.training
@@ -300,13 +301,13 @@ def check(config: Config, ranks: int = 1, images: int | None = None) -> None:
     micro_batch, rest = divmod(training.batch_size, ranks * training.accumulation_steps)
     if rest or not micro_batch:
         raise UserError(
-            f"--batch-size {training.batch_size} does not divide into {ranks} rank(s) x "
-            f"{training.accumulation_steps} gradient-accumulation step(s)"
+            f"--batch-size {training.batch_size}: is not a multiple of {ranks * training.accumulation_steps} "
+            f"(ranks: {ranks}, --accumulation-steps {training.accumulation_steps})"
         )
     if contrast.mechanism != "moco-v3" and contrast.bn_group and micro_batch % contrast.bn_group:
         raise UserError(
-            f"--batch-size {training.batch_size}: {micro_batch} images go through the encoder at once, which does "
-            f"not divide into BN groups of {contrast.bn_group}: change --batch-size or --bn-group"
+            f"--batch-size {training.batch_size}: a rank's micro-batch of {micro_batch} images is not a multiple of "
+            f"--bn-group {contrast.bn_group}: change one of them"
         )
 
 
@@ -332,7 +333,7 @@ def from_dict(values: dict[str, Any], where: str) -> Config:
             config = replace(config, **{room: content})
             continue
         if not isinstance(content, dict):
-            raise UserError(f"{where}: {room} holds no options")
+            raise UserError(f"{where}: {room}: is not a group of options (NAME: VALUE)")
         known = {f.name for f in fields(default)}
         if unknown := set(content) - known:
             raise UserError(f"{where}: no such option in {room}: {', '.join(sorted(unknown))}")

@@ -23,7 +23,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from moco.runs.config import Config, check, differences, from_dict, to_dict
-from moco.runtime.errors import UserError
+from moco.runtime.errors import UserError, one_line
 from moco.runtime.files import write_whole
 
 log = logging.getLogger("moco")
@@ -49,7 +49,9 @@ class Run:
         try:
             lock.acquire()
         except Timeout:
-            raise Busy(f"{self.path}: another process is training it: wait for it, or --out another") from None
+            raise Busy(
+                f"{self.path}: another process is training it: wait for it, or choose another folder by --out"
+            ) from None
         except NotImplementedError as error:  # a file system without locks
             log.warning("%s: cannot be locked: train it by one process alone (%s)", self.path, error)
         except OSError as error:
@@ -64,13 +66,17 @@ class Run:
         """A new run. Raises UserError if the folder holds another already, or cannot be written."""
         run = cls(path)
         if run._config_file.exists():
-            raise UserError(f"{path} already holds a run: --resume continues it, --out starts another elsewhere")
+            raise UserError(
+                f"{path} already holds a run: --resume continues it, --out starts another in its own folder"
+            )
         if run.metrics.exists() or run.saved():
-            raise UserError(f"{path} holds metrics or checkpoints of a run without its config.yaml: --out another")
+            raise UserError(
+                f"{path} holds metrics or checkpoints of a run without its config.yaml: choose another folder by --out"
+            )
         try:
             run.checkpoints.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(f"{path}: cannot be made: {error.strerror}") from error
+            raise UserError(f"{path}: cannot be created: {error.strerror}") from error
         text = yaml.safe_dump(to_dict(config), sort_keys=False)
         write_whole(run._config_file, lambda file: file.write(text.encode()))
         return run
@@ -98,7 +104,7 @@ class Run:
         try:
             values = yaml.safe_load(self._config_file.read_text())
         except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-            raise UserError(f"{self._config_file}: cannot be read: {str(error).splitlines()[0]}") from error
+            raise UserError(f"{self._config_file}: cannot be read: {one_line(error)}") from error
         if not isinstance(values, dict):
             raise UserError(f"{self._config_file}: holds no configuration")
         config = from_dict(values, str(self._config_file))
@@ -112,7 +118,7 @@ class Run:
         """Raises UserError, naming each option, if the run was started with another configuration."""
         if changed := differences(self.config(), config):
             raise UserError(
-                f"{self.path} holds a run with other options: {', '.join(changed)}: leave them, or --out another"
+                f"{self.path} holds a run with other options: {', '.join(changed)}: leave them out, or change --out"
             )
 
     def saved(self) -> list[Path]:

@@ -148,7 +148,7 @@ def _epochs(facts: Facts, epochs: int | None) -> Choice:
             "epochs", value, f"{value * facts.images:,} images in all", "1.25 M steps of 1,024 (He et al. 2020)"
         )
     value = 200 if facts.images >= 50_000 else min(1000, 200 * 50_000 // facts.images)
-    return Choice("epochs", value, "smaller data sets take more epochs", "200 (He et al. 2020), 200 to 800 (lightly)")
+    return Choice("epochs", value, "smaller data sets need more epochs", "200 (He et al. 2020), 200 to 800 (lightly)")
 
 
 def _dictionary(facts: Facts, batch: int) -> Choice:

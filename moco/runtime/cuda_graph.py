@@ -1,4 +1,4 @@
-"""A step as one launch: what a GPU is told in a thousand words is recorded, and from then on said in one."""
+"""A step as one launch: its thousand kernels are recorded as a CUDA graph and replayed."""
 
 from collections.abc import Callable
 

@@ -49,7 +49,7 @@ class Device:
             torch.cuda.reset_peak_memory_stats(self.device)
 
     def peak_mb(self) -> float:
-        """The most memory that this process took, the GPU's or else the machine's, in MB; nan where nothing says."""
+        """The most memory that this process took, the GPU's or else the machine's, in MB; nan where that is unknown."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device) / 2**20
         try:
@@ -100,7 +100,9 @@ def _find(name: str) -> torch.device:
         return device
     index = int(os.environ.get("LOCAL_RANK", 0)) if device.index is None else device.index
     if index >= (count := torch.accelerator.device_count()):
-        raise UserError(f"--device {name}: this machine has {count} of them, and number {index} was asked for")
+        raise UserError(
+            f"--device {name}: there is no number {index}: this machine has {count} of them, numbered from 0"
+        )
     return torch.device(device.type, index)
 
 
@@ -112,7 +114,7 @@ def _physical_bytes() -> int:
 
 
 def _keep_freed_memory() -> None:
-    """Asks glibc to keep freed memory: what is given back is cleared page by page when it is used again."""
+    """Makes glibc keep freed memory: what is given back is cleared page by page when it is used again."""
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         trim_threshold, mmap_max = -1, -4
         libc.mallopt(mmap_max, 0)

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """Bad input: says what is wrong, where, and what to do. The command line prints it and ends with exit code 2."""
+    """Bad input. Its message is what is wrong, where, and what to do; the command line prints it, with exit code 2."""
 
     agreed = False
     """Raised on every rank alike, so that the main rank alone prints it."""
@@ -20,6 +20,15 @@ def require_all(rules: list[tuple[bool, str]]) -> None:
     for holds, message in rules:
         if not holds:
             raise UserError(message)
+
+
+def one_line(error: BaseException) -> str:
+    """What is wrong, in one line: of an OSError without its number and file, of a YAML error with its line number."""
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    if mark is not None and problem:
+        return f"line {mark.line + 1}: {problem}"
+    lines = str(getattr(error, "strerror", None) or error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
 
 
 def did_you_mean(word: str, known: Iterable[str], cutoff: float = 0.5) -> str:

@@ -111,20 +111,20 @@ def _fresh(store: Store, own: int, ranks: int) -> Store:
     """The part of the store that belongs to this start alone.
 
     torchrun's store outlives a restart, and holds the addresses of ranks that are gone. So the main rank picks a name,
-    and each other asks for it by a token of its own, to which no answer can be an old one. Raises RuntimeError if some
-    do not come.
+    and each other rank requests it by a token of its own, which no earlier start can have answered. Raises RuntimeError
+    if some do not come.
     """
     token, until = uuid4().hex, time.monotonic() + _JOIN
     if own:
-        store.set(f"asks/{own}", token)
+        store.set(f"token/{own}", token)
         fresh = PrefixStore(store.get(token).decode(), store)
         fresh.set(f"came/{own}", "")
         return fresh
     fresh, others = PrefixStore(token, store), range(1, ranks)
     while missing := [other for other in others if not fresh.check([f"came/{other}"])]:
         for other in missing:
-            if store.check([f"asks/{other}"]):  # before a restart, or now
-                store.set(store.get(f"asks/{other}").decode(), token)
+            if store.check([f"token/{other}"]):  # before a restart, or now
+                store.set(store.get(f"token/{other}").decode(), token)
         if time.monotonic() > until:
             raise RuntimeError(f"rank {missing[0]} did not come")
         time.sleep(0.02)
@@ -139,9 +139,9 @@ def _backend() -> str:
 
 
 class _Board:
-    """Where a rank that fails leaves word for the others: a few keys in the ranks' store.
+    """Where a rank that fails notifies the others: a few keys in the ranks' store.
 
-    A thread of each rank looks there, and answers, so that a rank which does not is known to be gone.
+    A thread of each rank polls them, and answers, so that a rank which does not is known to be gone.
     """
 
     def __init__(self, store: Store) -> None:

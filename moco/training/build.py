@@ -13,7 +13,7 @@ from moco.encoders import Loaded, build_encoder, patch_projection
 from moco.runs.config import Compute, Config
 from moco.runs.weights import load_weights
 from moco.runtime.device import Device, choose_device
-from moco.runtime.errors import UserError
+from moco.runtime.errors import UserError, one_line
 from moco.runtime.ranks import rank
 from moco.views import Views
 
@@ -95,9 +95,17 @@ def check_mechanism(config: Config, new: bool = True) -> None:
     try:
         with torch.no_grad():
             encoder(torch.zeros(1, 3, size, size))
-    except Exception as error:  # what an encoder raises is its own affair
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    except Exception as error:  # of whatever type: it depends on the encoder
+        expected = _fixed_size(encoder)
+        reason = one_line(error) if expected in (None, size) else f"it takes {expected} x {expected} pixels only"
         raise UserError(f"--image-size {size}: {options.encoder} cannot take images of this size: {reason}") from error
+
+
+def _fixed_size(encoder: nn.Module) -> int | None:
+    """The only image size that a ViT of torchvision or timm takes, as its position embedding is of that size."""
+    size = getattr(encoder, "image_size", None) or getattr(getattr(encoder, "patch_embed", None), "img_size", None)
+    size = size[0] if isinstance(size, tuple) else size
+    return size if isinstance(size, int) else None
 
 
 def _moco(config: Config, encoder: nn.Module, images: int, steps: int, device: Device) -> Mechanism:

@@ -127,7 +127,7 @@ class _Logger:
             yield batch
 
     def write_facts(self) -> None:
-        """What the mechanism says about itself and the data set's size, for who reads the run without them."""
+        """The mechanism's own facts and the data set's size, for readers of the run that have neither."""
         training, batch = self.training, self.training.config.training.batch_size
         facts = {
             "chance_loss": training.mechanism.chance_loss(batch),

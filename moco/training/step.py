@@ -105,28 +105,28 @@ class Pretraining:
         self.step += 1
 
     def _advance(self, *inputs: Tensor) -> Tensor:
-        """Loss and gradient of every part of the batch, averaged over the ranks, and the optimiser's step.
+        """Loss and gradient of every micro-batch, averaged over the ranks, and the optimiser's step.
 
         Returns loss, contrastive accuracy and gradient norm, (3,).
         """
-        parts = self.config.training.accumulation_steps
+        steps = self.config.training.accumulation_steps
         results: list[Tensor] = []
 
         def backward(forward: Callable[[], InfoNCE]) -> None:
-            last = len(results) + 1 == parts
+            last = len(results) + 1 == steps
             ddp = self.distributed
             with nullcontext() if ddp is None or last else ddp.no_sync():
                 result = forward() if ddp is None else ddp(forward)
                 # Backward runs outside of autocast, as PyTorch advises.
                 with torch.autocast(self.device.device.type, enabled=False):
-                    (result.loss / parts).backward()
+                    (result.loss / steps).backward()
             results.append(torch.stack((result.loss.detach(), result.accuracy)))
 
         with self.device.autocast():
-            if parts == 1:
+            if steps == 1:
                 backward(partial(self.mechanism, *inputs))
             else:
-                self.mechanism.accumulate(*inputs, parts=parts, backward=backward)
+                self.mechanism.accumulate(*inputs, chunks=steps, backward=backward)
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
         self.optimizer.step()

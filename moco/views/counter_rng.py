@@ -37,7 +37,7 @@ def uniform(seed: int, index: Tensor, draws: int, *, epoch: int | Tensor = 0, st
         index: int64 (n,), non-negative: what the numbers belong to (an image).
         draws: how many numbers each index gets.
         epoch: a number below 2**32, or int64 (n,).
-        stream: what tells several uses of one (seed, epoch, index) apart (the view), below 2**16, or int64 (n,).
+        stream: what distinguishes several uses of one (seed, epoch, index) (the view), below 2**16, or int64 (n,).
     """
     blocks = torch.arange((draws + 3) // 4, device=index.device)
     column = index[:, None]

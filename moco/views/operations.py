@@ -94,7 +94,7 @@ def _taps(length: Tensor, size: int, reverse: Tensor, device: torch.device) -> t
     crop and normalised, in double precision; then as 16-bit integers, with as many bits after the point as fit.
 
     Returns, on the device, the source pixels, int64 (n, size, taps), their weights, int32 (n, size, taps), and the bits
-    after the point, int32 (n,); in reverse order where `reverse`, bool (n,), says so.
+    after the point, int32 (n,); in reverse order where `reverse`, bool (n,), is true.
     """
     most = math.ceil(2 * max(1.0, int(length.max()) / size)) + 1
     exact = device if device.type != "mps" else torch.device("cpu")  # which has no double precision
@@ -161,7 +161,7 @@ def to_grey(images: Tensor) -> Tensor:
 
 
 def grey_scale(images: Tensor, grey: Tensor) -> Tensor:
-    """Makes the images grey for which `grey`, bool (n,), says so. Changes them in place."""
+    """Makes the images grey where `grey`, bool (n,), is true. Changes them in place."""
     _on_rows(images, _where(grey), lambda chosen, _: to_grey(chosen).expand_as(chosen), grey)
     return images
 
@@ -171,7 +171,7 @@ def adjust_hue(images: Tensor, shift: Tensor) -> Tensor:
 
     The way through HSV in closed form: with c = max - min and hue h in turns, each channel is
     min + c * clamp(|6 frac(h + offset) - 2| - 1, 0, 1), offset = 5/6, 3/6, 1/6 for red, green, blue. Which channel is
-    the largest is told by numbers, 0 or 1, as choosing by conditions is ten times as slow on a CPU.
+    the largest is encoded by numbers, 0 or 1, as choosing by conditions is ten times as slow on a CPU.
     """
     red, green, blue = images.unbind(dim=1)
     high = torch.maximum(red, green).clamp_(min=blue)

@@ -52,7 +52,7 @@ PRETEXTS: dict[str, tuple[Pretext, Pretext]] = {
     "simclr": (_SIMCLR, _SIMCLR),
     # v2 without blur, which destroys an image of 32 pixels.
     "cifar": (Pretext(normalisation=CIFAR),) * 2,
-    # For the embedded data set, whose objects are told by their outline: a crop keeps at least half of the image.
+    # For the embedded data set, whose classes are the outlines: a crop keeps at least half of the image.
     "shapes": (Pretext(area=(0.5, 1.0), normalisation=CIFAR),) * 2,
 }
 """The first and the second view of an image, by the recipe's name."""

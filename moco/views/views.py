@@ -82,7 +82,7 @@ class Views:
             crops: float32 (n, 3, size, size), values in 0..1; overwritten.
             out: where the views go.
         """
-        pretext = self.pretexts[0]  # in what is asked of it here, the views do not differ
+        pretext = self.pretexts[0]  # the views do not differ in what is used here
         if pretext.grey_first:
             grey_scale(crops, parameters.grey)
         colour_jitter(crops, parameters.jitter, parameters.order)
@@ -96,7 +96,7 @@ class Views:
 class CentreCrop(Views):
     """The one view of evaluation: the centre of the image, normalised as in training.
 
-    An image of `size` is taken whole; of another, the central 224 of 256 parts (section 4.1).
+    An image of `size` is taken whole; of another, the central 224/256 (section 4.1).
     """
 
     def __init__(

@@ -17,7 +17,7 @@ def npz(random_npz) -> Path:
 def test_it_stops_when_the_time_is_up_and_goes_on(npz, tmp_path, capsys):
     command = ["--quick", "--data", f"npz:{npz}", "--out", str(tmp_path)]
     main([*command, "--minutes", "0"])
-    assert "the same command goes on" in capsys.readouterr().out
+    assert "the same command continues" in capsys.readouterr().out
     assert not list(tmp_path.glob("*/*/result.json"))
     main(command)
     results = [json.loads(path.read_text()) for path in tmp_path.glob("*/*/result.json")]

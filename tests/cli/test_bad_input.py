@@ -17,12 +17,15 @@ FILES = {
     ("line", "message"),
     [
         ("shapes-cpu --image-size 4", "--image-size 4: "),
-        ("shapes-cpu --encoder vit_s_16 --image-size 32", "--image-size 32: vit_s_16 cannot take images of this size"),
-        ("shapes-cpu --batch-size 6 --accumulation-steps 4", "--batch-size 6 does not divide into"),
+        (
+            "shapes-cpu --encoder vit_s_16 --image-size 32",
+            "--image-size 32: vit_s_16 cannot take images of this size: it takes 224 x 224 pixels only",
+        ),
+        ("shapes-cpu --batch-size 6 --accumulation-steps 4", "--batch-size 6: is not a multiple of 4"),
         ("text.yaml", "training: lr: '3e-2' is not of type float: write 0.03"),
-        ("broken.yaml", "broken.yaml: cannot be read as a recipe"),
+        ("broken.yaml", "broken.yaml: cannot be read as a recipe: line 2: expected ',' or ']'"),
         ("unknown.yaml", "unknown.yaml: no such group of options: trainin"),
-        ("nosuch.yaml", "nosuch.yaml: cannot be read as a recipe"),
+        ("nosuch.yaml", "nosuch.yaml: cannot be read as a recipe: No such file or directory"),
         ("shapes-cpu --lr nan", "--lr nan: above 0"),
         ("shapes-cpu --lr inf", "--lr inf: above 0, and finite"),
         ("shapes-cpu --temperature -1", "--temperature -1.0: above 0"),
@@ -47,4 +50,5 @@ def test_one_line_and_no_folder(tmp_path, monkeypatch, capsys, line, message):
     (only,) = capsys.readouterr().err.splitlines()
     assert only.startswith("moco: ")
     assert message in only
+    assert "[Errno" not in only
     assert not (tmp_path / "out").exists()

@@ -127,14 +127,14 @@ def test_what_is_unknown_names_the_nearest(capsys, line, message):
         ("--key-momentum 1.5", "--key-momentum 1.5: in 0..1"),
         ("--key-momentum -0.1", "--key-momentum -0.1: in 0..1"),
         ("--seed 99999999999999999999", "--seed 99999999999999999999: in 0..9,223,372,036,854,775,807"),
-        ("--batch-size 20", "--batch-size 20: 20 images go through the encoder at once, which does not divide into BN"),
-        ("--accumulation-steps 3", "--batch-size 16 does not divide into 1 rank(s) x 3 gradient-accumulation step(s)"),
+        ("--batch-size 20", "--batch-size 20: a rank's micro-batch of 20 images is not a multiple of --bn-group 8"),
+        ("--accumulation-steps 3", "--batch-size 16: is not a multiple of 3 (ranks: 1, --accumulation-steps 3)"),
         ("--views none", "no views named 'none' (there are v1, v2, v3"),
         ("--encoder resnet19", "resnet19"),
         ("--device gpu", "--device gpu: no such device: auto, cpu, cuda, mps, xpu or cuda:N"),
         ("--device cuda:99", "--device cuda:99: this machine has "),
         ("--data npz:nowhere.npz", "--data npz:nowhere.npz: no such path: nowhere.npz"),
-        ("--data cifar10:nowhere", "--data cifar10:nowhere: no such path: nowhere (--data.download fetches it)"),
+        ("--data cifar10:nowhere", "--data cifar10:nowhere: no such path: nowhere (--data.download downloads it)"),
         ("--data folder:empty", "empty: no images here"),
         ("--data foldr:empty", "no such source: did you mean folder?"),
         ("--resume", "run: no such path"),
@@ -159,7 +159,7 @@ def test_a_value_of_another_type_ends_with_2_and_names_the_option(capsys, value)
 def test_a_folder_that_holds_a_run_is_refused_and_untouched(tmp_path, capsys, small):
     (tmp_path / "config.yaml").write_text("recipe: mine\n")
     message = refused(capsys, f"pretrain shapes-cpu {small} --out {tmp_path}")
-    assert message == f"{tmp_path} already holds a run: --resume continues it, --out starts another elsewhere"
+    assert message == f"{tmp_path} already holds a run: --resume continues it, --out starts another in its own folder"
     assert (tmp_path / "config.yaml").read_text() == "recipe: mine\n"
     assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
 

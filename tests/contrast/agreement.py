@@ -52,17 +52,19 @@ def running_statistics(module: nn.Module) -> list[Tensor]:
     return [buffer for name, buffer in module.named_buffers() if "running" in name]
 
 
-def train(mechanism: Mechanism, optimizer: torch.optim.Optimizer, inputs: list[Tensor], parts: int = 1) -> list[Tensor]:
-    """A step on this rank's share of the inputs. Returns the mean loss and accuracy over parts and ranks."""
+def train(
+    mechanism: Mechanism, optimizer: torch.optim.Optimizer, inputs: list[Tensor], chunks: int = 1
+) -> list[Tensor]:
+    """A step on this rank's share of the inputs. Returns the mean loss and accuracy over chunks and ranks."""
     inputs, results = [local(x) for x in inputs], []
 
     def backward(forward: Callable[[], InfoNCE]) -> None:
         result = forward()
-        (result.loss / parts).backward()
+        (result.loss / chunks).backward()
         results.append(torch.stack((result.loss.detach(), result.accuracy.double())))
 
-    if parts > 1:
-        mechanism.accumulate(*inputs, parts=parts, backward=backward)  # type: ignore[operator]
+    if chunks > 1:
+        mechanism.accumulate(*inputs, chunks=chunks, backward=backward)  # type: ignore[operator]
         average([p.grad for p in mechanism.parameters() if p.grad is not None])
     else:
         ddp = DistributedDataParallel(mechanism, broadcast_buffers=False) if world_size() > 1 else mechanism
@@ -82,7 +84,7 @@ def sgd(mechanism: Mechanism) -> torch.optim.Optimizer:
     return torch.optim.SGD([p for p in mechanism.parameters() if p.requires_grad], lr=LR)
 
 
-def moco(parts: int = 1, **options: Any) -> Deviations:
+def moco(chunks: int = 1, **options: Any) -> Deviations:
     options = {"shuffle": True, "symmetric": False, "queue_size": 70, **options}
     torch.manual_seed(0)
     ours = MoCo(bn_encoder(), 8, momentum=0.9, temperature=0.2, bn_group=4, **options).double()
@@ -91,7 +93,7 @@ def moco(parts: int = 1, **options: Any) -> Deviations:
     optimizer, deviations = sgd(ours), {}
     for step in range(STEPS):
         x1, x2 = views(step)
-        result = train(ours, optimizer, [x1, x2], parts)
+        result = train(ours, optimizer, [x1, x2], chunks)
         loss, accuracy, f_k = theirs.step(x1, x2)
         compare(
             deviations,
@@ -103,7 +105,7 @@ def moco(parts: int = 1, **options: Any) -> Deviations:
             enqueued=([ours.queue.enqueued], [torch.tensor(theirs.enqueued)]),
         )
         assert ours.queue.total == theirs.enqueued
-    if parts == 1:  # in parts the running statistics move more often
+    if chunks == 1:  # in chunks the running statistics move more often
         seen = mean_over_ranks(running_statistics(ours.query) + running_statistics(ours.key))
         compare(deviations, statistics=(seen, running_statistics(theirs.f_q) + running_statistics(theirs.f_k)))
     return deviations
@@ -129,14 +131,14 @@ def end_to_end(**options: Any) -> Deviations:
     return deviations
 
 
-def memory_bank(parts: int = 1) -> Deviations:
+def memory_bank(chunks: int = 1) -> Deviations:
     torch.manual_seed(0)
     ours = MemoryBank(bn_encoder(), 100, 8, draws=40, momentum=0.7, temperature=0.2, bn_group=4, head="mlp").double()
     theirs = LiteralMemoryBank(ours.query, ours.vectors, 40, 0.7, 0.2, LR, 4)
     optimizer, deviations = sgd(ours), {}
     for step in range(STEPS):
         view, images = views(step)[0], torch.randperm(100)[:BATCH]
-        result = train(ours, optimizer, [view, images], parts)
+        result = train(ours, optimizer, [view, images], chunks)
         loss, accuracy = theirs.step(view, images)
         compare(
             deviations,
@@ -180,14 +182,14 @@ CASES: dict[str, Callable[[], Deviations]] = {
     "moco": moco,
     "moco with an MLP head, symmetric": partial(moco, head="mlp", hidden=12, symmetric=True),
     "moco without shuffling": partial(moco, shuffle=False),
-    "moco in 2 parts": partial(moco, parts=2),
-    "moco in 3 parts, symmetric": partial(moco, parts=3, symmetric=True),
+    "moco in 2 chunks": partial(moco, chunks=2),
+    "moco in 3 chunks, symmetric": partial(moco, chunks=3, symmetric=True),
     "moco of fewer keys than images": partial(moco, queue_size=31),
     "end-to-end": end_to_end,
     "end-to-end, symmetric": partial(end_to_end, head="mlp", symmetric=True),
     "end-to-end without shuffling": partial(end_to_end, shuffle=False),
     "memory bank": memory_bank,
-    "memory bank in 2 parts": partial(memory_bank, parts=2),
+    "memory bank in 2 chunks": partial(memory_bank, chunks=2),
     "moco v3": moco_v3,
     "moco v3 as for a ViT": partial(moco_v3, projector_layers=3, predictor_bn=True),
 }

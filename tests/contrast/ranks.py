@@ -23,9 +23,9 @@ N = 5
 ON_RANKS = (
     "moco",
     "moco with an MLP head, symmetric",
-    "moco in 2 parts",
+    "moco in 2 chunks",
     "end-to-end, symmetric",
-    "memory bank in 2 parts",
+    "memory bank in 2 chunks",
     "moco v3",
 )
 """The cases of agreement.py that are run on several ranks."""

@@ -44,7 +44,7 @@ def test_group_bn_moves_its_statistics_by_the_mean_over_groups(momentum):
 
 def test_group_bn_refuses_what_does_not_divide():
     grouped = group_batch_norm(nn.BatchNorm2d(3), 4)
-    with pytest.raises(ValueError, match="batch of 10 does not divide into BN groups of 4"):
+    with pytest.raises(ValueError, match="batch of 10 is not a multiple of the BN group of 4"):
         grouped(torch.randn(10, 3, 2, 2))
     with pytest.raises(ValueError, match="SyncBatchNorm"):
         group_batch_norm(nn.Sequential(nn.SyncBatchNorm(3)), 4)

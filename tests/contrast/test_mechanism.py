@@ -10,7 +10,7 @@ from moco.contrast import EndToEnd, Mechanism, MemoryBank, MoCo, MoCoV3
 from tests.contrast.test_moco import batch, small_encoder
 
 N = 12
-# Name: how it is made, num_views, takes_index, keys per step, whether a batch can be taken in parts.
+# Name: how it is made, num_views, takes_index, keys per step, whether a batch can be taken in chunks.
 MECHANISMS = {
     "moco": (lambda: MoCo(small_encoder(), 8, 50), 2, False, N, True),
     "moco, symmetric": (lambda: MoCo(small_encoder(), 8, 50, symmetric=True), 2, False, 2 * N, True),

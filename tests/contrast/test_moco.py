@@ -33,41 +33,41 @@ def test_the_symmetric_loss_is_the_mean_of_both_directions():
     assert torch.equal(both.queue.keys[12:24], other.queue.keys[:12])
 
 
-def in_parts(mechanism: nn.Module, parts: int, *inputs: torch.Tensor) -> torch.Tensor:
-    """Accumulates the gradient of a step. Returns the mean loss of the parts."""
+def in_chunks(mechanism: nn.Module, chunks: int, *inputs: torch.Tensor) -> torch.Tensor:
+    """Accumulates the gradient of a step. Returns the mean loss of the chunks."""
     losses = []
 
     def backward(forward):
         losses.append(forward().loss)
-        (losses[-1] / parts).backward()
+        (losses[-1] / chunks).backward()
 
-    mechanism.accumulate(*inputs, parts=parts, backward=backward)
-    assert len(losses) == parts
+    mechanism.accumulate(*inputs, chunks=chunks, backward=backward)
+    assert len(losses) == chunks
     return torch.stack(losses).mean().detach()
 
 
 @pytest.mark.parametrize("symmetric", [False, True])
-@pytest.mark.parametrize("parts", [1, 2, 4])
-def test_gradient_accumulation_is_the_whole_step(parts, symmetric):
+@pytest.mark.parametrize("chunks", [1, 2, 4])
+def test_gradient_accumulation_is_the_whole_step(chunks, symmetric):
     torch.manual_seed(0)
     whole = MoCo(bn_encoder(), dim=8, queue_size=40, bn_group=4, symmetric=symmetric).double()
     parted = copy.deepcopy(whole)
     view1, view2 = (view.double() for view in batch(0, n=16))
     result = whole(view1, view2)
     result.loss.backward()
-    assert in_parts(parted, parts, view1, view2).item() == pytest.approx(result.loss.item(), abs=1e-12)
+    assert in_chunks(parted, chunks, view1, view2).item() == pytest.approx(result.loss.item(), abs=1e-12)
     for p, q in zip(whole.query.parameters(), parted.query.parameters(), strict=True):
         torch.testing.assert_close(p.grad, q.grad, rtol=0, atol=1e-12)
     torch.testing.assert_close(whole.queue.keys, parted.queue.keys, rtol=0, atol=1e-12)
     assert int(parted.queue.enqueued) == parted.queue.total == 16 * (1 + symmetric)  # once
 
 
-@pytest.mark.parametrize("parts", [4, 0])
-def test_a_batch_that_does_not_divide(parts):
+@pytest.mark.parametrize("chunks", [4, 0])
+def test_a_batch_that_does_not_divide(chunks):
     moco = MoCo(small_encoder(), dim=8, queue_size=40)
     before = copy.deepcopy(moco.state_dict())
-    with pytest.raises(ValueError, match=f"a batch of 6 does not divide into {parts} gradient-accumulation steps"):
-        moco.accumulate(*batch(0, n=6), parts=parts, backward=lambda forward: None)
+    with pytest.raises(ValueError, match=f"a batch of 6 does not divide into {chunks} gradient-accumulation steps"):
+        moco.accumulate(*batch(0, n=6), chunks=chunks, backward=lambda forward: None)
     assert all(torch.equal(before[name], value) for name, value in moco.state_dict().items())
 
 
@@ -95,7 +95,7 @@ def test_keys_are_those_of_their_images():
     view = batch(0)[0]
     expected = torch.nn.functional.normalize(moco.key(view), dim=1)
     torch.testing.assert_close(moco.encode_keys(view), expected)
-    torch.testing.assert_close(moco.encode_keys(view, parts=3), expected)
+    torch.testing.assert_close(moco.encode_keys(view, chunks=3), expected)
     assert not moco.encode_keys(view.requires_grad_()).requires_grad
 
 

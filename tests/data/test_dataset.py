@@ -90,7 +90,7 @@ def test_readable_near_takes_the_next_readable_and_wraps(tmp_path):
 
 
 def test_readable_near_gives_up(tmp_path):
-    with pytest.raises(UserError, match=r"3 images in a row cannot be read.*000\.png"):
+    with pytest.raises(UserError, match=r"3 consecutive images cannot be read.*000\.png"):
         Encoded(Files(write(tmp_path, 3, bad=[0, 1, 2]))).readable_near(0, {})
 
 

@@ -42,7 +42,7 @@ def mixed(tmp_path):
 def test_all_of_a_mixed_set(mixed):
     images, contents = mixed
     found = survey(images, 0)
-    assert (found.total, found.looked_at.tolist()) == (9, list(range(9)))
+    assert (found.total, found.examined.tolist()) == (9, list(range(9)))
     assert found.per_class == [4, 3, 2]
     assert found.formats == Counter(JPEG=5, PNG=2, **{"?": 1})
     assert found.modes == Counter(RGB=3, L=1, RGBA=1, P=1, CMYK=1)
@@ -56,14 +56,14 @@ def test_all_of_a_mixed_set(mixed):
 
 def test_a_sample_is_drawn_at_random_without_repetition(mixed):
     images, _ = mixed
-    samples = [survey(images, 4, seed).looked_at.tolist() for seed in (0, 0, 1, 2)]
+    samples = [survey(images, 4, seed).examined.tolist() for seed in (0, 0, 1, 2)]
     assert samples[0] == samples[1]
     assert len({tuple(sample) for sample in samples}) > 1
     for sample in samples:
         assert sample == sorted(set(sample))
         assert len(sample) == 4
     assert survey(images, 4).per_class == [4, 3, 2]  # labels are known of all
-    assert len(survey(images, 100).looked_at) == 9
+    assert len(survey(images, 100).examined) == 9
 
 
 def test_the_upright_size_counts(tmp_path):

@@ -66,7 +66,7 @@ def test_small_stem_keeps_the_resolution(name):
 
 @pytest.mark.parametrize("name", ["mobilenet_v3_small", "vit_b_16", "timm:resnet18"])
 def test_small_stem_is_refused_where_there_is_none_to_exchange(name):
-    with pytest.raises(UserError, match=f"small stem is for ResNets alone, and {name} is none"):
+    with pytest.raises(UserError, match=f"--small-stem: {name} is not a ResNet"):
         on_meta(name, small_stem=True)
 
 
@@ -145,7 +145,7 @@ def test_an_unknown_name_is_told_the_nearest(name, nearest):
 
 
 def test_a_name_like_no_other_is_told_some():
-    with pytest.raises(UserError, match="unknown encoder '': take tiny, resnet18, "):
+    with pytest.raises(UserError, match="unknown encoder '': there are tiny, resnet18, "):
         build_encoder("")
 
 
@@ -161,5 +161,5 @@ def test_without_timm_the_extra_is_named(monkeypatch):
 
 
 def test_a_family_without_a_linear_classifier_is_refused():
-    with pytest.raises(UserError, match="squeezenet1_0 has no linear classifier"):
+    with pytest.raises(UserError, match="--encoder squeezenet1_0: has no linear classifier"):
         on_meta("squeezenet1_0")

@@ -78,13 +78,13 @@ def test_an_encoder_without_patches_is_refused(name):
     """Of the last, the projection is four convolutions with BN."""
     if name.startswith("timm:"):
         pytest.importorskip("timm")
-    with pytest.raises(UserError, match=f"^--freeze-patches: {name} has no patch projection"):
+    with pytest.raises(UserError, match=f"^--freeze-patches: {name} is not a ViT and has no patch projection"):
         build_encoder(name, freeze_patches=True)
 
 
 def test_positions_of_another_kind_are_refused():
     pytest.importorskip("timm")
-    with pytest.raises(UserError, match=r"^--freeze-patches: .* has positions of another kind"):
+    with pytest.raises(UserError, match=r"^--freeze-patches: .* has a position embedding of shape"):
         build_encoder("timm:hiera_tiny_224", freeze_patches=True)
 
 

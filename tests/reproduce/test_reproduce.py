@@ -175,7 +175,7 @@ def test_a_page_that_cannot_be_written_is_named_before_anything_runs(tiny, npz, 
     with pytest.raises(SystemExit) as left:
         reproduce(npz, tmp_path / "out", "--page", str(tmp_path / "file"))
     assert left.value.code == 2
-    assert "cannot be made" in capsys.readouterr().err
+    assert "cannot be created" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

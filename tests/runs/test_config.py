@@ -100,12 +100,12 @@ def test_the_ends_of_the_ranges_are_allowed(config):
 @pytest.mark.parametrize(
     ("batch_size", "steps", "ranks", "bn_group", "message"),
     [
-        (250, 1, 1, 32, "--batch-size 250: 250 images .* BN groups of 32"),
-        (256, 16, 1, 32, "--batch-size 256: 16 images .* BN groups of 32"),
-        (256, 1, 16, 32, "--batch-size 256: 16 images .* BN groups of 32"),
-        (256, 1, 3, None, r"--batch-size 256 does not divide into 3 rank\(s\) x 1 gradient-accumulation step\(s\)"),
-        (256, 3, 1, None, r"--batch-size 256 does not divide into 1 rank\(s\) x 3 gradient-accumulation step\(s\)"),
-        (4, 8, 1, None, r"--batch-size 4 does not divide into 1 rank\(s\) x 8 gradient-accumulation step\(s\)"),
+        (250, 1, 1, 32, "--batch-size 250: a rank's micro-batch of 250 images .* --bn-group 32"),
+        (256, 16, 1, 32, "--batch-size 256: a rank's micro-batch of 16 images .* --bn-group 32"),
+        (256, 1, 16, 32, "--batch-size 256: a rank's micro-batch of 16 images .* --bn-group 32"),
+        (256, 1, 3, None, r"--batch-size 256: is not a multiple of 3 \(ranks: 3, --accumulation-steps 1\)"),
+        (256, 3, 1, None, r"--batch-size 256: is not a multiple of 3 \(ranks: 1, --accumulation-steps 3\)"),
+        (4, 8, 1, None, r"--batch-size 4: is not a multiple of 8 \(ranks: 1, --accumulation-steps 8\)"),
     ],
 )
 def test_a_batch_that_does_not_divide(batch_size, steps, ranks, bn_group, message):
@@ -158,8 +158,8 @@ def test_the_options_of_version_0_1_0_are_read_by_their_names_of_today():
         ),
         ({"training": {"learning_rate": 1, "lr": 1}}, "x.yaml: no such option in training: learning_rate"),
         ({"optimiser": {}}, "x.yaml: no such group of options: optimiser"),
-        ({"training": 3}, "x.yaml: training holds no options"),
-        ({"training": None}, "x.yaml: training holds no options"),
+        ({"training": 3}, "x.yaml: training: is not a group of options"),
+        ({"training": None}, "x.yaml: training: is not a group of options"),
         ({"training": {"lr": "3e-2"}}, "x.yaml: training: lr: '3e-2' is not of type float: write 0.03"),
     ],
 )

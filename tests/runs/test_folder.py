@@ -48,7 +48,9 @@ def test_what_is_created_can_be_opened(run):
 def test_a_folder_that_holds_a_run_is_refused_and_untouched(run):
     save_checkpoint(run, 1, state(1), 3)
     before = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
-    with pytest.raises(UserError, match=r"already holds a run: --resume continues it, --out starts another elsewhere"):
+    with pytest.raises(
+        UserError, match=r"already holds a run: --resume continues it, --out starts another in its own folder"
+    ):
         Run.create(run.path, replace(CONFIG, recipe="other"))
     assert {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()} == before
 
@@ -74,7 +76,7 @@ def test_what_is_left_of_a_run_without_its_configuration_is_not_overwritten(run)
 def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
     for path in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(UserError, match="cannot be made"):
+        with pytest.raises(UserError, match="cannot be created"):
             Run.create(path, CONFIG)
 
 
@@ -99,7 +101,7 @@ def test_other_options_are_named(run):
     with pytest.raises(UserError) as caught:
         run.require(replace(CONFIG, training=replace(training, epochs=training.epochs + 1, lr=7.0)))
     changes = f"epochs {training.epochs} -> {training.epochs + 1}, lr {training.lr} -> 7.0"
-    assert f"holds a run with other options: {changes}: leave them" in str(caught.value)
+    assert f"holds a run with other options: {changes}: leave them out" in str(caught.value)
     with pytest.raises(UserError, match="recipe shapes-cpu -> x"):
         run.require(replace(CONFIG, recipe="x"))
 

@@ -45,7 +45,7 @@ def test_without_one_it_is_the_cpu(accelerator):
     [
         (None, "cuda", "--device cuda: this machine has no accelerator"),
         ("xpu", "cuda", "--device cuda: this machine has xpu and no other accelerator"),
-        ("xpu", "xpu:2", "--device xpu:2: this machine has 2 of them, and number 2 was asked for"),
+        ("xpu", "xpu:2", "--device xpu:2: there is no number 2: this machine has 2 of them, numbered from 0"),
         ("xpu", "gpu", "--device gpu: no such device: auto, cpu, cuda, mps, xpu or cuda:N"),
     ],
 )

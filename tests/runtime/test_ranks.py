@@ -59,7 +59,7 @@ def test_what_fails_on_one_rank_ends_all(tmp_path, images, sabotage, lines):
 def test_a_restart_finds_nothing_of_the_start_before_it_in_the_store():
     """torchrun's store outlives it; whoever read a rank's old address would wait for one that is gone."""
     store = dist.HashStore()
-    store.set("asks/1", "a token of a rank that was killed before it was answered")
+    store.set("token/1", "a token of a rank that was killed before it was answered")
     with ThreadPoolExecutor(3) as pool:
         for start in range(2):
             first, *others = pool.map(lambda own: _fresh(store, own, 3), (0, 1, 2))

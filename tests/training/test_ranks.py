@@ -92,7 +92,10 @@ def test_torchrun_starts_ranks(data):
 def test_what_is_wrong_with_the_options_is_printed_once(data):
     """By the main rank, as all raise it."""
     for more, line in (
-        ("--bn-group 32", "moco: --batch-size 32: 16 images go through the encoder at once"),
+        (
+            "--bn-group 32",
+            "moco: --batch-size 32: a rank's micro-batch of 16 images is not a multiple",
+        ),
         ("--accumulation-steps 2 --mechanism end-to-end --bn-group 8", "moco: --accumulation-steps 2: --mechanism end"),
     ):
         words = f"pretrain cifar10-cpu --data npz:{data} {OPTIONS} --out two {more}"

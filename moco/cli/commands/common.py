@@ -21,7 +21,7 @@ console = Console(highlight=False)
 
 @contextmanager
 def together() -> Iterator[None]:
-    """The ranks joined, for as long as the command runs; if memory runs out, that is an error in one line."""
+    """The ranks joined, while the command runs; running out of memory is an error in one line."""
     with joined():
         try:
             yield
@@ -36,8 +36,8 @@ def computing(compute: Compute) -> Iterator[Device]:
         yield device_of(compute)
 
 
-def say(what: Any) -> None:
-    """Prints on the main rank; text as it is, in one line however long, as it may be a command or a path."""
+def print_on_main(what: Any) -> None:
+    """Prints on the main rank. Text is not wrapped and has no markup, as it may hold a command or a path."""
     if is_main():
         console.print(Text(what) if isinstance(what, str) else what, soft_wrap=isinstance(what, str))
 

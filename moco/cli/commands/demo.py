@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from moco.cli.commands.common import computing, say
+from moco.cli.commands.common import computing, print_on_main
 from moco.cli.commands.pretrain import pretrain
 from moco.cli.options import Demo
 from moco.data import Source, source_of
@@ -30,7 +30,7 @@ def run(options: Demo) -> None:
     start = time.monotonic()
     with computing(config.compute) as device:
         cost = estimate(config, source_of(config), device)
-        say(f"about {cost.seconds + _AROUND:.0f} s on this machine, {device.device}: {cost.steps:,} steps")
+        print_on_main(f"about {cost.seconds + _AROUND:.0f} s on this machine, {device.device}: {cost.steps:,} steps")
     done = pretrain(config, folder)
     with computing(config.compute) as device:
         source = source_of(config)
@@ -40,8 +40,10 @@ def run(options: Demo) -> None:
             ("random encoder", measured[0], None),
             ("pre-trained encoder", measured[-1], None),
         ]
-        say(accuracy_table(f"kNN accuracy on {len(source.test or [])} test images of 10 classes (chance: 10 %)", rows))
-        say(f"{time.monotonic() - start:.0f} s in all; views.png and curves.png in {folder} show the run")
+        print_on_main(
+            accuracy_table(f"kNN accuracy on {len(source.test or [])} test images of 10 classes (chance: 10 %)", rows)
+        )
+        print_on_main(f"{time.monotonic() - start:.0f} s in all; views.png and curves.png in {folder} show the run")
 
 
 def _raw_pixels(source: Source, config: Config, device: Device) -> float:

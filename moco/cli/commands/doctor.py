@@ -6,7 +6,7 @@ from rich.markup import escape
 from moco.cli.options import Doctor
 from moco.diagnosis.doctor import SEVERITIES, diagnose, write_findings
 from moco.runs.folder import Run
-from moco.runtime.errors import UserError
+from moco.runtime.errors import UserError, one_line
 
 COLOURS = {"problem": "red", "warning": "yellow", "note": "cyan", "good": "green"}
 
@@ -27,6 +27,6 @@ def run(options: Doctor) -> None:
     try:
         write_findings(run, findings)
     except UserError as error:  # somebody else's run
-        console.print(f"not written: {error}", markup=False, style="dim")
+        console.print(f"not written: {one_line(error)}", markup=False, style="dim")
     if any(finding.severity == "problem" for finding in findings):
         raise SystemExit(1)

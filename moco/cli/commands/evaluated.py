@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
-from moco.cli.commands.common import say
+from moco.cli.commands.common import print_on_main
 from moco.cli.options import Evaluated
 from moco.data import Source, source_of
 from moco.evaluation import Trained, open_trained
@@ -36,7 +36,7 @@ def write_accuracies(trained: Trained, protocol: str, options: dict[str, Any], a
     published = PUBLISHED.get((trained.config.recipe, protocol))
     rows = [(name, value, published if name == "top-1" else None) for name, value in accuracies.items()]
     where = f"{trained.config.encoder.encoder}, {trained.config.data.source}"
-    say(accuracy_table(f"{protocol}: {where}", rows))
+    print_on_main(accuracy_table(f"{protocol}: {where}", rows))
     if not is_main():
         return
     values: dict[str, Any] = {"protocol": protocol, "weights": str(trained.weights), **options}
@@ -44,4 +44,4 @@ def write_accuracies(trained: Trained, protocol: str, options: dict[str, Any], a
     # Beside a file of weights there may be others.
     own_folder = Run(trained.folder).checkpoints == trained.weights.parent
     name = protocol if own_folder else f"{trained.weights.name.replace(':', '-')}.{protocol}"
-    say(f"written to {Run(trained.folder).write_json(name, values)}")
+    print_on_main(f"written to {Run(trained.folder).write_json(name, values)}")

@@ -2,7 +2,7 @@
 
 import shlex
 
-from moco.cli.commands.common import say
+from moco.cli.commands.common import print_on_main
 from moco.cli.options import Pack
 from moco.data import open_source
 from moco.data.formats.pack import pack
@@ -22,5 +22,5 @@ def run(options: Pack) -> None:
         workers=options.workers,
         max_bad=options.max_bad,
     )
-    say(str(packed))
-    say(f"train on them by:\n  moco pretrain RECIPE --data {shlex.quote(f'shards:{options.out}')}")
+    print_on_main(str(packed))
+    print_on_main(f"train on them by:\n  moco pretrain RECIPE --data {shlex.quote(f'shards:{options.out}')}")

@@ -29,7 +29,7 @@ def main(words: list[str]) -> None:
     folder = options.out or Path("runs") / Path(recipe.name).stem
 
     def continued(config: Config) -> Config:
-        """What the command line does not say is as it was when the run was started."""
+        """What the command line leaves open is as it was when the run was started."""
         return parse(Pretrain, words, prog, Pretrain(replace(config, recipe=recipe.name))).config
 
     if options.resume == "no":
@@ -57,7 +57,7 @@ def pretrain(
         resume: as of `moco pretrain`.
         continued: from the configuration of the run that is there, the one that it goes on with.
     """
-    from moco.cli.commands.common import say, together
+    from moco.cli.commands.common import print_on_main, together
     from moco.data import source_of
     from moco.report import draw_curves, draw_views
     from moco.runtime.ranks import gather_objects, is_main, on_main
@@ -88,11 +88,11 @@ def pretrain(
                 on_main(lambda: held.enter_context(run.locked(wait=15 if resumed else 0)))
                 train(config, source, run, device, resumed)
         except Stopped as stopped:
-            say(f"stopped after step {stopped.step}; continue it by:\n  {_command(config, folder)} --resume")
+            print_on_main(f"stopped after step {stopped.step}; continue it by:\n  {_command(config, folder)} --resume")
             raise SystemExit(128 + stopped.signal_number) from None
         if is_main():
             draw_curves(run)
-        say(f"done: {folder} holds the checkpoints, metrics.jsonl, curves.png, views.png and tensorboard/")
+        print_on_main(f"done: {folder} holds the checkpoints, metrics.jsonl, curves.png, views.png and tensorboard/")
         return run
 
 

@@ -4,7 +4,7 @@ import logging
 from dataclasses import replace
 from pathlib import Path
 
-from moco.cli.commands.common import computing, progress, say
+from moco.cli.commands.common import computing, print_on_main, progress
 from moco.cli.options import Report
 from moco.data import source_of
 from moco.evaluation import open_trained
@@ -38,7 +38,7 @@ def run(options: Report) -> None:
         galleries = [_gallery(run, options, device, max(1, options.points // len(runs))) for run in runs]
         if is_main():
             write_page(runs, galleries, out)
-            say(f"written to {out} ({out.stat().st_size / 1e6:.1f} MB): open it in a browser")
+            print_on_main(f"written to {out} ({out.stat().st_size / 1e6:.1f} MB): open it in a browser")
 
 
 def _gallery(run: Run, options: Report, device: Device, points: int) -> Gallery | str:

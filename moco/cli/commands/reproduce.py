@@ -13,7 +13,7 @@ import torch
 from rich.markup import escape
 from rich.table import Table
 
-from moco.cli.commands.common import computing, say
+from moco.cli.commands.common import computing, print_on_main
 from moco.cli.options import Reproduce
 from moco.reproduce import EXPERIMENTS, Job, plan, run_missing, sources, write_page, write_varied
 from moco.reproduce.experiments import Cell, Scale
@@ -72,7 +72,7 @@ def run(options: Reproduce) -> None:
                 page = write_page(experiment, jobs, claims, context, page, _name(name, *only))
             done = sum(job.result() is not None for job in jobs)
             more = "" if done == len(jobs) else "; the same command continues"
-            say(f"{done} of {len(jobs)} runs are done{more}; written to {page}")
+            print_on_main(f"{done} of {len(jobs)} runs are done{more}; written to {page}")
         if stopped is not None:
             raise SystemExit(128 + stopped.signal_number)
 
@@ -82,9 +82,9 @@ def _linear(scale: Scale) -> Linear:
     return Linear(cached=scale == "cpu")
 
 
-def _name(*parts: str) -> str:
-    """Of a folder or a page, after what it is of."""
-    return ",".join(parts).replace("/", "-")[:150]
+def _name(*pieces: str) -> str:
+    """The name of a folder or a page, from its experiment, scale and options."""
+    return ",".join(pieces).replace("/", "-")[:150]
 
 
 def _folder(path: Path) -> Path:
@@ -92,7 +92,7 @@ def _folder(path: Path) -> Path:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{path}: cannot be made: {error.strerror}") from error
+        raise UserError(f"{path}: cannot be created: {error.strerror}") from error
     return path
 
 
@@ -171,5 +171,5 @@ def _print_costs(jobs: list[Job], device: Device, linear: Linear) -> None:
         missing += len(seeds) - done
         memory = f"{cost.memory_mb:,.0f} MB" if on_gpu else ""
         table.add_row(name, f"{cost.steps:,}", f"{cost.seconds / 60:,.1f}", memory, f"{done} of {len(seeds)}")
-    say(table)
-    say(f"{missing} runs are missing, about {total / 60:,.0f} minutes in all")
+    print_on_main(table)
+    print_on_main(f"{missing} runs are missing, about {total / 60:,.0f} minutes in all")

@@ -10,7 +10,7 @@ import torch
 from rich.markup import escape
 from rich.table import Table
 
-from moco.cli.commands.common import computing, say
+from moco.cli.commands.common import computing, print_on_main
 from moco.cli.options import Suggest
 from moco.data import Source, open_source
 from moco.data.survey import survey
@@ -67,17 +67,17 @@ def run(options: Suggest) -> None:
             table.add_column(column, no_wrap=column == "option")
         for choice in choices:
             table.add_row(choice.flag, f"{choice.value}", escape(choice.reason), escape(choice.published))
-        say(table)
-        for warning in warnings(facts, len(found.broken), len(found.looked_at)):
+        print_on_main(table)
+        for warning in warnings(facts, len(found.broken), len(found.examined)):
             log.warning(warning)
         memory = f"{cost.memory_mb:,.0f} MB of {'GPU ' if facts.gpu else ''}memory"
         rate = cost.steps * config.training.batch_size / cost.seconds
-        say(f"about {_time(cost.seconds)} here for {cost.steps:,} steps, {rate:,.0f} images/s, {memory}")
+        print_on_main(f"about {_time(cost.seconds)} here for {cost.steps:,} steps, {rate:,.0f} images/s, {memory}")
         if is_main():
             write_recipe(
                 options.out, config, [f"{choice.flag}: {choice.reason}; from {choice.published}" for choice in choices]
             )
-        say(f"written to {options.out}; start it by:\n  moco pretrain {shlex.quote(str(options.out))}")
+        print_on_main(f"written to {options.out}; start it by:\n  moco pretrain {shlex.quote(str(options.out))}")
 
 
 def _fitting(facts: Facts, compute: Compute, source: Source, device: Device) -> tuple[Facts, Estimate]:

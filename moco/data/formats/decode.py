@@ -1,4 +1,4 @@
-"""Encoded bytes become pixels."""
+"""Decodes images from bytes to pixels."""
 
 import io
 import logging
@@ -69,11 +69,11 @@ class UnreadableImageError(Exception):
 
 
 class _RefusedError(Exception):
-    """The message says what is wrong, and needs no exception's name before it."""
+    """The message is complete without the name of the exception."""
 
 
 def decode(data: bytes, name: str) -> Tensor:
-    """The image as uint8 (3, height, width) in RGB, upright as its EXIF says, on white where it is transparent.
+    """The image as uint8 (3, height, width) in RGB, rotated as its EXIF tag demands, on white where transparent.
 
     JPEG, PNG, WebP, GIF, AVIF, BMP and TIFF, recognised by their content; of an animation the first frame; 16 bits
     scaled to 8. Safe, and faster, in many threads.

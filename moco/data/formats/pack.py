@@ -21,7 +21,7 @@ from moco.data.formats.shard_writer import (
 )
 from moco.data.sources.shards import MANIFEST
 from moco.data.sources.source import Source
-from moco.runtime.errors import UserError
+from moco.runtime.errors import UserError, one_line
 from moco.runtime.files import write_whole
 from moco.runtime.progress import Bar
 
@@ -112,7 +112,7 @@ class _Packer:
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValueError) as error:
-            raise UserError(f"{self.out}: its {MANIFEST} cannot be read: {error}") from error
+            raise UserError(f"{self.out}: its {MANIFEST} cannot be read: {one_line(error)}") from error
         if not isinstance(manifest, dict) or manifest.get("options") != self.options:
             raise UserError(
                 f"{self.out} holds shards of other images, or packed with other options or by another version: "
@@ -135,7 +135,7 @@ class _Packer:
             if before is None and any(self.out.iterdir()):
                 raise UserError(f"{self.out}: is not empty, and {_BEGUN} is not in it: choose another folder")
         except (OSError, ValueError) as error:
-            raise UserError(f"{self.out}: cannot be written: {error}") from error
+            raise UserError(f"{self.out}: cannot be written: {one_line(error)}") from error
         if before is not None and before != self.options:
             raise UserError(f"{self.out}: packing other images, or with other options, was begun there: {_INSTEAD}")
         _write_json(begun, self.options)

@@ -72,7 +72,7 @@ def decode_and_crop(packets: EncodedBatch, size: int, device: torch.device) -> C
     errors = dict(packets.errors)
     try:
         decoded = _decode([packets.content[i] for i in jpegs], device)
-    except RuntimeError:  # of one of them; it does not say which
+    except RuntimeError:  # of one of them, unknown which
         decoded = [_decode_one(packets, i, errors) for i in jpegs]
     for i, picture in zip(jpegs, decoded, strict=True):
         pictures[i] = picture

@@ -55,7 +55,7 @@ def list_folder(path: Path, max_bad: float, classes: list[str] | None) -> tuple[
     names = [top for top, _, _ in tops]
     known = classes or sorted(set(names))
     if unknown := set(names) - set(known):
-        raise UserError(f"{path}: classes that the training images lack: {', '.join(sorted(unknown)[:3])}")
+        raise UserError(f"{path}: classes that are not among the training images': {', '.join(sorted(unknown)[:3])}")
     if len(known) < 2:
         return Encoded(Files(paths), None, max_bad), None
     number = {name: i for i, name in enumerate(known)}

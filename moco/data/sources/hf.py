@@ -9,7 +9,7 @@ from torch import Tensor
 
 from moco.data.dataset import Encoded
 from moco.data.sources.encoded import TEST_NAMES
-from moco.data.sources.source import Opening, Source
+from moco.data.sources.source import OpenOptions, Source
 from moco.runtime.errors import UserError
 
 _LABELS = ("label", "labels", "fine_label")
@@ -43,24 +43,26 @@ class Rows:
         return f"{self.title}, row {position}"
 
 
-def open_hub(argument: str, opening: Opening) -> Source:
+def open_hub(argument: str, options: OpenOptions) -> Source:
     """NAME or NAME:CONFIG on the Hub, or a folder that `datasets` can load or has saved.
 
     The images are the first column of images, the labels a ClassLabel column, if there is one.
     """
     if find_spec("datasets") is None:
-        raise UserError(f"--data hf:{argument}: needs a package that is not here: pip install 'momentum-contrast[hf]'")
+        raise UserError(
+            f"--data hf:{argument}: needs a package that is not installed: pip install 'momentum-contrast[hf]'"
+        )
     splits = {name: table for name, table in _load(argument).items() if len(table)}
     if not splits:
         raise UserError(f"hf:{argument}: has no images")
     train_name = "train" if "train" in splits else next(iter(splits))
     if train_name != "train" and len(splits) > 1:
         raise UserError(f"hf:{argument}: has no split named train, only {', '.join(splits)}")
-    train, classes = _images(splits[train_name], f"hf:{argument} {train_name}", opening)
-    tests = [_images(splits[name], f"hf:{argument} {name}", opening)[0] for name in TEST_NAMES if name in splits]
+    train, classes = _images(splits[train_name], f"hf:{argument} {train_name}", options)
+    tests = [_images(splits[name], f"hf:{argument} {name}", options)[0] for name in TEST_NAMES if name in splits]
     # On the Hub the test images of some data sets have no labels, but the validation images do.
     test = next((test for test in tests if test.labels is not None), None)
-    return Source(opening.cached(train), None if test is None else opening.cached(test), classes)
+    return Source(options.cached(train), None if test is None else options.cached(test), classes)
 
 
 def _load(argument: str) -> dict[str, Any]:
@@ -82,7 +84,7 @@ def _load(argument: str) -> dict[str, Any]:
     return {"train": loaded} if isinstance(loaded, datasets.Dataset) else dict(loaded)
 
 
-def _images(table: Any, title: str, opening: Opening) -> tuple[Encoded, list[str] | None]:
+def _images(table: Any, title: str, options: OpenOptions) -> tuple[Encoded, list[str] | None]:
     import datasets
 
     columns = [name for name, feature in table.features.items() if isinstance(feature, datasets.Image)]
@@ -93,9 +95,9 @@ def _images(table: Any, title: str, opening: Opening) -> tuple[Encoded, list[str
     label = next((name for name in _LABELS if name in labels), labels[0] if labels else None)
     reader = Rows(table, columns[0], title)
     if label is None:
-        return Encoded(reader, None, opening.max_bad), None
+        return Encoded(reader, None, options.max_bad), None
     classes = list(table.features[label].names)
-    return Encoded(reader, _known(table[label][:]), opening.max_bad), classes
+    return Encoded(reader, _known(table[label][:]), options.max_bad), classes
 
 
 def _known(labels: list[int | None]) -> Tensor | None:

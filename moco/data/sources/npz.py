@@ -1,4 +1,4 @@
-"""Sources that are in memory from the first: what is drawn, and arrays in a file."""
+"""Sources in memory: the drawn data set, and arrays in a file."""
 
 import zipfile
 import zlib
@@ -10,24 +10,24 @@ from torch import Tensor
 
 from moco.data.dataset import InMemory
 from moco.data.sources import shapes
-from moco.data.sources.source import Opening, Source
-from moco.runtime.errors import UserError
+from moco.data.sources.source import OpenOptions, Source
+from moco.runtime.errors import UserError, one_line
 
 SHAPES_TRAIN, SHAPES_TEST = 10_000, 2_000
 
 
-def open_shapes(argument: str, opening: Opening) -> Source:
-    if opening.size < shapes.SMALLEST:
-        raise UserError(f"--image-size {opening.size}: shapes are drawn from {shapes.SMALLEST} pixels")
+def open_shapes(argument: str, options: OpenOptions) -> Source:
+    if options.size < shapes.SMALLEST:
+        raise UserError(f"--image-size {options.size}: shapes are drawn at {shapes.SMALLEST} pixels or more")
     drawn = [
-        shapes.draw(torch.arange(start, start + count), size=opening.size)
+        shapes.draw(torch.arange(start, start + count), size=options.size)
         for start, count in ((0, SHAPES_TRAIN), (SHAPES_TRAIN, SHAPES_TEST))
     ]
     train, test = (InMemory(drawing.images, drawing.labels) for drawing in drawn)
     return Source(train, test, list(shapes.CLASSES))
 
 
-def open_npz(argument: str, opening: Opening) -> Source:
+def open_npz(argument: str, options: OpenOptions) -> Source:
     """A folder's train.npz and test.npz, or one file."""
     path = Path(argument)
     if path.is_file():
@@ -46,7 +46,7 @@ def _read(path: Path) -> InMemory:
     except KeyError as error:
         raise UserError(f'{path}: holds no array "images"') from error
     except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(f"{path}: cannot be read as .npz: {error}") from error
+        raise UserError(f"{path}: cannot be read as .npz: {one_line(error)}") from error
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
         raise UserError(f"{path}: images are uint8 (n, height, width, 3), not {images.dtype} {images.shape}")
     if labels is not None and labels.shape != (len(images),):

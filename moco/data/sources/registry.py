@@ -10,7 +10,7 @@ from moco.data.sources.encoded import open_folder, open_shards
 from moco.data.sources.hf import open_hub
 from moco.data.sources.npz import open_npz, open_shapes
 from moco.data.sources.published import open_cifar, open_imagenet, open_imagenette, open_stl10
-from moco.data.sources.source import Opening, Source
+from moco.data.sources.source import OpenOptions, Source
 from moco.runs.config import Config
 from moco.runtime.errors import UserError, did_you_mean
 
@@ -19,13 +19,13 @@ __all__ = ["KINDS", "Kind", "Source", "open_source", "source_of"]
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of source: what stands behind its colon, what it is, and what opens it."""
+    """One kind of source: its argument after the colon, a description, and the function that opens it."""
 
     argument: str
     about: str
-    open: Callable[[str, Opening], Source]
+    open: Callable[[str, OpenOptions], Source]
     fetched: bool = False
-    """Whether --data.download fetches it."""
+    """Whether --data.download downloads it."""
 
     def spelling(self, name: str) -> str:
         return f"{name}:{self.argument}" if self.argument else name
@@ -36,7 +36,9 @@ KINDS = {
     "cifar10": Kind("PATH", "CIFAR-10 as torchvision has it", open_cifar(datasets.CIFAR10), fetched=True),
     "cifar100": Kind("PATH", "CIFAR-100 as torchvision has it", open_cifar(datasets.CIFAR100), fetched=True),
     "stl10": Kind("PATH", "STL-10: trains on its 100,000 unlabelled images", open_stl10, fetched=True),
-    "imagenette": Kind("PATH", "10 classes of ImageNet; fetched with 320 pixels", open_imagenette, fetched=True),
+    "imagenette": Kind(
+        "PATH", "10 classes of ImageNet; --data.download takes the 320-pixel version", open_imagenette, fetched=True
+    ),
     "imagenet": Kind("PATH", "ILSVRC 2012: train and val with a folder for each class", open_imagenet),
     "folder": Kind(
         "PATH", "images in class folders, or without; PATH/train and PATH/test if they are there", open_folder
@@ -52,7 +54,7 @@ KINDS = {
 def open_source(
     spec: str, *, size: int = 32, download: bool = False, max_bad: float = 0.01, cache_mb: int = 4096
 ) -> Source:
-    """The source of that spelling, such as "folder:PATH"; `Opening` tells the options.
+    """The source of that spelling, such as "folder:PATH"; the other arguments are those of `OpenOptions`.
 
     Raises UserError if there is no such source or nothing usable in it.
     """
@@ -66,10 +68,10 @@ def open_source(
     if kind.argument == "PATH":
         path = Path(argument).expanduser()
         if not path.exists() and not (kind.fetched and download):
-            hint = " (--data.download fetches it)" if kind.fetched else ""
+            hint = " (--data.download downloads it)" if kind.fetched else ""
             raise UserError(f"--data {spec}: no such path: {argument}{hint}")
         argument = str(path)
-    return kind.open(argument, Opening(size, download, max_bad, cache_mb))
+    return kind.open(argument, OpenOptions(size, download, max_bad, cache_mb))
 
 
 def source_of(config: Config) -> Source:

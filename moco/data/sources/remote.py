@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-from moco.runtime.errors import UserError
+from moco.runtime.errors import UserError, one_line
 
 WAITS = (0.5, 2.0)
 """Seconds before what failed is tried again: twice, so three times in all."""
@@ -58,8 +58,8 @@ def read_range(url: str, start: int, end: int) -> bytes:
     data = bytes(retried(lambda: filesystem.cat_file(path, start=start, end=end)))
     if len(data) > end - start:
         raise UserError(
-            f"{url}: the server sends whole files alone, not ranges of them: copy the shards to a disk, or serve them "
-            "by one that knows HTTP's Range"
+            f"{url}: the server ignores HTTP Range requests and sends whole files: copy the shards to a disk, or use "
+            "a server that supports ranges"
         )
     return data
 
@@ -121,12 +121,6 @@ def retried(act: Callable[[], T]) -> T:
     raise AssertionError
 
 
-def one_line(error: BaseException) -> str:
-    """What is wrong, in the words of whoever raised it, without the name of the file."""
-    lines = (getattr(error, "strerror", None) or str(error) or type(error).__name__).splitlines()
-    return str(lines[0])
-
-
 def _as_os_error(error: Exception) -> OSError:
     if isinstance(error, FileNotFoundError) and not _is_lost_connection(error.__cause__):
         return FileNotFoundError(errno.ENOENT, "there is no such file")
@@ -170,7 +164,7 @@ def _filesystem(url: str) -> tuple[Any, str]:
         return url_to_fs(url)  # type: ignore[no-any-return]
     except ImportError as error:
         raise UserError(
-            f"{url}: needs a package that is not here ({one_line(error)}): pip install 'momentum-contrast[remote]'"
+            f"{url}: needs a package that is not installed ({one_line(error)}): pip install 'momentum-contrast[remote]'"
         ) from error
     except ValueError as error:
         raise UserError(f"{url}: {one_line(error)}") from error

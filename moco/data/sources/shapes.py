@@ -2,7 +2,7 @@
 
 Nothing is downloaded and nothing stored: the image of a number is a pure function of (seed, number). The class is the
 outline, and a texture goes with it, as in real things. Colour, size, position, rotation, background, distractors and
-noise are drawn without a look at it, so neither raw pixels nor colour statistics give it away. Each object comes with
+noise are drawn independently of it, so neither raw pixels nor colour statistics give it away. Each object comes with
 its mask and box.
 
 A batch is a few large tensor operations. They are +, -, *, /, sqrt, floor and comparisons only, which IEEE 754 rounds
@@ -21,7 +21,7 @@ from moco.views.counter_rng import uniform
 
 Range = tuple[float, float]
 
-# How hard the data set is. Lengths are fractions of the image side unless they say otherwise, luma runs from 0 to 1.
+# How hard the data set is. Lengths are fractions of the image side unless stated otherwise, luma runs from 0 to 1.
 OBJECT_SIZE: Range = (0.50, 0.80)  # diameter of the circle around the object
 OVERHANG = 0.10  # how far that circle may stick out of the frame, in its radii
 OBJECT_CONTRAST: Range = (0.30, 0.45)  # luma between the object and its background
@@ -41,7 +41,7 @@ DISTRACTOR_RADIUS: Range = (0.02, 0.05)
 DISTRACTOR_CONTRAST: Range = (0.10, 0.30)
 NOISE: Range = (0.01, 0.05)  # half-width of the uniform noise of a pixel and channel
 
-SMALLEST = 8  # pixels a side: below it outlines are no longer told apart
+SMALLEST = 8  # pixels a side: below it outlines are indistinguishable
 # Pixels drawn at once: on a CPU the planes of a chunk should stay in its cache, elsewhere large operations are cheap.
 _CHUNK_CPU, _CHUNK_OTHER = 2**17, 2**23
 # Streams of random numbers that no view of an image uses, even if it is drawn with the same seed.
@@ -50,7 +50,7 @@ _OBJECT, _TEXTURE, _COLOUR, _BACKGROUND, _NOISE, _DISTRACTOR = range(_STREAM, _S
 
 
 class Drawing(NamedTuple):
-    """A batch of `shapes`, on the device of the index that asked for it."""
+    """A batch of `shapes`, on the device of the index."""
 
     images: Tensor  # uint8 (n, 3, size, size)
     labels: Tensor  # int64 (n,), places in CLASSES
@@ -82,8 +82,8 @@ def draw(index: Tensor, size: int = 32, seed: int = 0) -> Drawing:
         return Drawing(*(field[:0] for field in draw(index.new_zeros(1), size, seed)))
     pixels = _CHUNK_CPU if index.device.type == "cpu" else _CHUNK_OTHER
     chunks = index.long().split(max(1, pixels // size**2))
-    parts = [_draw_chunk(chunk, size, seed) for chunk in chunks]
-    return parts[0] if len(parts) == 1 else Drawing(*(torch.cat(part) for part in zip(*parts, strict=True)))
+    drawings = [_draw_chunk(chunk, size, seed) for chunk in chunks]
+    return drawings[0] if len(drawings) == 1 else Drawing(*map(torch.cat, zip(*drawings, strict=True)))
 
 
 def _draw_chunk(index: Tensor, size: int, seed: int) -> Drawing:
@@ -157,7 +157,7 @@ def _choose(kind: Tensor, functions: Sequence[Callable[..., Tensor]], *planes: T
 
 
 # The outlines: signed distances, negative inside, in a frame where each fits about the unit circle and none is much
-# larger in area than another. They are exact near the edges, which is where anti-aliasing looks.
+# larger in area than another. They are exact near the edges, where anti-aliasing needs them.
 
 
 def _disk(x: Tensor, y: Tensor) -> Tensor:
@@ -303,7 +303,7 @@ def _background(random: _Random, colours: _Colours, grid: _Grid, size: int) -> T
 def _object(
     random: _Random, labels: Tensor, colours: _Colours, place: _Grid, distance: Tensor, radius: Tensor
 ) -> Tensor:
-    """The object's surface (n, 3, size, size), as it would look if it filled the frame."""
+    """The object's surface (n, 3, size, size), as if it filled the frame."""
     kind = torch.tensor(_TEXTURE_OF_CLASS, device=labels.device)[labels]
     frequency = random.between(TEXTURE_FREQUENCY) / radius
     u, v = place.turned(random.between((-1, 1)) * radius, random.between((-1, 1)) * radius, random.between((0, 1)))
@@ -329,7 +329,7 @@ def _add_distractor(canvas: Tensor, random: _Random, colours: _Colours, grid: _G
 
 
 def _mix(canvas: Tensor, coverage: Tensor, colour: Tensor) -> None:
-    """Lay `colour` over the canvas (n, 3, size, size), in place, as far as coverage (n, size, size) says."""
+    """Lay `colour` over the canvas (n, 3, size, size), in place, in proportion to coverage (n, size, size)."""
     canvas.add_((colour - canvas).mul_(coverage[:, None]))
 
 

@@ -13,8 +13,8 @@ from typing import TypeVar
 import numpy as np
 
 from moco.data.formats.tar import INDEX, CutOffError, members
-from moco.data.sources.remote import is_remote, one_line, open_file, read_if_there
-from moco.runtime.errors import UserError
+from moco.data.sources.remote import is_remote, open_file, read_if_there
+from moco.runtime.errors import UserError, one_line
 from moco.runtime.progress import track
 from moco.runtime.ranks import gather_objects, rank, world_size
 
@@ -56,7 +56,7 @@ def contents(urls: Sequence[str]) -> list[Content]:
     are 4 bytes an image, and not the offsets, 12 more, which whoever needs them reads again: a shard that is read from
     its beginning needs none. Images that cannot be read are left out, and their shards named in the log.
 
-    Raises UserError if a shard, or what is beside it, cannot be had for another reason than that it is not there: what
+    Raises UserError if a shard, or what is beside it, cannot be read for another reason than that it is not there: what
     a run trains on must not depend on the network.
     """
     found = shared(_or_user_error(beside), urls)
@@ -105,9 +105,9 @@ def _or_user_error(act: Callable[[str], U]) -> Callable[[str], U]:
 
 
 def beside(url: str) -> Content | None:
-    """What is in a shard as its index says, or img2dataset's statistics, which give no labels; None if neither does.
+    """What is in a shard by its index, or by img2dataset's statistics, which give no labels; None without either.
 
-    Raises OSError if there may be one, and it cannot be had.
+    Raises OSError if there may be one, and it cannot be read.
     """
     if (index := _read_index(url)) is not None:
         return Content.of(index)

@@ -6,8 +6,8 @@ from glob import glob, has_magic
 from pathlib import Path
 from typing import Any
 
-from moco.data.sources.remote import find_files, is_remote, one_line, read_if_there
-from moco.runtime.errors import UserError
+from moco.data.sources.remote import find_files, is_remote, read_if_there
+from moco.runtime.errors import UserError, one_line
 
 MANIFEST = "manifest.json"
 
@@ -62,5 +62,5 @@ def read_manifest(folder: str) -> dict[str, Any] | None:
     if content is None:
         return None
     if not isinstance(manifest, dict) or manifest.get("format") != "moco shards" or manifest.get("version") != 1:
-        raise UserError(f"{where}: is not the manifest of shards that this version knows")
+        raise UserError(f"{where}: is not a manifest of shards, or of another version of moco")
     return manifest

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from moco.data.formats.decode import UnreadableImageError
 from moco.data.formats.tar import images_at, stream_images
-from moco.data.sources.remote import is_remote, one_line, open_file, read_range
+from moco.data.sources.remote import is_remote, open_file, read_range
 from moco.data.sources.shard_index import Content, contents, packed_contents, read_index, scan
 from moco.data.sources.shard_list import MANIFEST, expand_braces, list_shards, read_manifest
-from moco.runtime.errors import UserError
+from moco.runtime.errors import UserError, one_line
 from moco.runtime.ranks import on_main
 
 __all__ = ["MANIFEST", "Shards", "UnreadableShardError", "expand_braces", "open_shards"]

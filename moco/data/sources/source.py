@@ -59,7 +59,9 @@ class Source:
         Raises UserError for training images without labels, or read through as streams.
         """
         if not self.train.random_access:
-            raise UserError(f"--per-class {count}: remote shards are read through, whole: pack some of them")
+            raise UserError(
+                f"--per-class {count}: remote shards allow no random access: copy or pack a subset to a local disk"
+            )
         if self.train.labels is None:
             raise UserError(f"--per-class {count}: the training images have no labels")
         classes = [c for c in self.train.labels.unique() if c >= 0]
@@ -80,12 +82,12 @@ def _labelled(images: ImageSet) -> ImageSet:
 
 
 @dataclass(frozen=True)
-class Opening:
+class OpenOptions:
     """How a source is opened.
 
     Attributes:
         size: side in pixels of what is drawn (shapes).
-        download: whether a published data set that is not there is fetched.
+        download: whether a published data set that is not there is downloaded.
         max_bad: the share of unreadable images above which UserError is raised.
         cache_mb: encoded images of one size up to so many MB are decoded into memory; 0: none, all stay encoded.
     """

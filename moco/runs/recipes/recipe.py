@@ -6,7 +6,7 @@ from pathlib import Path
 import yaml
 
 from moco.runs.config import Config, from_dict, to_dict
-from moco.runtime.errors import UserError
+from moco.runtime.errors import UserError, one_line
 from moco.runtime.files import write_whole
 
 
@@ -33,7 +33,7 @@ def read_recipe(path: Path) -> Recipe:
     try:
         values = yaml.safe_load(path.read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: cannot be read as a recipe: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{path}: cannot be read as a recipe: {one_line(error)}") from error
     if not isinstance(values, dict):
         raise UserError(f"{path}: is not a recipe (moco suggest writes one)")
     config = replace(from_dict(values, str(path)), recipe=str(path))

@@ -116,7 +116,7 @@ def test_too_many_bad_files(tmp_path, workers, logged):
 @pytest.mark.parametrize("workers", [0, 1])
 def test_nothing_readable_is_told_in_one_line(tmp_path, workers):
     files = Encoded(Files(write(tmp_path, 3, bad=[0, 1, 2])), max_bad=1.0)
-    with pytest.raises(UserError, match=r"^3 images in a row cannot be read: .*000\.png") as caught:
+    with pytest.raises(UserError, match=r"^3 consecutive images cannot be read: .*000\.png") as caught:
         collect(files, Views("v2", size=16, seed=0), evaluation_plan(3, 3), workers)
     assert "\n" not in str(caught.value)
 

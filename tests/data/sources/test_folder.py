@@ -105,7 +105,7 @@ def test_test_images_have_the_classes_of_the_training_images(tmp_path):
     images, classes = list_folder(tmp_path, 0.01, ["a", "b", "c"])
     assert images.labels.tolist() == [0, 2]
     assert classes == ["a", "b", "c"]
-    with pytest.raises(UserError, match="classes that the training images lack: c"):
+    with pytest.raises(UserError, match="classes that are not among the training images': c"):
         list_folder(tmp_path, 0.01, ["a", "b"])
 
 

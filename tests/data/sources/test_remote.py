@@ -148,9 +148,9 @@ def test_a_shard_that_is_not_there_is_named_once(server, shards, logged):
 def test_a_server_without_ranges_is_named(server, shards):
     opened, *_ = open_shards(shards)
     server.ranges = False
-    with pytest.raises(UserError, match=r"0\.tar: the server sends whole files alone"):
+    with pytest.raises(UserError, match=r"0\.tar: the server ignores HTTP Range requests"):
         list(opened.stream(0))
-    with pytest.raises(UserError, match=r"0\.tar: the server sends whole files alone"):
+    with pytest.raises(UserError, match=r"0\.tar: the server ignores HTTP Range requests"):
         opened.read(1)
 
 

@@ -66,7 +66,7 @@ class TestFolder:
             write(tmp_path / part, 1)
         assert open_source(f"folder:{tmp_path}").test.labels.tolist() == [0, 2]
         write(tmp_path / "test" / "z", 1)
-        with pytest.raises(UserError, match="training images lack: z"):
+        with pytest.raises(UserError, match="not among the training images': z"):
             open_source(f"folder:{tmp_path}")
 
     def test_uppercase_suffix_and_other_files(self, tmp_path):
@@ -246,18 +246,18 @@ class TestShards:
 
     @pytest.fixture
     def opened(self, tmp_path, monkeypatch):
-        """Opens shards of 30 images, here or far away."""
+        """Opens shards of 30 images, local or remote."""
         write(tmp_path, 30)
         paths = sorted(tmp_path.iterdir())
 
-        def opened(spec_said, remote, labels=None, test=True, **options):
+        def opened(expected, remote, labels=None, test=True, **options):
             def open_shards(spec):
-                assert spec == spec_said
+                assert spec == expected
                 train, other = (self.Reader(paths[:n], labels, remote) for n in (30, 30))
                 return train, other if test else None, ["a", "b"], None
 
             monkeypatch.setattr("moco.data.sources.shards.open_shards", open_shards)
-            return open_source(f"shards:{spec_said}", **options)
+            return open_source(f"shards:{expected}", **options)
 
         return opened
 
