@@ -108,7 +108,21 @@ def _draw_chunk(index: Tensor, size: int, seed: int) -> Drawing:
 
     # A thin part may pass between the pixel centres of a tiny image: the best covered pixel is always the object's.
     masks = coverage >= coverage.amax((1, 2), keepdim=True).clamp(max=0.5)
-    return Drawing(canvas.mul_(255).round_().clamp_(0, 255).to(torch.uint8), labels, masks, _boxes(masks))
+    return Drawing(canvas.mul_(255).round_().clamp_(0, 255).to(torch.uint8), labels, masks, boxes_of(masks))
+
+
+def draw_backgrounds(index: Tensor, size: int, seed: int = 0) -> Tensor:
+    """The grounds of the images of these numbers with their distractors, but without object and noise.
+
+    Args: as of `draw`. Returns uint8 (n, 3, size, size).
+    """
+    axis = torch.arange(size, device=index.device, dtype=torch.float32) + 0.5
+    grid = _Grid(axis[None, None, :], axis[None, :, None])
+    colours = _Colours(_Random(seed, index, _COLOUR))
+    canvas = _background(_Random(seed, index, _BACKGROUND), colours, grid, size)
+    for i in range(DISTRACTORS):
+        _add_distractor(canvas, _Random(seed, index, _DISTRACTOR + i), colours, grid, size)
+    return canvas.mul_(255).round_().clamp_(0, 255).to(torch.uint8)
 
 
 class _Random:
@@ -347,7 +361,7 @@ def _add_noise(canvas: Tensor, random: _Random) -> None:
         canvas[:, channel] += (bits - 511.5) * strength
 
 
-def _boxes(masks: Tensor) -> Tensor:
+def boxes_of(masks: Tensor) -> Tensor:
     """The smallest boxes around masks (n, size, size), none of them empty."""
     size = masks.shape[-1]
     columns, rows = masks.any(1).byte(), masks.any(2).byte()

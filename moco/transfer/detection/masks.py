@@ -178,11 +178,20 @@ def run_lengths(counts: Any) -> np.ndarray:
 
 def decode_rle(rle: Rle) -> Tensor:
     """Run lengths, compressed or not, as bool (height, width). Raises ValueError if they are not of that size."""
-    height, width = (int(side) for side in rle["size"])
-    lengths = run_lengths(rle["counts"])
+    (height, width), lengths = checked_runs(rle)
+    inside = np.repeat(np.arange(len(lengths)) % 2 == 1, lengths)
+    return torch.from_numpy(np.ascontiguousarray(inside.reshape(width, height).T))
+
+
+def checked_runs(rle: Rle) -> tuple[tuple[int, int], np.ndarray]:
+    """Height and width, and int64 (runs,). Raises ValueError if the runs are not of that size, or are none."""
+    try:
+        height, width = (int(side) for side in rle["size"])
+        lengths = run_lengths(rle["counts"])
+    except (KeyError, TypeError) as error:
+        raise ValueError("run lengths have size and counts") from error
     if len(lengths) and lengths.min() < 0:
         raise ValueError("a run of negative length")
     if lengths.sum() != height * width:
         raise ValueError(f"the runs have {lengths.sum()} pixels, and {height} x {width} are {height * width}")
-    inside = np.repeat(np.arange(len(lengths)) % 2 == 1, lengths)
-    return torch.from_numpy(np.ascontiguousarray(inside.reshape(width, height).T))
+    return (height, width), lengths

@@ -1,0 +1,1 @@
+"""Annotated images as people have them: one file a format."""

@@ -1,0 +1,88 @@
+"""One protocol for every set of annotated images, and one function that opens them."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Protocol
+
+from torch import Tensor
+
+from moco.runtime.errors import UserError, did_you_mean
+from moco.transfer.detection.annotations.coco import open_coco
+from moco.transfer.detection.annotations.shapes import open_shapes
+from moco.transfer.detection.annotations.voc import open_voc
+from moco.transfer.detection.annotations.yolo import open_yolo
+from moco.transfer.detection.instances import Target, Truth
+
+KINDS = {
+    "voc": "PASCAL VOC's folders: VOC2007, or one with VOC2007 and VOC2012 in it, or one's own in that layout",
+    "coco": "COCO's JSON, a file or a folder with one for training and one for validation",
+    "yolo": "YOLO's text files beside images, with data.yaml or classes.txt",
+    "shapes": "drawn by the program: up to four objects an image, with boxes and masks; no download",
+}
+"""What there is, by the word before the colon."""
+
+
+class DetectionSet(Protocol):
+    """Annotated images, numbered from 0.
+
+    Attributes:
+        classes: their names.
+        flipped_keypoints: which keypoint comes in the place of each in the mirror; None without named keypoints.
+    """
+
+    classes: list[str]
+    flipped_keypoints: list[int] | None
+
+    def __len__(self) -> int: ...
+
+    def name(self, index: int) -> str:
+        """What to call an image: its path."""
+        ...
+
+    def image(self, index: int) -> Tensor:
+        """uint8 (3, height, width). Raises UserError if it cannot be read."""
+        ...
+
+    def target(self, index: int) -> Target:
+        """The objects to train on: clipped to the image, without crowds and what is empty."""
+        ...
+
+    def truth(self, index: int) -> Truth:
+        """All objects as annotated, for metrics."""
+        ...
+
+    def with_objects(self) -> Tensor:
+        """int64 (n,): the images that have an object to train on."""
+        ...
+
+    def subset(self, index: Iterable[int]) -> "DetectionSet":
+        """The images of these numbers, in this order."""
+        ...
+
+
+def open_detection(spec: str, *, keypoints: bool = False, size: int = 128) -> tuple[DetectionSet, DetectionSet | None]:
+    """Training and test images; of a set without test images every tenth of at least twenty is kept for it.
+
+    Args:
+        spec: voc:PATH, coco:PATH, yolo:PATH or shapes.
+        keypoints: of COCO's files those with keypoints.
+        size: the side in pixels of what is drawn.
+
+    Raises UserError if there is no such set, or nothing usable in it; what is left out of it is counted in the log.
+    """
+    name, _, argument = spec.partition(":")
+    if name not in KINDS:
+        raise UserError(
+            f"--data {spec}: no such set of annotated images{did_you_mean(name, KINDS)} "
+            "(there are voc:PATH, coco:PATH, yolo:PATH, shapes)"
+        )
+    if name == "shapes":
+        return open_shapes(size)
+    if not argument:
+        raise UserError(f"--data {spec}: a path is missing: {name}:PATH")
+    path = Path(argument).expanduser()
+    if not path.exists():
+        raise UserError(f"--data {spec}: no such path: {argument}")
+    if name == "coco":
+        return open_coco(path, keypoints)
+    return open_voc(path) if name == "voc" else open_yolo(path)
