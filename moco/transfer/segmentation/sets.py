@@ -1,4 +1,4 @@
-"""Images with a class for every pixel: PASCAL VOC, Cityscapes, one's own, and drawn ones; for training and validation."""
+"""Images with a class for every pixel, for training and validation: PASCAL VOC, Cityscapes, one's own, and drawn."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -14,10 +14,10 @@ from moco.runtime.errors import UserError, did_you_mean
 from moco.transfer.segmentation.fcn import IGNORED
 from moco.transfer.segmentation.masks import largest_label, read_mask, require_same_size
 
-VOC_CLASSES = tuple(
-    "background aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person "
-    "pottedplant sheep sofa train tvmonitor".split()
-)
+VOC_CLASSES = (
+    "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",
+    "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+)  # fmt: skip
 CITYSCAPES_IDS = {
     "road": 7, "sidewalk": 8, "building": 11, "wall": 12, "fence": 13, "pole": 17, "traffic light": 19,
     "traffic sign": 20, "vegetation": 21, "terrain": 22, "sky": 23, "person": 24, "rider": 25, "car": 26, "truck": 27,
@@ -68,7 +68,9 @@ class Files:
         self, pairs: Iterable[tuple[Path, Path]], classes: tuple[str, ...], values: Tensor | None = None
     ) -> None:
         self.pairs, self.classes, self.values = list(pairs), classes, values
-        for kind, paths in zip(("image", "mask"), zip(*self.pairs, strict=True), strict=False):
+        if not self.pairs:
+            raise UserError("a set of labelled pixels has no images")
+        for kind, paths in zip(("image", "mask"), zip(*self.pairs, strict=True), strict=True):
             if missing := [path for path in paths if not path.is_file()]:
                 raise UserError(f"{missing[0]}: no such {kind} ({len(missing)} of {len(paths)} {kind}s are missing)")
 
@@ -243,7 +245,8 @@ def _largest(pairs: list[tuple[Path, Path]]) -> int:
     largest = max(largest_label(files.labels(i)) for i in range(len(files)))
     if largest < 1:
         raise UserError(
-            f"{pairs[0][1].parent}: its masks hold no class but 0, and {IGNORED} is ignored: write class 1 as the value 1"
+            f"{pairs[0][1].parent}: its masks hold no class but 0, and {IGNORED} is ignored: "
+            "write class 1 as the value 1"
         )
     return largest
 

@@ -107,7 +107,7 @@ def test_checkpointing_changes_no_gradient():
 
 
 def test_another_family_is_refused():
-    with pytest.raises(UserError, match="needs? a ResNet's stages"):
+    with pytest.raises(UserError, match="needs a ResNet's stages"):
         FCN(build_encoder("tiny"), 3)
 
 

@@ -147,7 +147,7 @@ def spoil_image(own):
     ("spoil", "message"),
     [
         (spoil_size, r"1\.jpg: is 6x4 pixels and its mask 2x1"),
-        (spoil_missing_mask, r"2\.png: no such mask \(1 of 2 masks"),
+        (spoil_missing_mask, r"2\.png: no such mask \(1 of 3 masks"),
         (spoil_missing_image, r"none\.jpg: no such image"),
         (spoil_value, r"2\.png: holds the value 2, but the 2 classes are 0 to 1"),
         (spoil_colours, r"1\.png: .* not RGB"),
