@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from moco.cli.commands.common import console, progress
 from moco.cli.options import Survey as Options
@@ -13,10 +14,16 @@ from moco.data.sources.registry import KINDS
 from moco.data.survey import Survey, survey
 from moco.report import draw_contacts, survey_table
 from moco.runtime.errors import UserError, require_all
+from moco.transfer.detection.dataset import KINDS as DETECTION_KINDS
+from moco.transfer.detection.dataset import DetectionSet, open_detection
+from moco.transfer.detection.pictures import draw_objects, draw_sheet
+from moco.transfer.detection.survey import survey_detection
 from moco.views import Views, get_pretext
 
 CONTACTS = 24
 """Images on a contact sheet."""
+ANNOTATED = {name: about for name, about in DETECTION_KINDS.items() if name != "shapes"}
+"""Sets that are trained on for detection alone."""
 
 
 def list_sources() -> None:
@@ -26,6 +33,8 @@ def list_sources() -> None:
         table.add_column(column, no_wrap=column == "SOURCE")
     for name, kind in KINDS.items():
         table.add_row(kind.spelling(name), escape(kind.about) + (" (--data.download)" if kind.fetched else ""))
+    for name, about in ANNOTATED.items():
+        table.add_row(f"{name}:PATH", f"annotated images: {about}")
     console.print(table)
 
 
@@ -38,6 +47,9 @@ def run(options: Options) -> None:
         (out is None or out.absolute().parent.is_dir(), f"--out {out}: no such folder: {out and out.parent}"),
     ]
     require_all(rules)
+    if options.source.partition(":")[0] in ANNOTATED:
+        _run_annotated(options)
+        return
     # Broken images are counted here, not refused, and nothing is decoded into memory before.
     source = open_source(options.source, size=size or 32, download=options.download, max_bad=1, cache_mb=0)
     found = _survey("training images", source.train, options)
@@ -65,3 +77,34 @@ def _draw_contacts(source: Source, found: Survey, options: Options, out: Path) -
     console.print(
         f"written to {out}: images, and two views of each ({options.views}, {views.size} pixels)", markup=False
     )
+
+
+def _run_annotated(options: Options) -> None:
+    """The same of images with boxes: they are drawn on the sheet, with their masks and keypoints."""
+    train, test = open_detection(options.source)
+    readable = _survey_annotated("training images", train, options)
+    if test is not None:
+        _survey_annotated("test images", test, options)
+    if options.out is None:
+        return
+    if not readable:
+        raise UserError(f"{options.source}: no image can be read, so there is no contact sheet")
+    chosen = [
+        (Path(train.name(i)).name, draw_objects(train.image(i), train.target(i), train.classes))
+        for i in readable[:CONTACTS]
+    ]
+    draw_sheet(chosen, options.out)
+    console.print(f"written to {options.out}: images with what is annotated", markup=False)
+
+
+def _survey_annotated(name: str, images: DetectionSet, options: Options) -> list[int]:
+    """Prints a table; returns the images that can be read."""
+    found = survey_detection(images, options.sample, progress(name))
+    title = Text(f"{options.source}: {name}")
+    table = Table(title=title, title_justify="left", show_header=False, min_width=len(title))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for row, text in found.rows():
+        table.add_row(row, Text(text))
+    console.print(table)
+    return found.examined
