@@ -9,6 +9,7 @@ from torchvision.models.resnet import ResNet
 from moco.transfer.detection.boxes import clip, has_area
 from moco.transfer.detection.checkpointing import run_blocks
 from moco.transfer.detection.instances import Detections, Target
+from moco.transfer.detection.keypoints import KeypointHead, keypoint_loss, locate
 from moco.transfer.detection.masks import crop_bitmaps, crop_polygons, paste_masks
 from moco.transfer.detection.roi_heads import (
     BoxPredictor,
@@ -54,12 +55,13 @@ class Detector(nn.Module):
         box_length: int,
         num_classes: int,
         mask_head: MaskHead | None,
+        keypoint_head: KeypointHead | None = None,
         beta: float = 0.0,
     ) -> None:
         super().__init__()
         self.encoder, self.rpn, self.num_classes, self.beta = encoder, rpn, num_classes, beta
         self.box_predictor = BoxPredictor(box_length, num_classes)
-        self.mask_head = mask_head
+        self.mask_head, self.keypoint_head = mask_head, keypoint_head
         self.order: Order = random_order
         self.checkpointing = False
         self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)
@@ -78,7 +80,7 @@ class Detector(nn.Module):
         raise NotImplementedError
 
     def mask_regions(self, features: Sequence[Tensor], boxes: Sequence[Tensor]) -> Tensor:
-        """What the mask head reads of the boxes of each image."""
+        """What the heads of masks and keypoints read of the boxes of each image."""
         return self.regions(features, boxes)
 
     def forward(
@@ -121,13 +123,17 @@ class Detector(nn.Module):
     def region_losses(
         self, features: Sequence[Tensor], sampled: Sequence[Regions], targets: Sequence[Target]
     ) -> dict[str, Tensor]:
-        """The losses of boxes and masks on the regions of each image."""
+        """The losses of boxes, masks and keypoints on the regions of each image."""
         regions = self.regions(features, [each.boxes for each in sampled])
         logits, deltas = self.box_predictor(self.box_vectors(regions))
         losses = box_losses(logits, deltas, sampled, targets, self.beta)
+        boxes = [each.boxes[: each.foreground] for each in sampled]
+        if self.keypoint_head is not None:
+            points = torch.cat([keypoints_of(target, each) for target, each in zip(targets, sampled, strict=True)])
+            heatmaps = self.keypoint_head(self.mask_regions(features, boxes))
+            losses["loss_keypoint"] = keypoint_loss(heatmaps, points, torch.cat(boxes))
         if self.mask_head is None:
             return losses
-        boxes = [each.boxes[: each.foreground] for each in sampled]
         classes = torch.cat([each.classes for each in sampled])
         foreground = classes < self.num_classes
         inputs = regions[foreground] if self.shares_regions else self.mask_regions(features, boxes)
@@ -145,6 +151,11 @@ class Detector(nn.Module):
         proposals = [one.boxes for one in proposed]
         logits, deltas = self.box_predictor(self.box_vectors(self.regions(features, proposals)))
         found = detections(logits, deltas, proposals, image_sizes)
+        if self.keypoint_head is not None:
+            boxes = [each.boxes for each in found]
+            located = locate(self.keypoint_head(self.mask_regions(features, boxes)), torch.cat(boxes))
+            for each, points in zip(found, located.split([len(each) for each in found]), strict=True):
+                each.keypoints = points
         probabilities = self.mask_probabilities(features, found)
         return [scale(*one) for one in zip(found, probabilities, image_sizes, output_sizes, strict=True)]
 
@@ -169,10 +180,17 @@ def crop(target: Target, regions: Regions, size: int) -> Tensor:
     return masks.to(boxes.device)
 
 
+def keypoints_of(target: Target, regions: Regions) -> Tensor:
+    """The true keypoints of the foreground boxes of an image: float32 (f, k, 3)."""
+    assert target.keypoints is not None, "a detector with keypoints needs targets with keypoints"
+    return target.keypoints[regions.objects[: regions.foreground]]
+
+
 def scale(found: Detections, probabilities: Tensor | None, size: Size, output: Size) -> Detections:
     """Detections at the network's size, scaled to the output's, those without area left out, masks pasted."""
     y, x = (new / old for new, old in zip(output, size, strict=True))
     boxes = clip(found.boxes * found.boxes.new_tensor([x, y, x, y]), output)
     kept = has_area(boxes)
     masks = None if probabilities is None else paste_masks(probabilities[kept], boxes[kept], *output)
-    return Detections(boxes[kept], found.scores[kept], found.classes[kept], masks)
+    keypoints = None if found.keypoints is None else found.keypoints[kept] * boxes.new_tensor([x, y, 1])
+    return Detections(boxes[kept], found.scores[kept], found.classes[kept], masks, keypoints)

@@ -33,6 +33,8 @@ HEADS = [
     (r"mask_head\.convs\.(\d)\.0\.", lambda m: f"roi_heads.mask_head.mask_fcn{int(m[1]) + 1}."),
     (r"mask_head\.convs\.(\d)\.1\.", lambda m: f"roi_heads.mask_head.mask_fcn{int(m[1]) + 1}.norm."),
     (r"mask_head\.(deconv|predictor)\.", lambda m: f"roi_heads.mask_head.{m[1]}."),
+    (r"keypoint_head\.convs\.(\d)\.", lambda m: f"roi_heads.keypoint_head.conv_fcn{int(m[1]) + 1}."),
+    (r"keypoint_head\.deconv\.", "roi_heads.keypoint_head.score_lowres."),
 ]
 
 

@@ -17,6 +17,7 @@ from moco.transfer.detection.backbones import (
     stem_stride,
 )
 from moco.transfer.detection.detector import Detector
+from moco.transfer.detection.keypoints import KeypointHead
 from moco.transfer.detection.roi_heads import BoxHead, MaskHead, pool
 from moco.transfer.detection.rpn import RPN, Limits
 
@@ -95,6 +96,9 @@ class FPN(Detector):
         convs: channels of the box head's convolutions.
         width: of its fully connected layer.
         mask_convs: channels of the mask head's convolutions, and of its transposed one.
+        keypoints: of an object; 0: no keypoint head. With it boxes have a smooth L1 loss (beta 0.5), and training
+            1500 proposals, as in Detectron2.
+        keypoint_convs: channels of the keypoint head's eight convolutions.
     """
 
     multiple = 32
@@ -108,14 +112,17 @@ class FPN(Detector):
         convs: int = 256,
         width: int = 1024,
         mask_convs: int = 256,
+        keypoints: int = 0,
+        keypoint_convs: int = 512,
     ) -> None:
         encoder = require_resnet(encoder)
         first = stem_stride(encoder)
         strides = [first * 2**level for level in range(5)]
         anchors = Anchors([[size] for size in SIZES], strides)
-        rpn = RPN(pyramid, anchors, Limits(2000, 1000), Limits(1000, 1000))
-        head = MaskHead(pyramid, [mask_convs] * 4, mask_convs, num_classes) if masks else None
-        super().__init__(encoder, rpn, width, num_classes, head)
+        rpn = RPN(pyramid, anchors, Limits(2000, 1500 if keypoints else 1000), Limits(1000, 1000))
+        mask_head = MaskHead(pyramid, [mask_convs] * 4, mask_convs, num_classes) if masks else None
+        keypoint_head = KeypointHead(pyramid, keypoints, [keypoint_convs] * 8) if keypoints else None
+        super().__init__(encoder, rpn, width, num_classes, mask_head, keypoint_head, 0.5 if keypoints else 0.0)
         self.strides = strides
         stages = (encoder.layer1, encoder.layer2, encoder.layer3, encoder.layer4)
         self.pyramid = FeaturePyramid([channels(stage) for stage in stages], pyramid)
@@ -149,7 +156,7 @@ def build_detector(structure: str, encoder: nn.Module, num_classes: int, **optio
 
     Args:
         structure: `c4`, `dc5` (appendix A.1), `fpn`.
-        options: arguments of that structure: `masks`, and its widths.
+        options: arguments of that structure: `masks`, `keypoints`, and its widths.
 
     Raises:
         UserError: an unknown structure; an encoder that is no ResNet.
