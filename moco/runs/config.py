@@ -333,7 +333,7 @@ def from_dict(values: dict[str, Any], where: str) -> Config:
             config = replace(config, **{room: content})
             continue
         if not isinstance(content, dict):
-            raise UserError(f"{where}: {room}: is not a group of options (NAME: VALUE)")
+            raise UserError(f"{where}: {room}: is not a group of options")
         known = {f.name for f in fields(default)}
         if unknown := set(content) - known:
             raise UserError(f"{where}: no such option in {room}: {', '.join(sorted(unknown))}")
