@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from moco.contrast.heads import projection_head
+from moco.contrast.heads import count_features, projection_head
 
 
 def layers(head: nn.Module) -> list[tuple[object, ...]]:
@@ -25,3 +25,7 @@ def test_v2_has_two_with_relu_between_as_wide_as_the_features_if_nothing_is_give
     assert layers(projection_head("mlp", 20, 8, None)) == expected
     expected = [("Linear", 20, 12, True), ("ReLU",), ("Linear", 12, 8, True)]
     assert layers(projection_head("mlp", 20, 8, 12)) == expected
+
+
+def test_the_features_are_as_many_as_the_last_layer_has_channels():
+    assert count_features(nn.Sequential(nn.Linear(2, 9), nn.Conv2d(3, 7, 1), nn.Flatten())) == 7

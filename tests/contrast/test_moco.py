@@ -177,3 +177,21 @@ def test_imports_torch_alone():
     code = "import sys, moco.contrast; print(sorted(m for m in sys.modules if m.startswith(('moco', 'torchvision'))))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert all(name.startswith("moco.contrast") or name == "moco" for name in eval(done.stdout)), done.stdout
+
+
+def test_keys_are_encoded_again_with_the_permutation_of_their_step():
+    """By `enqueued`; BN statistics of groups show which permutation it was."""
+    moco = MoCo(
+        nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.ReLU()), dim=4, queue_size=32, bn_group=4, num_features=8
+    )
+    view = torch.randn(16, 3)
+    before = moco.encode_keys(view)
+    moco.queue.enqueue(before)
+    assert torch.equal(moco.encode_keys(view, enqueued=0), before)
+    now = moco.encode_keys(view)
+    assert not torch.allclose(now, before)
+    assert torch.equal(moco.encode_keys(view, enqueued=16), now)
+
+
+def test_a_key_encoder_may_stand_still():
+    MoCo(nn.Linear(3, 8), dim=4, queue_size=32, momentum=1.0)

@@ -30,3 +30,15 @@ def test_the_queue_is_in_the_state_dict():
     other.load_state_dict(queue.state_dict())
     assert torch.equal(queue.keys, other.keys)
     assert int(other.enqueued) == other.total == 7
+
+
+def test_the_queue_starts_with_unit_vectors_of_every_direction():
+    keys = Queue(500, 8).keys
+    assert torch.allclose(keys.norm(dim=1), torch.ones(500))
+    assert keys.mean(dim=0).abs().max() < 0.1
+
+
+def test_enqueued_keys_have_no_gradient():
+    queue = Queue(4, 2)
+    queue.enqueue(torch.ones(2, 2, requires_grad=True))
+    assert not queue.keys.requires_grad
