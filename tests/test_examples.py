@@ -21,6 +21,7 @@ def test_every_example_is_tried_here():
     assert {path.stem for path in EXAMPLES.glob("*.py")} == {"plain_loop", "search", "signals"}
 
 
+@pytest.mark.slow
 def test_the_plain_loop_trains():
     # With a learning rate of 0 it is above chance here: the queue is full of real keys after the first epoch.
     assert example("plain_loop")(images=512, epochs=3) < math.log(513)

@@ -14,6 +14,7 @@ def npz(random_npz) -> Path:
     return random_npz(80, size=32, classes=2)
 
 
+@pytest.mark.slow
 def test_it_stops_when_the_time_is_up_and_goes_on(npz, tmp_path, capsys):
     command = ["--quick", "--data", f"npz:{npz}", "--out", str(tmp_path)]
     main([*command, "--minutes", "0"])

@@ -203,6 +203,7 @@ class Peak(TorchDispatchMode):
         self.held -= size
 
 
+@pytest.mark.slow
 def test_the_bank_is_not_held():
     """200,000 images of 256 features each: 205 MB in float32. What is taken at once is a few blocks of it."""
 

@@ -173,7 +173,11 @@ def changed(config: Config, name: str) -> Config:
     }[name]
 
 
-@pytest.mark.parametrize("name", ["fp32", "bf16", "accumulate", "checkpoints", "no shuffle, v1"])
+@pytest.mark.parametrize(
+    "name",
+    # Without bf16 instructions the second takes 12 s.
+    ["fp32", pytest.param("bf16", marks=pytest.mark.slow), "accumulate", "checkpoints", "no shuffle, v1"],
+)
 def test_a_run_stopped_at_several_steps_is_the_run_without_stops(tmp_path, monkeypatch, config, name):
     config = changed(config, name)
     whole = Run.create(tmp_path / "whole", config)
@@ -235,6 +239,7 @@ def wait_for_a_checkpoint(process: subprocess.Popen, run: Path) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_a_process_killed_and_told_to_stop_at_any_moment_is_continued(tmp_path, images):
     """SIGKILL after the first checkpoint, then SIGINT in the run that continues it, then on to the end."""
     main(["pretrain", "shapes-cpu", *options(images), "--out", str(tmp_path / "whole")])

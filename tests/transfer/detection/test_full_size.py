@@ -9,6 +9,7 @@ from moco.transfer.detection.structures import build_detector
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("full size")  # two at once may take more memory than there is
 @pytest.mark.parametrize(
     ("structure", "options"), [("c4", {}), ("c4", {"masks": True}), ("dc5", {}), ("fpn", {"masks": True})]
 )

@@ -111,6 +111,7 @@ def test_another_family_is_refused():
         FCN(build_encoder("tiny"), 3)
 
 
+@pytest.mark.slow
 def test_two_ranks_are_one(tmp_path):
     """Loss, its gradient and the confusion matrix of two gloo ranks with unequal numbers of ignored pixels."""
     launch(2, "-m", "tests.transfer.segmentation.ranks", str(tmp_path))
