@@ -2,6 +2,7 @@
 
 import signal
 import time
+from collections.abc import Iterator
 from itertools import pairwise
 
 import pytest
@@ -10,6 +11,15 @@ from moco.runtime import signals
 from moco.runtime.signals import Signals
 
 
+@pytest.fixture
+def interrupts() -> Iterator[None]:
+    """SIGINT raises KeyboardInterrupt, also where the tests were started in the background, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interrupts")
 def test_the_first_signal_is_reported_and_the_second_ends_at_once():
     with Signals(None) as one:
         assert one.agree(due=False) == (0, False)
