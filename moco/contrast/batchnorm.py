@@ -133,8 +133,8 @@ class SyncBatchNorm(_BatchNorm):
         values = input.to(torch.promote_types(input.dtype, torch.float32))
         shape, over = (1, -1, *[1] * (values.ndim - 2)), (0, *range(2, values.ndim))
         count = values.numel() // values.shape[1]
-        own_mean = values.sum(over) / max(count, 1)  # also where a rank has nothing
-        own_variance = (values - own_mean.view(shape)).square().sum(over) / max(count, 1)
+        # A rank that has nothing gives zeros, which weigh nothing.
+        own_variance, own_mean = torch.var_mean(values, over, correction=0) if count else [values.sum(over)] * 2
         own = torch.stack([own_mean, own_variance, torch.full_like(own_mean, count)])
         means, variances, counts = gather_with_gradient(own[None]).unbind(1)  # (ranks, channels) each
         total = counts.sum(dim=0)

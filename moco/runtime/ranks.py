@@ -18,6 +18,7 @@ from uuid import uuid4
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
@@ -31,6 +32,7 @@ __all__ = [
     "is_main",
     "joined",
     "local",
+    "mean_over_ranks",
     "on_main",
     "rank",
     "world_size",
@@ -77,6 +79,16 @@ def gather_objects(value: T) -> list[T]:
     values: list[T | None] = [None] * world_size()
     dist.all_gather_object(values, value)
     return values  # type: ignore[return-value]
+
+
+def mean_over_ranks(count: int | Tensor, like: Tensor) -> Tensor:
+    """How many there are on a rank, on average, of the dtype and on the device of `like`; above 0.
+
+    A sum that each rank divides by it has the mean over everything as its mean over ranks.
+    """
+    mean = torch.as_tensor(count).to(like, copy=True)
+    average([mean])
+    return mean.clamp(min=1e-6)
 
 
 @contextmanager

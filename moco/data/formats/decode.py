@@ -5,6 +5,7 @@ import logging
 import warnings
 from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,8 @@ from PIL import (
     WebPImagePlugin,
 )
 from torch import Tensor
+
+from moco.runtime.errors import UserError, one_line
 
 decode_jpeg: Callable[..., Any] | None
 """TorchCodec's; None where it has no wheel for the platform: Pillow then decodes everything, on the CPU."""
@@ -92,6 +95,16 @@ def decode(data: bytes, name: str) -> Tensor:
     except Exception as error:  # a decoder may raise anything on damaged bytes
         wrong, cause = f"cannot be decoded: {type(error).__name__}: {error}", error
     raise UnreadableImageError(" ".join(f"{name}: {wrong}".splitlines())) from cause
+
+
+def read_image(path: Path) -> Tensor:
+    """The image in a file, as `decode`. Raises UserError."""
+    try:
+        return decode(path.read_bytes(), str(path))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {one_line(error)}") from error
+    except UnreadableImageError as error:
+        raise UserError(str(error)) from error
 
 
 def plain_jpeg_size(data: bytes) -> tuple[int, int] | None:

@@ -11,8 +11,9 @@ from moco.data.sources.hf import open_hub
 from moco.data.sources.npz import open_npz, open_shapes
 from moco.data.sources.published import open_cifar, open_imagenet, open_imagenette, open_stl10
 from moco.data.sources.source import OpenOptions, Source
+from moco.data.sources.spec import split_spec
 from moco.runs.config import Config
-from moco.runtime.errors import UserError, did_you_mean
+from moco.runtime.errors import UserError
 
 __all__ = ["KINDS", "Kind", "Source", "open_source", "source_of"]
 
@@ -58,13 +59,8 @@ def open_source(
 
     Raises UserError if there is no such source or nothing usable in it.
     """
-    name, _, argument = spec.partition(":")
-    if name not in KINDS:
-        known = ", ".join(kind.spelling(name) for name, kind in KINDS.items())
-        raise UserError(f"--data {spec}: no such source{did_you_mean(name, KINDS)} (there are {known})")
+    name, argument = split_spec(spec, {name: kind.spelling(name) for name, kind in KINDS.items()}, "source")
     kind = KINDS[name]
-    if kind.argument and not argument:
-        raise UserError(f"--data {spec}: a {kind.argument.lower()} is missing: {kind.spelling(name)}")
     if kind.argument == "PATH":
         path = Path(argument).expanduser()
         if not path.exists() and not (kind.fetched and download):

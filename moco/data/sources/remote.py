@@ -124,10 +124,15 @@ def retried(act: Callable[[], T]) -> T:
 def _as_os_error(error: Exception) -> OSError:
     if isinstance(error, FileNotFoundError) and not _is_lost_connection(error.__cause__):
         return FileNotFoundError(errno.ENOENT, "there is no such file")
-    cause = error.__cause__ if isinstance(error, FileNotFoundError) and error.__cause__ else error
+    cause = _cause(error)
     if isinstance(cause, PermissionError) or _status(cause) in (401, 403):
         return PermissionError(errno.EACCES, f"may not be read: {_named(cause)}")
     return OSError(errno.EIO, _named(cause))
+
+
+def _cause(error: BaseException) -> BaseException:
+    """What fsspec's HTTP takes for a file that is not there; of another error, itself."""
+    return error.__cause__ if isinstance(error, FileNotFoundError) and error.__cause__ else error
 
 
 def _is_lost_connection(cause: BaseException | None) -> bool:
@@ -139,7 +144,7 @@ def _is_lost_connection(cause: BaseException | None) -> bool:
 
 def _is_refusal(error: BaseException) -> bool:
     """Whether the server will answer the same again: 4xx, but for those that ask to come later."""
-    status = _status(error.__cause__ if isinstance(error, FileNotFoundError) and error.__cause__ else error)
+    status = _status(_cause(error))
     return status is not None and 400 <= status < 500 and status not in (408, 425, 429)
 
 

@@ -6,7 +6,8 @@ from typing import Protocol
 
 from torch import Tensor
 
-from moco.runtime.errors import UserError, did_you_mean
+from moco.data.sources.spec import split_spec
+from moco.runtime.errors import UserError
 from moco.transfer.detection.annotations.coco import open_coco
 from moco.transfer.detection.annotations.shapes import open_shapes
 from moco.transfer.detection.annotations.voc import open_voc
@@ -70,16 +71,10 @@ def open_detection(spec: str, *, keypoints: bool = False, size: int = 128) -> tu
 
     Raises UserError if there is no such set, or nothing usable in it; what is left out of it is counted in the log.
     """
-    name, _, argument = spec.partition(":")
-    if name not in KINDS:
-        raise UserError(
-            f"--data {spec}: no such set of annotated images{did_you_mean(name, KINDS)} "
-            "(there are voc:PATH, coco:PATH, yolo:PATH, shapes)"
-        )
+    spellings = {name: name if name == "shapes" else f"{name}:PATH" for name in KINDS}
+    name, argument = split_spec(spec, spellings, "set of annotated images")
     if name == "shapes":
         return open_shapes(size)
-    if not argument:
-        raise UserError(f"--data {spec}: a path is missing: {name}:PATH")
     path = Path(argument).expanduser()
     if not path.exists():
         raise UserError(f"--data {spec}: no such path: {argument}")

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from moco.transfer.detection.roi_heads import mean_over_ranks, msra
+from moco.runtime.ranks import mean_over_ranks
+from moco.transfer.detection.roi_heads import msra
 
 SIDE = 56
 """Bins of a heat map, each way."""
@@ -69,7 +70,7 @@ def keypoint_loss(logits: Tensor, keypoints: Tensor, boxes: Tensor) -> Tensor:
     """
     wanted, inside = bins(keypoints, boxes)
     total = F.cross_entropy(logits.flatten(2)[inside], wanted[inside], reduction="sum")
-    return total / mean_over_ranks(int(inside.sum()), logits)
+    return total / mean_over_ranks(inside.sum(), logits)
 
 
 @torch.no_grad()

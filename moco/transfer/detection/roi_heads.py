@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import batched_nms, roi_align
 
-from moco.contrast.collectives import average
+from moco.runtime.ranks import mean_over_ranks
 from moco.transfer.detection.boxes import ROI_WEIGHTS, clip, decode, encode
 from moco.transfer.detection.instances import Detections, Target
 from moco.transfer.detection.matcher import NEGATIVE, POSITIVE, match
@@ -155,13 +155,6 @@ class MaskHead(nn.Module):
     def forward(self, regions: Tensor) -> Tensor:
         logits: Tensor = self.predictor(F.relu(self.deconv(self.convs(regions))))
         return logits.float()
-
-
-def mean_over_ranks(count: int, like: Tensor) -> Tensor:
-    """How many there are on a rank, on average: dividing by it makes the mean over ranks that over everything."""
-    mean = like.new_tensor(float(count))
-    average([mean])
-    return mean.clamp(min=1e-6)
 
 
 def box_losses(

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moco.encoders.resnet import init_convolution
-from moco.runtime.ranks import average
+from moco.runtime.ranks import mean_over_ranks
 from moco.transfer.detection.backbones import channels, dilate, require_resnet, stem, stem_stride
 from moco.transfer.detection.checkpointing import run_blocks
 from moco.transfer.detection.detector import MEAN, STD
@@ -73,6 +73,5 @@ def pixel_loss(logits: Tensor, labels: Tensor) -> Tensor:
         logits: float (n, num_classes, h, w).
         labels: integers (n, h, w), below num_classes or 255.
     """
-    count = (labels != IGNORED).sum().float()
-    average([count])
-    return F.cross_entropy(logits, labels.long(), ignore_index=IGNORED, reduction="sum") / count.clamp(min=1e-6)
+    total = F.cross_entropy(logits, labels.long(), ignore_index=IGNORED, reduction="sum")
+    return total / mean_over_ranks((labels != IGNORED).sum(), logits)

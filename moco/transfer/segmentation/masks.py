@@ -7,7 +7,7 @@ import torch
 from PIL import PngImagePlugin
 from torch import Tensor
 
-from moco.runtime.errors import UserError
+from moco.runtime.errors import UserError, one_line
 from moco.transfer.segmentation.fcn import IGNORED
 
 _SCALED = {"L;2": 85, "L;4": 17}
@@ -24,8 +24,7 @@ def read_mask(path: Path) -> Tensor:
             mode, raw = picture.mode, picture.tile[0][3]
             values = np.array(picture) if mode in ("P", "L", "1") else None
     except Exception as error:  # a decoder may raise anything on damaged bytes
-        wrong = " ".join(str(error).splitlines())
-        raise UserError(f"{path}: is no mask that can be read as PNG: {wrong}") from error
+        raise UserError(f"{path}: is no mask that can be read as PNG: {one_line(error)}") from error
     if values is None:
         raise UserError(
             f"{path}: a mask is a PNG with a palette or 8 bits of grey, whose values are the classes, not {mode}: "

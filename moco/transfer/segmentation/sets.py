@@ -7,10 +7,11 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from moco.data.formats.decode import UnreadableImageError, decode
+from moco.data.formats.decode import read_image
 from moco.data.sources import shapes
 from moco.data.sources.folder import SUFFIXES
-from moco.runtime.errors import UserError, did_you_mean
+from moco.data.sources.spec import split_spec
+from moco.runtime.errors import UserError
 from moco.transfer.segmentation.fcn import IGNORED
 from moco.transfer.segmentation.masks import largest_label, read_mask, require_same_size
 
@@ -82,12 +83,7 @@ class Files:
 
     def read(self, index: int) -> tuple[Tensor, Tensor]:
         path = self.pairs[index][0]
-        try:
-            image = decode(path.read_bytes(), str(path))
-        except OSError as error:
-            raise UserError(f"{path}: {error.strerror or error}") from error
-        except UnreadableImageError as error:
-            raise UserError(str(error)) from error
+        image = read_image(path)
         labels = self.labels(index)
         require_same_size(image, labels, str(path))
         return image, labels
@@ -151,19 +147,15 @@ def open_segmentation(spec: str, *, size: int = 128) -> Sets:
 
     Raises UserError if there is no such set, or if a file of it is missing.
     """
-    kind, _, argument = spec.partition(":")
-    if kind not in KINDS:
-        raise UserError(
-            f"--data {spec}: no such set of labelled pixels{did_you_mean(kind, KINDS)} "
-            "(there are voc:PATH, cityscapes:PATH, own:PATH, shapes)"
-        )
+    spellings = {kind: kind if kind == "shapes" else f"{kind}:PATH" for kind in KINDS}
+    kind, argument = split_spec(spec, spellings, "set of labelled pixels")
     if kind == "shapes":
         return (
             DrawnImages(range(SHAPES_TRAIN), size),
             DrawnImages(range(SHAPES_TRAIN, SHAPES_TRAIN + SHAPES_VALIDATION), size),
         )
     path = Path(argument).expanduser()
-    if not argument or not path.is_dir():
+    if not path.is_dir():
         raise UserError(f"--data {spec}: no such folder: give {kind}:PATH")
     openers: dict[str, Callable[[Path], Sets]] = {"voc": open_voc, "cityscapes": open_cityscapes, "own": open_own}
     return openers[kind](path)

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from moco.data.formats.decode import UnreadableImageError, decode, plain_jpeg_size
-from moco.runtime.errors import UserError, did_you_mean
+from moco.data.formats.decode import plain_jpeg_size, read_image
+from moco.runtime.errors import UserError, did_you_mean, one_line
 from moco.transfer.detection.instances import Polygons, Target, Truth
 from moco.transfer.detection.masks import Rle, decode_rle, draw_polygons, polygon_area, run_lengths
 from moco.transfer.detection.transforms import clip_target, nonempty
@@ -123,7 +123,7 @@ class AnnotatedImages:
     def image(self, index: int) -> Tensor:
         """uint8 (3, height, width). Raises UserError if it cannot be read, or is not of the annotated size."""
         entry = self._images[index]
-        pixels = _read(entry.path)
+        pixels = read_image(entry.path)
         size = int(pixels.shape[1]), int(pixels.shape[2])
         if entry.size is not None and entry.size != size:
             turned = entry.size == size[::-1]
@@ -192,23 +192,14 @@ def _area(annotated: Object) -> float:
     return float((x2 - x1) * (y2 - y1))
 
 
-def _read(path: Path) -> Tensor:
-    try:
-        return decode(path.read_bytes(), str(path))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
-    except UnreadableImageError as error:
-        raise UserError(str(error)) from error
-
-
 def image_size(path: Path) -> tuple[int, int]:
     """Height and width of an image in a file, upright. Raises UserError."""
     try:
         size = plain_jpeg_size(path.read_bytes())
     except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+        raise UserError(f"{path}: cannot be read: {one_line(error)}") from error
     if size is None:
-        pixels = _read(path)
+        pixels = read_image(path)
         size = int(pixels.shape[1]), int(pixels.shape[2])
     return size
 

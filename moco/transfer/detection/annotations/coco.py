@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from moco.runtime.errors import UserError
+from moco.runtime.errors import UserError, one_line
 from moco.transfer.detection.annotations.annotated import (
     Annotated,
     AnnotatedImages,
@@ -116,7 +116,7 @@ def _load(path: Path) -> dict[str, Any]:
     try:
         data: dict[str, Any] = json.loads(path.read_bytes())
     except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+        raise UserError(f"{path}: cannot be read: {one_line(error)}") from error
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: is no whole JSON: {error}") from error
     for key in ("images", "categories", "annotations"):

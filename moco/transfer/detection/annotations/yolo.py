@@ -8,7 +8,7 @@ import numpy as np
 import yaml
 
 from moco.data.sources.folder import SUFFIXES, find_images
-from moco.runtime.errors import UserError
+from moco.runtime.errors import UserError, one_line
 from moco.transfer.detection.annotations.annotated import (
     Annotated,
     AnnotatedImages,
@@ -60,7 +60,7 @@ def _load(path: Path) -> dict[str, Any]:
     try:
         data = yaml.safe_load(path.read_text())
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: is no YAML: {' '.join(str(error).split())}") from error
+        raise UserError(f"{path}: is no YAML: {one_line(error)}") from error
     if not isinstance(data, dict):
         raise UserError(f"{path}: has no names, train and val")
     return data
@@ -154,7 +154,7 @@ def _read(path: Path, classes: list[str], skipped: Skipped) -> Annotated:
     except FileNotFoundError:
         lines = []
     except OSError as error:
-        raise UserError(f"{label}: cannot be read: {error.strerror}") from error
+        raise UserError(f"{label}: cannot be read: {one_line(error)}") from error
     found = [_object(line, classes, f"{label}:{n}", skipped) for n, line in enumerate(lines, 1) if line.strip()]
     return Annotated(path, None, [o for o in found if o is not None])
 
