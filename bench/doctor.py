@@ -26,8 +26,9 @@ from torchvision.transforms.functional import to_pil_image
 from moco.data import Encoded, InMemory, Source
 from moco.data.sources.shapes import draw
 from moco.diagnosis.doctor import Finding, diagnose
-from moco.runs.config import Compute, Config, Contrast, Encoder, Log, Training, Views, with_options
+from moco.runs.config import Compute, Config, Contrast, Encoder, Log, Training, Views
 from moco.runs.folder import Run, read_lines
+from moco.runs.options import with_options
 from moco.training import Diverged, pretrain
 from moco.training.build import device_of
 

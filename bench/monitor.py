@@ -16,8 +16,8 @@ import torch
 
 from moco.data import open_source
 from moco.diagnosis.monitor import Monitor
-from moco.runs.config import with_options
 from moco.runs.folder import Run
+from moco.runs.options import with_options
 from moco.runs.recipes.recipes import get_recipe
 from moco.training import Pretraining
 from moco.training.build import device_of

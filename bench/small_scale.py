@@ -25,7 +25,8 @@ from bench.gpu import VARIANTS, context_of
 from moco.data import source_of
 from moco.reproduce import EXPERIMENTS, Experiment, Job, plan, results_of, run_missing, write_page
 from moco.reproduce.experiments import Cell, Changes, Claim, Scale
-from moco.runs.config import Compute, Linear, with_options
+from moco.runs.config import Compute, Linear
+from moco.runs.options import with_options
 from moco.runs.recipes.recipes import RECIPES
 from moco.runtime.errors import UserError
 from moco.runtime.signals import Stopped

@@ -11,7 +11,7 @@ from typing import Any
 
 from moco.cli import options
 from moco.cli.options import parse
-from moco.runs.config import check_ranges
+from moco.runs.options import check_ranges
 from moco.runtime.errors import RankError, UserError, did_you_mean
 
 COMMANDS: dict[str, tuple[str, Any]] = {
@@ -22,12 +22,14 @@ COMMANDS: dict[str, tuple[str, Any]] = {
     "pretrain": ("pre-train an encoder on your images, by a recipe", options.Pretrain),
     "knn": ("evaluate a run's features by a nearest-neighbour classifier", options.Knn),
     "linear": ("evaluate a run's features by a linear classifier, the paper's protocol", options.LinearProbe),
+    "detect": ("train a detector from an encoder, evaluate it, use it (section 4.2)", None),
+    "segment": ("train semantic segmentation from an encoder (appendix A.5)", None),
     "reproduce": ("run an experiment of the paper and report which findings are reproduced", options.Reproduce),
     "doctor": ("diagnose a run: what goes well or wrong, and what to change", options.Doctor),
     "report": ("write an HTML page about runs: curves, nearest neighbours, a map of the features", options.Report),
     "recipes": ("list the recipes, or show one", None),
 }
-"""What each does, and its options; `recipes` has none."""
+"""What each does, and its options; those with None parse their own."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -75,7 +77,7 @@ def _dispatch(words: list[str]) -> None:
     if name not in COMMANDS:
         hint = did_you_mean(name, COMMANDS) or f": there are {', '.join(COMMANDS)}"
         raise UserError(f"no command {name!r}{hint}")
-    if name in ("pretrain", "recipes"):  # what stands first decides what follows
+    if name == "pretrain" or COMMANDS[name][1] is None:  # what stands first decides what follows
         _command(name).main(rest)
         return
     if name == "data" and (not rest or rest[0] in ("-h", "--help")):

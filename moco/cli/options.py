@@ -10,8 +10,12 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
 
-from moco.runs.config import Above0, AtLeast0, AtLeast1, Compute, Config, Linear, Range, Share, nearest_option
+from moco.runs.config import Compute, Config, Linear
+from moco.runs.options import Above0, AtLeast0, AtLeast1, Range, Share, nearest_option
 from moco.runtime.errors import UserError
+from moco.transfer.config import TransferConfig
+from moco.transfer.detection.config import DetectionConfig
+from moco.transfer.segmentation.config import SegmentationConfig
 
 Options = TypeVar("Options")
 Flat = tyro.conf.OmitArgPrefixes  # type: ignore[type-arg]
@@ -177,6 +181,46 @@ class Report:
     data: str | None = None
     """A data set to take the images from in place of the run's (moco data --help lists them)."""
     compute: Annotated[Compute, Flat] = field(default_factory=Compute)
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """What the commands that train a network for a task have in common; each derives its own."""
+
+    start: tyro.conf.Positional[str | None] = None
+    """What the encoder starts from: a run's folder, a released checkpoint or another file of weights, torchvision:NAME,
+    timm:NAME, hf:OWNER/NAME, or random. For --eval-only and --predict: a folder that this command wrote."""
+    config: Annotated[TransferConfig, Flat, tyro.conf.arg(name="")] = field(default_factory=TransferConfig)
+    out: Path | None = None
+    """The run's folder; None: runs/RECIPE."""
+    resume: Literal["no", "yes", "auto"] = "no"
+    """yes, or --resume alone: continue the run in that folder; auto: continue it if there is one, else start it."""
+    trials: Annotated[int, AtLeast1] = 1
+    """Runs with seeds 0, 1, ...: their mean and standard deviation."""
+    compare: tuple[str, ...] = ()
+    """Several starts, each as START: a run of each, and a table of their results."""
+    over_labels: tuple[str, ...] = ()
+    """Several numbers of labelled images, each as --labels: a run of each, and the results over the labels."""
+    eval_only: bool = False
+    """Evaluate a run that is trained, on its own test images or those of --data."""
+    predict: tuple[Path, ...] = ()
+    """Apply a run that is trained to images, files or folders."""
+    threshold: Annotated[float, Share] = 0.5
+    """Draw detections from this score on (--predict)."""
+
+
+@dataclass(frozen=True)
+class Detect(Transfer):
+    """Train a detector from an encoder (section 4.2), with masks or keypoints if wanted."""
+
+    config: Annotated[DetectionConfig, Flat, tyro.conf.arg(name="")] = field(default_factory=DetectionConfig)
+
+
+@dataclass(frozen=True)
+class Segment(Transfer):
+    """Train a network for semantic segmentation from an encoder (appendix A.5)."""
+
+    config: Annotated[SegmentationConfig, Flat, tyro.conf.arg(name="")] = field(default_factory=SegmentationConfig)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from torch import nn
 from torchvision import models
 from torchvision.models.resnet import ResNet
 
-from moco.encoders.resnet import resnext50_32x8d, use_small_stem, wide_resnet50
+from moco.encoders.resnet import narrow, resnet_of_width, resnext50_32x8d, use_small_stem, wide_resnet50
 from moco.encoders.tiny import TinyResNet
 from moco.encoders.vit import freeze_patches as freeze
 from moco.encoders.vit import vit_s_16
@@ -34,8 +34,9 @@ def build_encoder(name: str, small_stem: bool = False, freeze_patches: bool = Fa
 
     Args:
         name: `resnet50w2` and `resnet50w4` (R50w2x and R50w4x of Table 1), `resnext50_32x8d` (its RX50), `tiny` (for
-            32-pixel images on a CPU), `vit_s_16` (MoCo v3's), any classification model of torchvision (`resnet18`,
-            `resnet50`, `vit_b_16`, ...), any model of timm (`timm:NAME`, or NAME alone where torchvision has none of
+            32-pixel images on a CPU), `resnet18w0.25` (ResNet-18 with a quarter of the channels; resnet34 and resnet50
+            likewise, with any such factor), `vit_s_16` (MoCo v3's), any classification model of torchvision (`vit_b_16`,
+            ...), any model of timm (`timm:NAME`, or NAME alone where torchvision has none of
             this name).
         small_stem: for 32-pixel images: a 3x3 convolution of stride 1 and no max-pooling. ResNets alone have a stem
             to exchange; `tiny` has this one already.
@@ -47,6 +48,8 @@ def build_encoder(name: str, small_stem: bool = False, freeze_patches: bool = Fa
     """
     if name in OURS:
         encoder = OURS[name]()
+    elif narrowed := narrow(name):
+        encoder = resnet_of_width(*narrowed)
     elif name in TORCHVISION:
         encoder = models.get_model(name, weights=None, **WITHOUT_AUXILIARY.get(name, {}))
     else:

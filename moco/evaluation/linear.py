@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from moco.contrast.collectives import average, local, world_size
 from moco.data import Loader, Source, shuffled, training_plan
 from moco.evaluation.features import evaluating, extract
-from moco.runs.config import Linear, check_ranges
+from moco.runs.config import Linear
+from moco.runs.options import check_ranges
 from moco.runtime.device import Device
 from moco.runtime.errors import UserError, require_all
 from moco.views import CentreCrop, Pretext, Views

@@ -4,7 +4,8 @@ import re
 import shlex
 from dataclasses import fields, is_dataclass
 
-from moco.runs.config import Config, flag
+from moco.runs.config import Config
+from moco.runs.options import flag
 from moco.runs.recipes.recipes import RECIPES
 
 

@@ -5,8 +5,9 @@ from typing import Any
 from moco.diagnosis.doctor import Finding, diagnose
 from moco.report.metrics import KNOWN, read_accuracies
 from moco.report.rerun import rerun
-from moco.runs.config import Config, differences, to_dict
+from moco.runs.config import MAY_CHANGE, Config
 from moco.runs.folder import Run
+from moco.runs.options import differences, to_dict
 from moco.runs.published import PUBLISHED
 from moco.runs.recipes.recipes import RECIPES
 
@@ -28,7 +29,7 @@ def what_was_run(runs: list[Run], names: list[str], curves: list[Curves]) -> dic
             for run, name, config, curve in zip(runs, names, configs, curves, strict=True)
         ],
         "differences": [
-            [name, ", ".join(differences(configs[0], config)) or "the same options"]
+            [name, ", ".join(differences(configs[0], config, MAY_CHANGE)) or "the same options"]
             for name, config in zip(names[1:], configs[1:], strict=True)
         ],
     }

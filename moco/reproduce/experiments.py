@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
 
-from moco.runs.config import Config, with_options
+from moco.runs.config import Config
+from moco.runs.options import with_options
 from moco.runs.published import ENCODERS, MECHANISMS, MOMENTA, SMALL_SCALE, Published
 from moco.runs.recipes.recipes import RECIPES
 from moco.runtime.errors import UserError

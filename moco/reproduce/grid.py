@@ -14,8 +14,9 @@ from moco.data import Source, source_of
 from moco.evaluation import evaluate_linear, open_trained
 from moco.reproduce.experiments import Cell
 from moco.reproduce.findings import Results, by_cell
-from moco.runs.config import Compute, Config, Linear, check, with_options
+from moco.runs.config import Compute, Config, Linear, check
 from moco.runs.folder import Busy, Run, read_lines
+from moco.runs.options import with_options
 from moco.runtime.device import Device
 from moco.runtime.errors import UserError
 from moco.runtime.ranks import on_main, rank, world_size

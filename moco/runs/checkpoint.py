@@ -8,14 +8,14 @@ from typing import IO, Any
 
 import torch
 
-from moco.runs.folder import Run
+from moco.runs.folder import RunFolder
 from moco.runtime.errors import UserError, one_line
 from moco.runtime.files import write_whole
 
 log = logging.getLogger("moco")
 
 
-def save_checkpoint(run: Run, step: int, state: dict[str, Any], keep: int) -> Path:
+def save_checkpoint(run: RunFolder[Any], step: int, state: dict[str, Any], keep: int) -> Path:
     """Writes the checkpoint of a finished step whole or not at all, and drops all but the last `keep`.
 
     Those of later steps are dropped too: the run was continued from before them because they are damaged.
@@ -31,7 +31,7 @@ def save_checkpoint(run: Run, step: int, state: dict[str, Any], keep: int) -> Pa
     return path
 
 
-def newest_checkpoint(run: Run) -> Path | None:
+def newest_checkpoint(run: RunFolder[Any]) -> Path | None:
     """The newest checkpoint that is whole; None if none was written yet. A damaged one is reported.
 
     Raises UserError if all are damaged.
@@ -75,6 +75,6 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
         raise UserError(f"{path}: cannot be read as a checkpoint: {one_line(error)}") from error
-    if not isinstance(state, dict) or "mechanism" not in state:
+    if not isinstance(state, dict) or "step" not in state:
         raise UserError(f"{path}: is not a checkpoint of a run")
     return state

@@ -1,47 +1,12 @@
 """The configuration of a run: every option with its range. A published default names its source."""
 
-import ast
-import math
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
-from types import UnionType
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from dataclasses import dataclass, field, fields
+from typing import Annotated, Literal
 
 import tyro
 
-from moco.runtime.errors import UserError, did_you_mean
-
-
-@dataclass(frozen=True)
-class Range:
-    """What values an option may have: `Annotated[int, Range(1)]` is at least 1. None is always allowed."""
-
-    low: float = -math.inf
-    high: float = math.inf
-    above: bool = False
-    """`low` itself is excluded."""
-    below: bool = False
-    """`high` itself is excluded."""
-
-    def holds(self, value: float | tuple[float, ...] | None) -> bool:
-        """False for nan too. Of several values, whether it holds for each."""
-        if value is None:
-            return True
-        if isinstance(value, tuple):
-            return all(self.holds(one) for one in value)
-        low = value > self.low if self.above else value >= self.low
-        return low and (value < self.high if self.below else value <= self.high)
-
-    def __str__(self) -> str:
-        if self.high == math.inf:
-            words = f"above {self.low:g}" if self.above else f"at least {self.low:g}"
-            return words + (", and finite" if self.below else "")
-        high = f"{self.high:g}" if self.high < 1e6 else f"{self.high:,}"
-        return f"in {self.low:g}..{high}" + (f", {high} excluded" if self.below else "")
-
-
-AtLeast0, AtLeast1, Share = Range(0), Range(1), Range(0, 1)
-Finite, Above0 = Range(0, math.inf, below=True), Range(0, math.inf, above=True, below=True)
+from moco.runs.options import Above0, AtLeast0, AtLeast1, Finite, Range, Share, check_ranges
+from moco.runtime.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -75,7 +40,8 @@ class Encoder:
     """What maps an image to features."""
 
     encoder: str = "resnet50"
-    """resnet18/34/50, resnet50w2, resnet50w4, resnext50_32x8d, tiny, vit_s_16, or any torchvision or timm name."""
+    """resnet18/34/50, resnet18w0.25 and the like (narrower), resnet50w2, resnet50w4, resnext50_32x8d, tiny,
+    vit_s_16, or any torchvision or timm name."""
     small_stem: bool = False
     """A ResNet's stem for small images: 3x3 without stride, no max-pooling."""
     freeze_patches: bool = False
@@ -222,70 +188,6 @@ class Linear:
     """Seed of the crops and of their order."""
 
 
-def with_options(config: Config, **options: Any) -> Config:
-    """The configuration with some options changed, each named as on the command line (`queue_size=4096`)."""
-    for room in fields(config):
-        part = getattr(config, room.name)
-        own = {f.name for f in fields(part)} & set(options) if is_dataclass(part) else set()
-        if own:
-            changed = replace(part, **{name: options.pop(name) for name in own})
-            config = replace(config, **{room.name: changed})
-    if options:
-        raise TypeError(f"no such option: {', '.join(options)}")
-    return config
-
-
-def parse_option(text: str) -> tuple[str, Any]:
-    """`bn_group=4` or `bn-group=4` as name and value. Raises UserError for what no option is, or can be."""
-    name, equals, spelled = text.partition("=")
-    name = "source" if name == "data" else name.replace("-", "_")
-    rooms = (Data, Views, Encoder, Contrast, Training, Log)
-    hints = {key: hint for room in rooms for key, hint in get_type_hints(room).items()}
-    if not equals or not spelled:
-        raise UserError(f"{text!r}: give NAME=VALUE, such as epochs=4")
-    if name not in hints:
-        raise UserError(f"{text!r}: no such option{nearest_option(name, hints)}")
-    words = {"none": None, "true": True, "false": False}
-    try:
-        value = words[spelled.lower()] if spelled.lower() in words else ast.literal_eval(spelled)
-    except (ValueError, SyntaxError):
-        value = spelled
-    if not _fits(value, hints[name]):
-        raise UserError(f"{text!r}: the value is not of type {_spelled(hints[name])}")
-    return name, value
-
-
-def nearest_option(name: str, known: Iterable[str]) -> str:
-    """Which option was meant by one that there is not: ": did you mean --lr?", or "" if none is near.
-
-    Args:
-        name: as it was spelled, `--momentum` or `momentum`.
-        known: all options that there are, spelled alike.
-    """
-    spelled = {option.lstrip("-").replace("-", "_"): option for option in known}
-    plain = name.lstrip("-").replace("-", "_")
-    if plain == "momentum" and {"key_momentum", "sgd_momentum"} <= set(spelled):  # in the released code it is SGD's
-        return f": {spelled['key_momentum']} is m of the key encoder, {spelled['sgd_momentum']} that of SGD"
-    renamed = {old: new for (_, old), new in RENAMED.items()}.get(plain)
-    return f": did you mean {spelled[renamed]}?" if renamed in spelled else did_you_mean(name, spelled.values())
-
-
-def check_ranges(options: Any) -> None:
-    """Raises UserError, naming option and range, for the first value of a dataclass of options outside its range."""
-    for name, hint in get_type_hints(type(options), include_extras=True).items():
-        value = getattr(options, name)
-        if is_dataclass(value):
-            check_ranges(value)
-        for allowed in getattr(hint, "__metadata__", ()):
-            if isinstance(allowed, Range) and not allowed.holds(value):
-                raise UserError(f"{flag(name)} {value}: {allowed}")
-
-
-def flag(name: str) -> str:
-    """An option as the command line spells it."""
-    return "--" + {"source": "data", "download": "data.download"}.get(name, name.replace("_", "-"))
-
-
 def check(config: Config, ranks: int = 1, images: int | None = None) -> None:
     """Raises UserError, naming the option, for the first number out of its range, or that does not fit the others.
 
@@ -311,93 +213,11 @@ def check(config: Config, ranks: int = 1, images: int | None = None) -> None:
         )
 
 
-def to_dict(config: Config) -> dict[str, Any]:
-    """Plain dicts, lists, numbers and strings, as config.yaml holds them."""
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(config).items()} | {
-        "training": {**asdict(config.training), "milestones": list(config.training.milestones)}
-    }
-
-
-def from_dict(values: dict[str, Any], where: str) -> Config:
-    """The inverse of `to_dict`. Raises UserError that begins with `where` for what this version does not know."""
-    config = Config()
-    for room, content in values.items():
-        if isinstance(content, dict):
-            content = {RENAMED.get((room, name), name): value for name, value in content.items()}
-        default = getattr(config, room, None)
-        if default is None:
-            raise UserError(f"{where}: no such group of options: {room}")
-        if not is_dataclass(default):
-            if not isinstance(content, type(default)):
-                raise UserError(f"{where}: {room}: {content!r} is not of type {type(default).__name__}")
-            config = replace(config, **{room: content})
-            continue
-        if not isinstance(content, dict):
-            raise UserError(f"{where}: {room}: is not a group of options")
-        known = {f.name for f in fields(default)}
-        if unknown := set(content) - known:
-            raise UserError(f"{where}: no such option in {room}: {', '.join(sorted(unknown))}")
-        content = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
-        hints = get_type_hints(type(default))
-        for name, value in content.items():
-            if not _fits(value, hints[name]):
-                raise UserError(
-                    f"{where}: {room}: {name}: {value!r} is not of type {_spelled(hints[name])}{_advice(value)}"
-                )
-        config = replace(config, **{room: replace(default, **content)})  # type: ignore[arg-type, type-var]
-    return config
-
-
-RENAMED = {
-    ("contrast", "momentum"): "key_momentum",
-    ("data", "lanes"): "shard_streams",
-    ("training", "accumulate"): "accumulation_steps",
-    ("compute", "resident_mb"): "cache_mb",
-}
-"""Options that 0.1.0 and what came before 0.2.0 spelled otherwise, by group and name."""
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value that was read is of an option's type."""
-    if get_origin(hint) is Literal:
-        return value in get_args(hint)
-    if get_origin(hint) is tuple:
-        return isinstance(value, tuple) and all(_fits(item, get_args(hint)[0]) for item in value)
-    if get_origin(hint) is UnionType:
-        return any(_fits(value, part) for part in get_args(hint))
-    if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    return isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
-
-
-def _advice(value: Any) -> str:
-    """YAML reads 3e-2 as text: it wants a point before the e."""
-    try:
-        return f": write {float(value)!r}" if isinstance(value, str) else ""
-    except ValueError:
-        return ""
-
-
-def _spelled(hint: Any) -> str:
-    return hint.__name__ if isinstance(hint, type) and not get_args(hint) else str(hint).replace("typing.", "")
-
-
 AUTO = ("precision", "decoder")
 """Options whose `auto` is decided when a run is started, and stored: the numbers depend on them."""
 
 MAY_CHANGE = {"workers", "device", *(f.name for f in fields(Log))}
 """Options that may be others when a run is continued: the numbers do not depend on them."""
 
-
-def differences(one: Config, other: Config) -> list[str]:
-    """What two runs differ in, in the words of the options: "lr 0.03 -> 0.06". Without those that `MAY_CHANGE`."""
-    rows, before, after = [], to_dict(one), to_dict(other)
-    for room, content in before.items():
-        pairs = content.items() if isinstance(content, dict) else [(room, content)]
-        changed = after[room] if isinstance(content, dict) else after
-        rows += [
-            f"{name} {value} -> {changed[name]}"
-            for name, value in pairs
-            if value != changed[name] and name not in MAY_CHANGE
-        ]
-    return rows
+GROUPS = (Data, Views, Encoder, Contrast, Training, Log)
+"""Those whose options `moco reproduce --set` may change."""

@@ -14,15 +14,16 @@ log.txt          warnings and news
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Self
 
 import yaml
 from filelock import FileLock, Timeout
 
-from moco.runs.config import Config, check, differences, from_dict, to_dict
+from moco.runs.config import MAY_CHANGE, Config, check
+from moco.runs.options import Options, differences, from_dict, to_dict
 from moco.runtime.errors import UserError, one_line
 from moco.runtime.files import write_whole
 
@@ -33,8 +34,18 @@ class Busy(UserError):  # noqa: N818  # not an error of the run
     """Another process trains the run."""
 
 
-class Run:
-    """The folder of a run."""
+class RunFolder(Generic[Options]):
+    """The folder of a run.
+
+    Attributes:
+        defaults: what the run's configuration is where config.yaml is silent; its type is the configuration's.
+        command: what writes such a folder.
+        may_change: options that may be others when a run is continued.
+    """
+
+    defaults: Options
+    command: str
+    may_change: Collection[str]
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -62,7 +73,7 @@ class Run:
             lock.release()
 
     @classmethod
-    def create(cls, path: Path, config: Config) -> "Run":
+    def create(cls, path: Path, config: Options) -> Self:
         """A new run. Raises UserError if the folder holds another already, or cannot be written."""
         run = cls(path)
         if run._config_file.exists():
@@ -87,36 +98,38 @@ class Run:
         return self._config_file.is_file()
 
     @classmethod
-    def open(cls, path: Path) -> "Run":
+    def open(cls, path: Path) -> Self:
         """A run that is there. Raises UserError if it is not."""
         run = cls(path)
         if not run.exists:
             what = "no such run" if path.exists() else "no such path"
-            raise UserError(f"{path}: {what} (a run is a folder with a config.yaml, which moco pretrain writes)")
+            raise UserError(f"{path}: {what} (a run is a folder with a config.yaml, which {cls.command} writes)")
         return run
 
     @property
     def _config_file(self) -> Path:
         return self.path / "config.yaml"
 
-    def config(self) -> Config:
-        """What the run is made of. Raises UserError if config.yaml is damaged or of another version."""
+    @staticmethod
+    def check(config: Options) -> None:
+        """Raises UserError, naming the option, for what cannot be."""
+        raise NotImplementedError
+
+    def config(self) -> Options:
+        """What the run is made of. Raises UserError: damaged, of another command or version."""
+        values = read_values(self._config_file)
+        if (written_by := f"moco {values.get('task', 'pretrain')}") != self.command:
+            raise UserError(f"{self.path}: is a run of {written_by}, where one of {self.command} is needed")
+        config = from_dict(values, str(self._config_file), self.defaults)
         try:
-            values = yaml.safe_load(self._config_file.read_text())
-        except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-            raise UserError(f"{self._config_file}: cannot be read: {one_line(error)}") from error
-        if not isinstance(values, dict):
-            raise UserError(f"{self._config_file}: holds no configuration")
-        config = from_dict(values, str(self._config_file))
-        try:
-            check(config)
+            self.check(config)
         except UserError as error:
             raise UserError(f"{self._config_file}: {error}") from error
         return config
 
-    def require(self, config: Config) -> None:
+    def require(self, config: Options) -> None:
         """Raises UserError, naming each option, if the run was started with another configuration."""
-        if changed := differences(self.config(), config):
+        if changed := differences(self.config(), config, self.may_change):
             raise UserError(
                 f"{self.path} holds a run with other options: {', '.join(changed)}: leave them out, or change --out"
             )
@@ -131,6 +144,26 @@ class Run:
         text = json.dumps(values, indent=2) + "\n"
         write_whole(path, lambda file: file.write(text.encode()))
         return path
+
+
+def read_values(path: Path) -> dict[str, Any]:
+    """What a config.yaml holds. Raises UserError if it cannot be read."""
+    try:
+        values = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read: {one_line(error)}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: holds no configuration")
+    return values
+
+
+class Run(RunFolder[Config]):
+    """The folder of a run of pre-training."""
+
+    defaults = Config()
+    command = "moco pretrain"
+    may_change = MAY_CHANGE
+    check = staticmethod(check)
 
 
 Lines = list[dict[str, Any]]

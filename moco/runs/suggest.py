@@ -4,7 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from moco.runs.config import Compute, Config, Contrast, Data, Encoder, Log, Training, Views, flag
+from moco.runs.config import Compute, Config, Contrast, Data, Encoder, Log, Training, Views
+from moco.runs.options import flag
 
 _SIZES = (224, 192, 160, 128, 96, 64, 48, 32)
 _CPU_SIZE = 64

@@ -9,14 +9,14 @@ from typing import Any
 from rich.logging import RichHandler
 from torch.utils.tensorboard import SummaryWriter
 
-from moco.runs.folder import Run
+from moco.runs.folder import RunFolder
 from moco.runtime import progress
 from moco.runtime.errors import UserError
 
 log = logging.getLogger("moco")
 
 
-def start_logging(run: Run | None, main: bool) -> None:
+def start_logging(run: RunFolder[Any] | None, main: bool) -> None:
     """Warnings and news go to the terminal and, of a run, into log.txt; only the main rank logs."""
     log.handlers.clear()
     log.propagate = False
@@ -41,7 +41,7 @@ class MetricsWriter:
         main: whether this rank writes; the others do nothing.
     """
 
-    def __init__(self, run: Run, size: int, step: int, main: bool) -> None:
+    def __init__(self, run: RunFolder[Any], size: int, step: int, main: bool) -> None:
         self.main = main
         if not main:
             return

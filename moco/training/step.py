@@ -7,9 +7,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-import torch.distributed as dist
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 
 from moco.contrast import InfoNCE, Queue
 from moco.data import Batch, Loader, Source
@@ -18,6 +16,7 @@ from moco.runs.checkpoint import newest_checkpoint, read_checkpoint, save_checkp
 from moco.runs.config import Config, check
 from moco.runs.folder import Run
 from moco.runtime.cuda_graph import Graphed
+from moco.runtime.data_parallel import data_parallel, generator_states, restore_generators, send_state
 from moco.runtime.device import Device
 from moco.runtime.errors import UserError
 from moco.runtime.ranks import average, gather_objects, on_main, rank, world_size
@@ -82,7 +81,7 @@ class Pretraining:
         if compute.compile:
             for encoder in encoders:
                 encoder.compile()
-        self.distributed = _distributed(self.mechanism, self.parameters) if world_size() > 1 else None
+        self.distributed = data_parallel(self.mechanism, self.parameters) if world_size() > 1 else None
         # A recorded step reads the learning rate from the device.
         self.last_lr = training.lr
         self.lr_on_device = torch.tensor(training.lr, device=device.device) if compute.cuda_graph else None
@@ -236,7 +235,7 @@ class Pretraining:
         return {
             "pending": own,
             "statistics": [statistic.cpu().clone() for statistic in self.statistics],
-            "generators": _generators(self.device.device),
+            "generators": generator_states(self.device.device),
         }
 
     def _write(self, pending: Tensor, ranks: list[Any]) -> None:
@@ -260,7 +259,7 @@ class Pretraining:
             return
         loaded = on_main(lambda: str(start_from(self.mechanism, init)))
         if world_size() > 1:
-            _send_state(self.mechanism)
+            send_state(self.mechanism)
         key = "the key encoder is a copy, " if hasattr(self.mechanism, "key") else ""
         log.info("starting from %s; %sthe head starts at random", loaded, key)
 
@@ -284,7 +283,7 @@ class Pretraining:
             own = ranks[rank()]
             pending = own["pending"]
             torch._foreach_copy_(self.statistics, [statistic.to(self.device.device) for statistic in own["statistics"]])
-            _restore_generators(own["generators"], self.device.device)
+            restore_generators(own["generators"], self.device.device)
         if pending.shape[1:] == (3,):  # 0.1.0 had fewer numbers
             self.pending = list(pending.to(self.device.device))
         log.info("continuing %s after step %d", self.run.path, self.step)
@@ -293,52 +292,3 @@ class Pretraining:
     def _read(self) -> tuple[str, dict[str, Any]] | None:
         path = newest_checkpoint(self.run)
         return None if path is None else (str(path), read_checkpoint(path))
-
-
-class _Call(nn.Module):
-    """A module whose forward is whatever it is given: DistributedDataParallel averages gradients after a forward."""
-
-    def __init__(self, parameters: list[nn.Parameter]) -> None:
-        super().__init__()
-        self.trained = nn.ParameterList(parameters)
-
-    def forward(self, function: Callable[[], InfoNCE | Tensor]) -> InfoNCE | Tensor:
-        return function()
-
-
-def _send_state(mechanism: nn.Module) -> None:
-    """Gives all ranks the main rank's state."""
-    for value in mechanism.state_dict().values():
-        sent = value.contiguous()
-        dist.broadcast(sent, src=0)
-        value.copy_(sent)
-
-
-def _distributed(mechanism: nn.Module, parameters: list[nn.Parameter]) -> DistributedDataParallel:
-    """Starts all ranks with the main rank's state, and averages gradients over them while backward runs.
-
-    Only what is trained is DistributedDataParallel's: BN statistics stay each rank's own.
-    """
-    _send_state(mechanism)
-    ddp = DistributedDataParallel(_Call(parameters), init_sync=False, gradient_as_bucket_view=True)
-    # The sum over ranks is rounded by a gradient's place in its bucket, and buckets are laid out anew after the first
-    # backward. So that a continued run rounds as before, they are laid out now, by steps that do nothing.
-    for _ in range(2):
-        ddp(lambda: torch.stack([0 * p.sum() for p in parameters]).sum()).backward()
-    for p in parameters:
-        p.grad = None
-    return ddp
-
-
-def _generators(device: torch.device) -> dict[str, Tensor]:
-    """The states of the generators that a step may draw from (dropout, stochastic depth)."""
-    states = {"cpu": torch.get_rng_state()}
-    if device.type != "cpu":
-        states["device"] = torch.get_device_module(device).get_rng_state(device)
-    return states
-
-
-def _restore_generators(states: dict[str, Tensor], device: torch.device) -> None:
-    torch.set_rng_state(states["cpu"])
-    if device.type != "cpu" and "device" in states:
-        torch.get_device_module(device).set_rng_state(states["device"], device)

@@ -19,8 +19,8 @@ from moco.cli.main import main
 from moco.data import InMemory, Source
 from moco.diagnosis.doctor import RULES, SEVERITIES, Finding, diagnose
 from moco.diagnosis.records import Records
-from moco.runs.config import with_options
 from moco.runs.folder import Run, read_lines
+from moco.runs.options import with_options
 from moco.training import pretrain
 from moco.training.build import device_of
 

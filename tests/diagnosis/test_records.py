@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from moco.diagnosis.records import Records
-from moco.runs.config import Config, Contrast, Training, with_options
+from moco.runs.config import Config, Contrast, Training
+from moco.runs.options import with_options
 
 CONFIG = Config(contrast=Contrast(queue_size=100), training=Training(epochs=3, batch_size=32))
 FACTS = {"step": 0, "epoch": 0.0, "chance_loss": 1.5, "keys_per_step": 40, "images": 500}

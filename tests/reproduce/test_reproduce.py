@@ -9,8 +9,9 @@ import pytest
 from moco.cli import main as cli
 from moco.reproduce import EXPERIMENTS, plan
 from moco.reproduce.experiments import Cell, Claim
-from moco.runs.config import Compute, with_options
+from moco.runs.config import Compute
 from moco.runs.folder import Run
+from moco.runs.options import with_options
 
 
 def changed(cells: list[Cell], changes: dict) -> list[Cell]:

@@ -9,8 +9,9 @@ import torch
 import yaml
 
 from moco.runs.checkpoint import is_whole, newest_checkpoint, read_checkpoint, save_checkpoint
-from moco.runs.config import Config, to_dict
+from moco.runs.config import Config
 from moco.runs.folder import Busy, Run
+from moco.runs.options import to_dict
 from moco.runs.recipes.recipes import RECIPES
 from moco.runtime.errors import UserError
 

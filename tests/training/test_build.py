@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from moco.cli.main import main
-from moco.runs.config import to_dict
+from moco.runs.options import to_dict
 from moco.runs.recipes.recipes import RECIPES
 
 

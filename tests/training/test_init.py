@@ -12,8 +12,8 @@ from moco.data import Source
 from moco.data.dataset import InMemory
 from moco.encoders import build_encoder, save_encoder
 from moco.evaluation import open_trained
-from moco.runs.config import with_options
 from moco.runs.folder import Run
+from moco.runs.options import with_options
 from moco.runs.recipes.recipes import RECIPES
 from moco.runs.weights import load_weights
 from moco.runtime.errors import UserError

@@ -23,7 +23,7 @@ def main(words: list[str]) -> None:
         return
     if words[0].startswith("-"):
         raise UserError("moco pretrain RECIPE [--options]: the recipe comes first (moco recipes lists them)")
-    recipe, words = get_recipe(words[0]), _with_resume(words[1:])
+    recipe, words = get_recipe(words[0]), with_resume(words[1:])
     prog = f"moco pretrain {recipe.name}"
     options = parse(Pretrain, words, prog, Pretrain(recipe.config))
     folder = options.out or Path("runs") / Path(recipe.name).stem
@@ -37,7 +37,7 @@ def main(words: list[str]) -> None:
     pretrain(options.config, folder, options.resume, continued)
 
 
-def _with_resume(words: list[str]) -> list[str]:
+def with_resume(words: list[str]) -> list[str]:
     """--resume alone is --resume yes."""
     values = ("no", "yes", "auto")
     whole = []

@@ -4,7 +4,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from moco.runs.config import to_dict
+from moco.runs.options import to_dict
 from moco.runs.recipes import RECIPES, get_recipe
 
 console = Console(highlight=False)

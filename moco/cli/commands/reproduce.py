@@ -17,7 +17,8 @@ from moco.cli.commands.common import computing, print_on_main
 from moco.cli.options import Reproduce
 from moco.reproduce import EXPERIMENTS, Job, plan, run_missing, sources, write_page, write_varied
 from moco.reproduce.experiments import Cell, Scale
-from moco.runs.config import MAY_CHANGE, Linear, check, parse_option
+from moco.runs.config import GROUPS, MAY_CHANGE, Linear, check
+from moco.runs.options import parse_option
 from moco.runtime.device import Device
 from moco.runtime.errors import UserError, require_all
 from moco.runtime.ranks import is_main, world_size
@@ -29,7 +30,7 @@ from moco.training.estimate import estimate
 def run(options: Reproduce) -> None:
     """Runs what is missing of an experiment and writes its page; stopped, leaves as `pretrain` does."""
     experiment, scale = EXPERIMENTS[options.experiment], options.scale
-    set_, (option, values) = dict(map(parse_option, options.set)), _varied(options.vary)
+    set_, (option, values) = dict(parse_option(text, GROUPS) for text in options.set), _varied(options.vary)
     rules = [
         ("seed" not in {*set_, option}, "seed: --seeds sets how many seeds there are"),
         (option not in MAY_CHANGE, f"--vary {option}: the results do not depend on it"),
@@ -101,7 +102,7 @@ def _varied(spelled: str | None) -> tuple[str, dict[str, dict[str, Any]]]:
     if spelled is None:
         return "", {"": {}}
     name, _, values = spelled.partition("=")
-    changes = {value: dict([parse_option(f"{name}={value}")]) for value in values.split(",")}
+    changes = {value: dict([parse_option(f"{name}={value}", GROUPS)]) for value in values.split(",")}
     return next(iter(next(iter(changes.values())))), changes
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import yaml
 
-from moco.runs.config import Config, from_dict, to_dict
+from moco.runs.config import Config
+from moco.runs.options import from_dict, to_dict
 from moco.runtime.errors import UserError, one_line
 from moco.runtime.files import write_whole
 
@@ -36,7 +37,7 @@ def read_recipe(path: Path) -> Recipe:
         raise UserError(f"{path}: cannot be read as a recipe: {one_line(error)}") from error
     if not isinstance(values, dict):
         raise UserError(f"{path}: is not a recipe (moco suggest writes one)")
-    config = replace(from_dict(values, str(path)), recipe=str(path))
+    config = replace(from_dict(values, str(path), Config()), recipe=str(path))
     return Recipe(f"The recipe in {path}.", "not known", "not known", config, source=str(path))
 
 

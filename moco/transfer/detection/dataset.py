@@ -12,15 +12,8 @@ from moco.transfer.detection.annotations.coco import open_coco
 from moco.transfer.detection.annotations.shapes import open_shapes
 from moco.transfer.detection.annotations.voc import open_voc
 from moco.transfer.detection.annotations.yolo import open_yolo
+from moco.transfer.detection.config import KINDS
 from moco.transfer.detection.instances import Target, Truth
-
-KINDS = {
-    "voc": "PASCAL VOC's folders: VOC2007, or one with VOC2007 and VOC2012 in it, or one's own in that layout",
-    "coco": "COCO's JSON, a file or a folder with one for training and one for validation",
-    "yolo": "YOLO's text files beside images, with data.yaml or classes.txt",
-    "shapes": "drawn by the program: up to four objects an image, with boxes and masks; no download",
-}
-"""What there is, by the word before the colon."""
 
 
 class DetectionSet(Protocol):

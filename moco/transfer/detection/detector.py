@@ -12,6 +12,7 @@ from moco.transfer.detection.instances import Detections, Target
 from moco.transfer.detection.keypoints import KeypointHead, keypoint_loss, locate
 from moco.transfer.detection.masks import crop_bitmaps, crop_polygons, paste_masks
 from moco.transfer.detection.roi_heads import (
+    SAMPLED,
     BoxPredictor,
     MaskHead,
     Regions,
@@ -38,6 +39,7 @@ class Detector(nn.Module):
     Attributes:
         encoder: the whole ResNet, under torchvision's names: `load_encoder(detector.encoder, path)`.
         order: of anchors and proposals when they are sampled; random, from PyTorch's own generator.
+        sampled_regions: regions of an image in the losses of the box head, at most a quarter of them with an object.
         checkpointing: activations of the encoder's blocks are computed again in backward instead of kept.
     """
 
@@ -63,6 +65,7 @@ class Detector(nn.Module):
         self.box_predictor = BoxPredictor(box_length, num_classes)
         self.mask_head, self.keypoint_head = mask_head, keypoint_head
         self.order: Order = random_order
+        self.sampled_regions = SAMPLED
         self.checkpointing = False
         self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(STD).view(3, 1, 1), persistent=False)
@@ -115,7 +118,7 @@ class Detector(nn.Module):
         losses = self.rpn.losses(torch.cat(anchors), torch.cat(logits, 1), torch.cat(deltas, 1), targets, self.order)
         proposals = self.rpn.propose(anchors, logits, deltas, sizes)
         sampled = [
-            sample_regions(one.boxes, target, self.num_classes, self.order)[0]
+            sample_regions(one.boxes, target, self.num_classes, self.order, self.sampled_regions)[0]
             for one, target in zip(proposals, targets, strict=True)
         ]
         return losses | self.region_losses(features, sampled, targets)

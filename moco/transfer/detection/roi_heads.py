@@ -15,7 +15,7 @@ from moco.transfer.detection.matcher import NEGATIVE, POSITIVE, match
 from moco.transfer.detection.sampler import Order, sample
 
 SAMPLED = 512
-"""Regions of an image in the losses, at most a quarter of them with an object."""
+"""Regions of an image in the losses, by default, at most a quarter of them with an object."""
 FOREGROUND = 0.25
 MIN_OVERLAP = 0.5
 MIN_SCORE = 0.05
@@ -46,11 +46,13 @@ def match_regions(boxes: Tensor, target: Target) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def sample_regions(proposals: Tensor, target: Target, num_classes: int, order: Order) -> tuple[Regions, Tensor]:
+def sample_regions(
+    proposals: Tensor, target: Target, num_classes: int, order: Order, number: int = SAMPLED
+) -> tuple[Regions, Tensor]:
     """Regions for the losses, of the proposals (p, 4) and, after them, the objects' own boxes; and their rows there."""
     boxes = torch.cat([proposals, target.boxes])
     objects, labels = match_regions(boxes, target)
-    positives, negatives = sample(labels == POSITIVE, labels == NEGATIVE, SAMPLED, FOREGROUND, order)
+    positives, negatives = sample(labels == POSITIVE, labels == NEGATIVE, number, FOREGROUND, order)
     rows = torch.cat([positives, negatives])
     classes = torch.full_like(rows, num_classes)
     classes[: len(positives)] = target.classes[objects[positives]]

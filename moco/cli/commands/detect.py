@@ -1,0 +1,60 @@
+"""moco detect: a detector is trained from an encoder, evaluated, compared, used (section 4.2)."""
+
+from pathlib import Path
+from typing import Any
+
+from moco.cli.commands.transfer import Kind
+from moco.cli.commands.transfer import main as transfer
+from moco.cli.options import Detect, Transfer
+from moco.transfer.detection.config import KINDS
+from moco.transfer.detection.recipes import DETECTION
+from moco.transfer.run import DetectionRun
+
+
+def main(words: list[str]) -> None:
+    """The recipe's options are the defaults."""
+    transfer(KIND, words)
+
+
+def _open(config: Any) -> Any:
+    from moco.transfer.detection.task import DetectionTask, open_sets
+
+    return DetectionTask(config, *open_sets(config))
+
+
+def _suggest(config: Any) -> tuple[Any, list[tuple[str, str, str]]]:
+    """Of the recipes for one's own images, what follows from them."""
+    if not config.recipe.startswith("own-"):
+        return config, []
+    from moco.runtime.device import choose_device
+    from moco.runtime.errors import UserError
+    from moco.transfer.detection.suggest import examine, suggest
+    from moco.transfer.detection.task import open_sets
+
+    if not config.data.source:
+        raise UserError(f"--recipe {config.recipe}: --data is missing: voc:PATH, coco:PATH, yolo:PATH or shapes")
+    device = choose_device(config.compute.device)
+    memory = device.free_bytes() / 1e9 if device.is_gpu else None
+    suggested, choices = suggest(examine(open_sets(config)[0], memory), config)
+    return suggested, [(choice.flag, str(choice.value), choice.reason) for choice in choices]
+
+
+def _predict(path: Path, options: Transfer) -> None:
+    from moco.cli.commands.common import print_on_main, together
+    from moco.runtime.device import choose_device
+    from moco.transfer.detection.predict import predict
+    from moco.transfer.detection.trained import load_detector
+
+    compute = options.config.compute
+    with together():
+        device = choose_device(compute.device, compute.precision, compute.channels_last)
+        out = options.out or path / "predictions"
+        predict(load_detector(path, device), list(options.predict), out, options.threshold)
+        print_on_main(f"written to {out}: the images with their detections, and detections.json (COCO's format)")
+
+
+def _sources() -> dict[str, str]:
+    return {name if name == "shapes" else f"{name}:PATH": about for name, about in KINDS.items()}
+
+
+KIND = Kind("detect", Detect, DETECTION, DetectionRun, _open, _suggest, _predict, _sources)

@@ -1,0 +1,261 @@
+"""What moco detect and moco segment share: a network is trained for a task, evaluated, compared, used."""
+
+import shlex
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from moco.cli.commands.pretrain import with_resume
+from moco.cli.options import Transfer, parse
+from moco.runs.options import check_ranges
+from moco.runtime.errors import UserError, require_all
+from moco.transfer.config import AUTO, TransferConfig, check, scaled
+from moco.transfer.recipes import TransferRecipe, find_recipe
+from moco.transfer.run import TransferRun, task_of
+
+console = Console(highlight=False)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A task as a command.
+
+    Attributes:
+        task: its name, as the command has it.
+        options: of the command.
+        recipes: by name.
+        run: the folder of its runs.
+        open: from a configuration, the task with its data; heavy.
+        suggest: from a configuration, the one for these data and this machine, and rows of option, value and reason;
+            None where the recipe's stands. Heavy.
+        predict: a trained network, given its run, applied to images.
+        sources: what --data may name, by kind.
+    """
+
+    task: str
+    options: type[Transfer]
+    recipes: Mapping[str, TransferRecipe]
+    run: type[TransferRun]
+    open: Callable[[Any], Any]
+    suggest: Callable[[Any], tuple[Any, list[tuple[str, str, str]]]]
+    predict: Callable[[Path, Transfer], None]
+    sources: Callable[[], Mapping[str, str]]
+
+
+def main(kind: Kind, words: list[str]) -> None:
+    """`moco TASK [START] --recipe NAME ...`, or `moco TASK RUN --eval-only | --predict ...` on a run of the task."""
+    prog = f"moco {kind.task}"
+    name, words = _taken(words, "--recipe")
+    helped = not {"-h", "--help"}.isdisjoint(words)
+    if not words or (helped and name is None):
+        list_recipes(kind)
+        return
+    if name is None:
+        _use(kind, words, prog)
+        return
+    recipe = find_recipe(name, kind.recipes)
+    words = with_resume(words)
+
+    def parsed(config: TransferConfig) -> Transfer:
+        """The command line, over a configuration for what it leaves open."""
+        return parse(kind.options, words, f"{prog} --recipe {name}", kind.options(config=config))
+
+    options = parsed(recipe.config)
+    check_ranges(options)
+    require_all(
+        [
+            (not options.eval_only and not options.predict, f"{prog} --recipe trains: leave it out to evaluate a run"),
+            (
+                options.start is None or options.config.encoder.init == "random",
+                f"{prog}: START and --init name the same: give one of them",
+            ),
+            (
+                bool(options.compare) or options.start is not None or "--init" in words or options.resume == "yes",
+                f"{prog} START: what it starts from is missing: a run's folder, weights, or random",
+            ),
+            (not (options.compare and options.start), f"{prog}: --compare names what runs start from: leave START out"),
+        ]
+    )
+    _train(kind, recipe, options, parsed)
+
+
+def _train(kind: Kind, recipe: TransferRecipe, options: Transfer, parsed: Callable[[TransferConfig], Transfer]) -> None:
+    from moco.cli.commands.common import print_on_main, together
+    from moco.runtime.ranks import is_main, on_main
+    from moco.training.log import start_logging
+    from moco.transfer.compare import compare
+
+    folder = options.out or Path("runs") / recipe.name
+    with together():
+        start_logging(None, is_main())
+        several = options.compare or options.over_labels or options.trials > 1
+        continued = not several and options.resume != "no" and on_main(lambda: kind.run(folder).exists)
+        if options.resume == "yes" and not continued and not several:
+            on_main(lambda: kind.run.open(folder) and None)
+        if continued:
+            before = on_main(lambda: kind.run.open(folder).config())
+            train_one(kind, _as_before(parsed(before).config, before), folder, continued=True)
+            return
+        config = on_main(lambda: _planned(kind, recipe, options, parsed))
+        if not several:
+            train_one(kind, config, folder, continued=False)
+            return
+        inits = options.compare or (config.encoder.init,)
+        labels = options.over_labels or (config.data.labels,)
+
+        def train(own: TransferConfig, path: Path) -> None:
+            train_one(kind, own, path, continued=on_main(lambda: kind.run(path).exists))
+
+        done = compare(config, inits, labels, options.trials, folder, train, kind.run)
+        on_main(lambda: done.write(folder))
+        print_on_main(_table(f"{recipe.name}: mean and standard deviation", done.table()))
+        print_on_main(f"written to {folder}: comparison.md, comparison.png, comparison.json and the runs")
+
+
+def _planned(
+    kind: Kind, recipe: TransferRecipe, options: Transfer, parsed: Callable[[TransferConfig], Transfer]
+) -> TransferConfig:
+    """The configuration of a new run: the encoder that the weights are of, suggestions for one's own data, the linear
+    rule for another batch. What the command line names stands. Raises UserError for what cannot be."""
+    from moco.cli.commands.common import console as shown
+    from moco.runtime.ranks import world_size
+    from moco.transfer.start import encoder_of
+
+    init = options.start or options.config.encoder.init
+    base = replace(recipe.config, data=options.config.data, encoder=encoder_of(init, recipe.config.encoder))
+    base, reasons = kind.suggest(parsed(base).config)
+    if reasons:
+        shown.print(_table(f"{recipe.name} for {base.data.source}", [["option", "value", "reason"], *reasons]))
+    config = parsed(base).config
+    training, about = scaled(config.training, base.training)
+    if about:
+        shown.print(about)
+    config = replace(config, training=training)
+    check(config, world_size())
+    return config
+
+
+def _as_before(config: TransferConfig, before: TransferConfig) -> TransferConfig:
+    """What was decided when the run was started stays so."""
+    decided = {name: getattr(before.compute, name) for name in AUTO if getattr(config.compute, name) == "auto"}
+    return replace(config, compute=replace(config.compute, **decided))
+
+
+def train_one(kind: Kind, config: TransferConfig, folder: Path, continued: bool) -> None:
+    """Trains one run, new or continued, up to its results. Stopped, leaves by SystemExit with the usual exit code."""
+    from moco.cli.commands.common import print_on_main
+    from moco.report.transfer_page import write_transfer_page
+    from moco.runtime.device import choose_device
+    from moco.runtime.ranks import is_main, on_main, world_size
+    from moco.runtime.signals import Stopped
+    from moco.training.log import start_logging
+    from moco.transfer.loop import train
+
+    compute = config.compute
+    device = choose_device(compute.device, compute.precision, compute.channels_last)
+    if compute.precision == "auto":
+        config = replace(config, compute=replace(compute, precision="bf16" if device.bf16 else "fp32"))
+    run = kind.run(folder)
+    if continued:
+        on_main(lambda: run.require(config))
+    check(config, world_size())
+    task = kind.open(config)
+    if not continued:
+        on_main(lambda: kind.run.create(folder, config) and None)
+    start_logging(run, is_main())
+    try:
+        with ExitStack() as held:
+            on_main(lambda: held.enter_context(run.locked(wait=15 if continued else 0)))
+            measured = train(config, task, run, device, continued)
+    except Stopped as stopped:
+        command = shlex.join(["moco", kind.task, "--recipe", config.recipe, "--out", str(folder), "--resume"])
+        print_on_main(f"stopped after step {stopped.step}; continue it by:\n  {command}")
+        raise SystemExit(128 + stopped.signal_number) from None
+    on_main(lambda: write_transfer_page(folder, folder / "report.html"))
+    numbers = ", ".join(f"{name} {value:.1f}" for name, value in measured.numbers.items())
+    print_on_main(f"{numbers}\ndone: {folder} holds results.json, report.html, pictures and the checkpoints")
+
+
+def _use(kind: Kind, words: list[str], prog: str) -> None:
+    """A run of the task, evaluated again or applied to images."""
+    options = parse(kind.options, words, prog)
+    check_ranges(options)
+    if options.start is None or not (options.eval_only or options.predict):
+        raise UserError(f"{prog}: --recipe NAME is missing ({', '.join(kind.recipes)}); {prog} lists them")
+    path = Path(options.start)
+    if task_of(path) != kind.task:
+        raise UserError(f"{path}: is no run of {prog}: train one by {prog} {path} --recipe NAME")
+    if options.predict:
+        kind.predict(path, options)
+        return
+    _evaluate(kind, path, options)
+
+
+def _evaluate(kind: Kind, path: Path, options: Transfer) -> None:
+    """Evaluates a run's newest checkpoint, on its own test images or on others."""
+    from moco.cli.commands.common import print_on_main, together
+    from moco.report.transfer_page import write_transfer_page
+    from moco.runtime.device import choose_device
+    from moco.runtime.ranks import is_main, on_main
+    from moco.training.log import start_logging
+    from moco.transfer.trainer import Trainer
+
+    with together():
+        start_logging(None, is_main())
+        run = kind.run.open(path)
+        config, given, default = run.config(), options.config, kind.options().config
+        if given.data.source != default.data.source:
+            config = replace(config, data=replace(config.data, source=given.data.source))
+        config = replace(config, compute=given.compute, encoder=replace(config.encoder, init="random"))
+        device = choose_device(given.compute.device, given.compute.precision, given.compute.channels_last)
+        trainer = Trainer(config, kind.open(config), run, device)
+        if not trainer.load():
+            raise UserError(f"{path}: the run has no checkpoint yet")
+        trainer.model.eval()
+        measured = trainer.task.evaluate(device, given.compute.workers)
+        where = options.out or path
+        on_main(lambda: where.mkdir(parents=True, exist_ok=True))
+        on_main(lambda: measured.write(where))
+        if where == path:
+            on_main(lambda: write_transfer_page(path, path / "report.html"))
+        print_on_main(", ".join(f"{name} {value:.1f}" for name, value in measured.numbers.items()))
+        print_on_main(f"written to {where / 'results.json'}")
+
+
+def list_recipes(kind: Kind) -> None:
+    """What the command does, its recipes and its data."""
+    print(
+        f"usage: moco {kind.task} START --recipe RECIPE [--options]    "
+        f"(moco {kind.task} --recipe RECIPE --help lists them)\n"
+        f"       moco {kind.task} RUN --eval-only | --predict IMAGES      (RUN: what the first line trained)\n"
+    )
+    rows = [[recipe.name, recipe.about, recipe.cost, recipe.reaches] for recipe in kind.recipes.values()]
+    console.print(_table("recipes", [["recipe", "what", "cost", "should reach"], *rows]))
+    rows = [[name, about] for name, about in kind.sources().items()]
+    console.print(_table("--data", [["kind", "what"], *rows]))
+
+
+def _table(title: str, rows: list[list[str]] | list[Any]) -> Table:
+    table = Table(title=title, title_justify="left")
+    for number, column in enumerate(rows[0]):
+        table.add_column(column, no_wrap=number == 0)
+    for row in rows[1:]:
+        table.add_row(*row)
+    return table
+
+
+def _taken(words: list[str], flag: str) -> tuple[str | None, list[str]]:
+    """The value of a flag, None if it is not there, and the other words. UserError if the value is missing."""
+    for place, word in enumerate(words):
+        if word.startswith(f"{flag}="):
+            return word.partition("=")[2], words[:place] + words[place + 1 :]
+        if word == flag:
+            if place + 1 == len(words) or words[place + 1].startswith("-"):
+                raise UserError(f"{flag}: its value is missing")
+            return words[place + 1], words[:place] + words[place + 2 :]
+    return None, words

@@ -1,0 +1,152 @@
+"""Several starts, numbers of labels and seeds of one setting, as runs in a folder, and their means side by side."""
+
+import json
+import logging
+import re
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from moco.runs.folder import RunFolder
+from moco.runtime.files import write_whole
+from moco.runtime.ranks import on_main
+from moco.transfer.config import TransferConfig
+from moco.transfer.start import encoder_of
+
+log = logging.getLogger("moco")
+Train = Callable[[TransferConfig, Path], None]
+"""Starts the run in a folder, or continues it, up to its results."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """The runs of one start and one number of labels.
+
+    Attributes:
+        init: what they start from.
+        labels: as --labels names them.
+        numbers: of each run, by metric, in percent.
+    """
+
+    init: str
+    labels: str
+    numbers: list[dict[str, float]]
+
+    def mean(self, metric: str) -> float:
+        return statistics.fmean(each[metric] for each in self.numbers)
+
+    def std(self, metric: str) -> float:
+        """The standard deviation over runs, NaN of a single one."""
+        values = [each[metric] for each in self.numbers]
+        return statistics.stdev(values) if len(values) > 1 else float("nan")
+
+    def text(self, metric: str) -> str:
+        """`41.2 ± 0.8`; a single run has no standard deviation."""
+        return f"{self.mean(metric):.1f}" + (f" ± {self.std(metric):.1f}" if len(self.numbers) > 1 else "")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All entries, in the order that they were asked for."""
+
+    entries: list[Entry]
+
+    @property
+    def metrics(self) -> list[str]:
+        return list(self.entries[0].numbers[0])
+
+    def table(self) -> list[list[str]]:
+        """Rows of text, the header first."""
+        header = ["start", "labels", "runs", *self.metrics]
+        rows = [[e.init, e.labels, str(len(e.numbers)), *map(e.text, self.metrics)] for e in self.entries]
+        return [header, *rows]
+
+    def markdown(self) -> str:
+        header, *rows = self.table()
+        return "".join(f"| {' | '.join(row)} |\n" for row in [header, ["---"] * len(header), *rows])
+
+    def write(self, folder: Path) -> None:
+        """comparison.json, comparison.md and comparison.png."""
+        values = [vars(entry) for entry in self.entries]
+        write_whole(folder / "comparison.json", lambda file: file.write((json.dumps(values, indent=2) + "\n").encode()))
+        write_whole(folder / "comparison.md", lambda file: file.write(self.markdown().encode()))
+        draw(self, folder / "comparison.png")
+
+
+def compare(
+    config: TransferConfig,
+    inits: Sequence[str],
+    labels: Sequence[str],
+    trials: int,
+    out: Path,
+    train: Train,
+    kind: type[RunFolder[Any]],
+) -> Comparison:
+    """Trains what has no results yet, seed by seed, so that an interrupted comparison has whole trials.
+
+    The encoder of `random` is that of the first other start.
+    """
+    encoders = {init: encoder_of(init, config.encoder) for init in inits}
+    shared = next((encoder for init, encoder in encoders.items() if init != "random"), config.encoder)
+    encoders = {init: replace(shared, init="random") if init == "random" else e for init, e in encoders.items()}
+    cells = [(init, count) for count in labels for init in inits]
+    numbers: dict[tuple[str, str], list[dict[str, float]]] = {cell: [] for cell in cells}
+    for trial in range(trials):
+        for init, count in cells:
+            seeded = replace(config.training, seed=config.training.seed + trial)
+            own = replace(config, encoder=encoders[init], training=seeded, data=replace(config.data, labels=count))
+            folder = out / f"{_name(init)}-labels-{_name(count)}-seed-{seeded.seed}"
+            if on_main(lambda folder=folder: numbers_of(folder)) is None:  # type: ignore[misc]
+                log.info("%s, labels %s, seed %d: %s", init, count, seeded.seed, folder)
+                train(own, folder)
+            else:
+                on_main(lambda folder=folder, own=own: kind.open(folder).require(own))  # type: ignore[misc]
+            numbers[init, count].append(on_main(lambda folder=folder: numbers_of(folder)) or {})  # type: ignore[misc]
+    return Comparison([Entry(init, count, numbers[init, count]) for init, count in cells])
+
+
+def numbers_of(folder: Path) -> dict[str, float] | None:
+    """What a run measured, by metric, in percent; None if it has no results yet."""
+    try:
+        values = json.loads((folder / "results.json").read_text())
+        return {str(name): float(value) for name, value in values["numbers"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _name(text: str) -> str:
+    """As part of a folder's name."""
+    return re.sub(r"[^\w.]+", "-", text.replace("%", "pc")).strip("-.") or "all"
+
+
+def draw(comparison: Comparison, path: Path) -> None:
+    """The first metric of each start: over the labels if there are several, else as bars."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    metric = comparison.metrics[0]
+    inits = list(dict.fromkeys(entry.init for entry in comparison.entries))
+    labels = list(dict.fromkeys(entry.labels for entry in comparison.entries))
+    figure, axis = plt.subplots(figsize=(6, 4))
+    for init in inits:
+        own = [entry for entry in comparison.entries if entry.init == init]
+        means = [entry.mean(metric) for entry in own]
+        errors = [entry.std(metric) if len(entry.numbers) > 1 else 0.0 for entry in own]
+        if len(labels) > 1:
+            axis.errorbar(range(len(own)), means, errors, label=Path(init).name, marker="o", capsize=3)
+        else:
+            axis.bar([Path(init).name], means, yerr=errors, capsize=3)
+    if len(labels) > 1:
+        axis.set_xticks(range(len(labels)), labels)
+        axis.set_xlabel("labelled training images")
+        axis.legend(fontsize=8)
+    axis.set_ylabel(f"{metric} (%)")
+    axis.grid(alpha=0.3)
+    axis.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)

@@ -1,0 +1,49 @@
+"""What a transfer run starts from: an encoder with given weights."""
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from moco.encoders import build_encoder
+from moco.runs.config import Encoder
+from moco.runs.folder import Run, read_values
+from moco.runs.weights import load_weights, read_weights
+from moco.runtime.ranks import on_main
+
+log = logging.getLogger("moco")
+
+
+def encoder_of(init: str, recipe: Encoder) -> Encoder:
+    """The encoder that given weights are of; that of the recipe where they do not name theirs.
+
+    Raises UserError if there are no such weights.
+    """
+    if init == "random":
+        return replace(recipe, init=init)
+    if (folder := Path(init) / "config.yaml").is_file():
+        values = read_values(folder)
+        if "task" not in values:
+            own = Run(Path(init)).config().encoder
+            return Encoder(own.encoder, own.small_stem, init=init)
+        group = values.get("encoder", {})
+        return Encoder(str(group.get("encoder", recipe.encoder)), bool(group.get("small_stem", False)), init=init)
+    name = read_weights(init).encoder
+    return replace(recipe, encoder=name or recipe.encoder, init=init)
+
+
+def build_started(encoder: Encoder, seed: int) -> nn.Module:
+    """The encoder on the CPU, filled with its weights by the main rank; new layers draw from the seed after it.
+
+    Raises UserError, on all ranks, if there are no such weights, or if one of the encoder's tensors is not among them.
+    """
+    torch.manual_seed(seed)
+    built = build_encoder(encoder.encoder, encoder.small_stem)
+    if encoder.init == "random":
+        log.info("starting from random weights")
+    else:
+        log.info("starting from %s", on_main(lambda: str(load_weights(encoder.init, built))))
+    torch.manual_seed(seed)
+    return built
