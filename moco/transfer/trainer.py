@@ -151,6 +151,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "pending": pending,
             "metrics_size": self.metrics_size,
+            "facts": self.task.facts,
         }
         save_checkpoint(self.run, self.step, state, self.config.log.keep_checkpoints)
 
