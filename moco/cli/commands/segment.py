@@ -6,7 +6,6 @@ from typing import Any
 from moco.cli.commands.transfer import Kind
 from moco.cli.commands.transfer import main as transfer
 from moco.cli.options import Segment, Transfer
-from moco.transfer.run import SegmentationRun
 from moco.transfer.segmentation.config import KINDS
 from moco.transfer.segmentation.recipes import SEGMENTATION
 
@@ -14,12 +13,6 @@ from moco.transfer.segmentation.recipes import SEGMENTATION
 def main(words: list[str]) -> None:
     """The recipe's options are the defaults."""
     transfer(KIND, words)
-
-
-def _open(config: Any) -> Any:
-    from moco.transfer.segmentation.task import SegmentationTask, open_sets
-
-    return SegmentationTask(config, *open_sets(config))
 
 
 def _suggest(config: Any) -> tuple[Any, list[tuple[str, str, str]]]:
@@ -43,7 +36,7 @@ def _predict(path: Path, options: Transfer) -> None:
     from moco.cli.commands.common import print_on_main, together
     from moco.runtime.device import choose_device
     from moco.runtime.progress import track
-    from moco.transfer.detection.predict import image_paths
+    from moco.transfer.images import image_paths
     from moco.transfer.segmentation.predict import load, predict
 
     compute = options.config.compute
@@ -61,4 +54,4 @@ def _sources() -> dict[str, str]:
     return {name if name == "shapes" else f"{name}:PATH": about for name, about in KINDS.items()}
 
 
-KIND = Kind("segment", Segment, SEGMENTATION, SegmentationRun, _open, _suggest, _predict, _sources)
+KIND = Kind("segment", Segment, SEGMENTATION, _suggest, _predict, _sources)

@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from PIL import Image
 from torch import Tensor
 
 from moco.data.formats.decode import read_image
@@ -14,7 +13,7 @@ from moco.runs.checkpoint import newest_checkpoint, read_checkpoint
 from moco.runtime.device import Device
 from moco.runtime.errors import UserError
 from moco.runtime.files import write_whole
-from moco.transfer.detection.predict import file_names, make_empty
+from moco.transfer.images import file_names, make_empty, save_picture
 from moco.transfer.run import SegmentationRun
 from moco.transfer.segmentation.config import SegmentationConfig
 from moco.transfer.segmentation.fcn import FCN
@@ -85,8 +84,8 @@ def predict(
         model, _Reader(paths), progress(list(range(len(paths)))), device, broken, workers
     ):
         name = out / "overlays" / names[number]
-        _save(as_mask(labels), (out / "masks" / names[number]).with_suffix(".png"))
-        _save(draw_over(image, labels), name)
+        save_picture(as_mask(labels, classes), (out / "masks" / names[number]).with_suffix(".png"))
+        save_picture(draw_over(image, labels, classes), name)
         done += 1
     if not done:
         raise UserError(f"none of {len(paths)} images can be read: {errors[0]}")
@@ -103,8 +102,3 @@ class _Reader:
     def __call__(self, number: int) -> tuple[Tensor, Tensor]:
         image = read_image(self.paths[number])
         return image, image
-
-
-def _save(picture: Image.Image, path: Path) -> None:
-    kind = "PNG" if path.suffix == ".png" else "JPEG"
-    write_whole(path, lambda file: picture.save(file, kind, **({} if kind == "PNG" else {"quality": 90})))
