@@ -43,7 +43,7 @@ def _predict(path: Path, options: Transfer) -> None:
     with together():
         device = choose_device(compute.device, compute.precision, compute.channels_last)
         out, (model, classes) = options.out or path / "predictions", load(path)
-        model.to(device.device, memory_format=device.memory_format)
+        model.to(device.device)
         paths = image_paths(options.predict)
         done = predict(model, classes, paths, out, device, compute.workers, lambda items: track(items, "images"))
         skipped = f", {done.unreadable} could not be read" if done.unreadable else ""

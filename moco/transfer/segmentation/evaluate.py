@@ -93,4 +93,6 @@ def _require(evaluation: Evaluation, unreadable: list[str]) -> None:
         raise UserError(f"nothing to evaluate: no pixel of {evaluation.images} test images has a label")
     if unreadable:
         total = evaluation.images + len(unreadable)
-        log.warning("evaluated without %d of %d test images, which cannot be read: %s", len(unreadable), total, unreadable[0])
+        log.warning(
+            "evaluated without %d of %d test images, which cannot be read: %s", len(unreadable), total, unreadable[0]
+        )

@@ -14,7 +14,7 @@ from moco.runtime.signals import ignore_signals
 
 More = TypeVar("More")
 Read = Callable[[int], tuple[Tensor, More]]
-"""An image of this number, uint8 (3, height, width), and what else is wanted of it. Raises UserError if it is broken."""
+"""An image of this number, uint8 (3, height, width), and what else is wanted of it. UserError if it is broken."""
 
 
 class _Images(Dataset[Any]):

@@ -67,7 +67,9 @@ def legend(classes: Sequence[str], shown: Iterable[int]) -> Image.Image:
     return picture
 
 
-def draw_predictions(examples: Sequence[tuple[str, Tensor, Tensor, Tensor]], classes: Sequence[str], path: Path) -> None:
+def draw_predictions(
+    examples: Sequence[tuple[str, Tensor, Tensor, Tensor]], classes: Sequence[str], path: Path
+) -> None:
     """A sheet of images, and right of each its labels and its predicted classes; a legend below.
 
     Args:

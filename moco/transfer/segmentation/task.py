@@ -20,7 +20,7 @@ from moco.transfer.segmentation.results import examples_of, results_table, write
 from moco.transfer.segmentation.sets import SegmentationSet, open_segmentation
 from moco.transfer.segmentation.transforms import augment, draw
 from moco.transfer.start import build_started
-from moco.transfer.task import Measured
+from moco.transfer.task import Measured, Read
 
 HEAD_WIDTH = 256
 """Channels of the two new convolutions, as published."""
@@ -59,7 +59,7 @@ class SegmentationTask:
             raise UserError(
                 f"--crop {training.crop}: of a batch of one such crop BN sees a single position: give a larger one"
             )
-        self.read = Reader(train, training.seed, training.crop)
+        self.read: Read = Reader(train, training.seed, training.crop)
         self.precise_bn = 0
         self.device_format = torch.channels_last if config.compute.channels_last else torch.contiguous_format
 
