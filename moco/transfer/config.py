@@ -139,7 +139,9 @@ def scaled(training: Schedule, recipe: Schedule) -> tuple[Schedule, str]:
         "milestones": tuple(map(steps, recipe.milestones)),
         "warmup": steps(recipe.warmup) if recipe.warmup else 0,
     }
-    changed = {name: value for name, value in wanted.items() if getattr(training, name) == getattr(recipe, name)}
+    changed = {
+        name: value for name, value in wanted.items() if value != getattr(training, name) == getattr(recipe, name)
+    }
     if not changed:
         return training, ""
     words = ", ".join(f"{name} {getattr(recipe, name)} -> {_short(value)}" for name, value in changed.items())

@@ -61,7 +61,8 @@ class Trainer:
             for number, why in self.unreadable.add(sample).items():
                 log.warning("image %d cannot be read, the next one takes its place: %s", number, why)
             if sample.content is None:
-                raise UserError(f"{len(sample.unreadable)} training images in a row cannot be read: {why}")
+                first = next(iter(sample.unreadable.values()))
+                raise UserError(f"{len(sample.unreadable)} training images in a row cannot be read (the first: {first})")
         return [sample.content for sample in samples]
 
     def update(self, samples: list[Sample]) -> None:
@@ -71,11 +72,13 @@ class Trainer:
         self.last_lr = learning_rate(self.step, training.lr, training.milestones, training.warmup, training.gamma)
         for group in self.optimizer.param_groups:
             group["lr"] = self.last_lr
+        losses = None
         try:
             losses = self._backward(contents)
         except torch.OutOfMemoryError:
             if self.config.training.checkpointing != "auto" or self.model.checkpointing or world_size() > 1:
                 raise
+        if losses is None:  # tried again out here, where the error no longer holds what the first try took
             log.info("step %d does not fit into memory: activation checkpointing from here on", self.step + 1)
             self.model.checkpointing = True  # type: ignore[assignment]
             self.optimizer.zero_grad()
@@ -160,7 +163,12 @@ class Trainer:
         found = on_main(lambda: None if (path := newest_checkpoint(self.run)) is None else read_checkpoint(path))
         if found is None:
             return False
-        self.model.load_state_dict(found["model"])
+        try:
+            self.model.load_state_dict(found["model"])
+        except RuntimeError as error:
+            raise UserError(
+                f"{self.run.path}: its network does not fit {self.config.data.source}: it was trained for other classes"
+            ) from error
         self.optimizer.load_state_dict(found["optimizer"])
         self.step, self.metrics_size = found["step"], found["metrics_size"]
         pending = {name: values.to(self.device.device) for name, values in found["pending"].items()}

@@ -12,6 +12,7 @@ from moco.data.sources import shapes
 from moco.data.sources.folder import SUFFIXES
 from moco.data.sources.spec import split_spec
 from moco.runtime.errors import UserError
+from moco.transfer.segmentation.config import KINDS
 from moco.transfer.segmentation.fcn import IGNORED
 from moco.transfer.segmentation.masks import largest_label, read_mask, require_same_size
 
@@ -26,7 +27,6 @@ CITYSCAPES_IDS = {
 }  # fmt: skip
 """The 19 classes that are evaluated, in their order, and their values in labelIds; all others are ignored."""
 SHAPES_TRAIN, SHAPES_VALIDATION = 10_000, 2_000
-KINDS = ("voc", "cityscapes", "own", "shapes")
 
 
 class SegmentationSet(Protocol):

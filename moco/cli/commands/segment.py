@@ -1,0 +1,57 @@
+"""moco segment: a network for semantic segmentation is trained from an encoder, evaluated, compared, used (A.5)."""
+
+from pathlib import Path
+from typing import Any
+
+from moco.cli.commands.transfer import Kind
+from moco.cli.commands.transfer import main as transfer
+from moco.cli.options import Segment, Transfer
+from moco.transfer.segmentation.config import KINDS
+from moco.transfer.segmentation.recipes import SEGMENTATION
+
+
+def main(words: list[str]) -> None:
+    """The recipe's options are the defaults."""
+    transfer(KIND, words)
+
+
+def _suggest(config: Any) -> tuple[Any, list[tuple[str, str, str]]]:
+    """Of the recipe for one's own images, what follows from them."""
+    if not config.recipe.startswith("own-"):
+        return config, []
+    from moco.runtime.device import choose_device
+    from moco.runtime.errors import UserError
+    from moco.transfer.segmentation.suggest import examine, suggest
+    from moco.transfer.segmentation.task import open_sets
+
+    if not config.data.source:
+        raise UserError(f"--recipe {config.recipe}: --data is missing: own:PATH, voc:PATH, cityscapes:PATH or shapes")
+    device = choose_device(config.compute.device)
+    memory = device.free_bytes() / 1e9 if device.is_gpu else None
+    suggested, choices = suggest(examine(open_sets(config)[0], memory), config)
+    return suggested, [(choice.flag, str(choice.value), choice.reason) for choice in choices]
+
+
+def _predict(path: Path, options: Transfer) -> None:
+    from moco.cli.commands.common import print_on_main, together
+    from moco.runtime.device import choose_device
+    from moco.runtime.progress import track
+    from moco.transfer.images import image_paths
+    from moco.transfer.segmentation.predict import load, predict
+
+    compute = options.config.compute
+    with together():
+        device = choose_device(compute.device, compute.precision, compute.channels_last)
+        out, (model, classes) = options.out or path / "predictions", load(path)
+        model.to(device.device)
+        paths = image_paths(options.predict)
+        done = predict(model, classes, paths, out, device, compute.workers, lambda items: track(items, "images"))
+        skipped = f", {done.unreadable} could not be read" if done.unreadable else ""
+        print_on_main(f"{done.images} images{skipped}; written to {out}: masks/, overlays/ and classes.txt")
+
+
+def _sources() -> dict[str, str]:
+    return {name if name == "shapes" else f"{name}:PATH": about for name, about in KINDS.items()}
+
+
+KIND = Kind("segment", Segment, SEGMENTATION, _suggest, _predict, _sources)
