@@ -14,6 +14,9 @@ from moco.transfer.detection.task import DetectionTask
 from moco.transfer.detection.task import open_sets as open_detection_sets
 from moco.transfer.loop import train
 from moco.transfer.run import RUNS
+from moco.transfer.segmentation.config import SegmentationConfig
+from moco.transfer.segmentation.task import SegmentationTask
+from moco.transfer.segmentation.task import open_sets as open_segmentation_sets
 from moco.transfer.task import Measured, Task
 
 log = logging.getLogger("moco")
@@ -21,8 +24,10 @@ log = logging.getLogger("moco")
 
 def open_task(config: TransferConfig) -> Task:
     """The network of a configuration and its data. Raises UserError for what is not there, or does not fit."""
-    assert isinstance(config, DetectionConfig)
-    return DetectionTask(config, *open_detection_sets(config))
+    if isinstance(config, DetectionConfig):
+        return DetectionTask(config, *open_detection_sets(config))
+    assert isinstance(config, SegmentationConfig)
+    return SegmentationTask(config, *open_segmentation_sets(config))
 
 
 def train_run(config: TransferConfig, folder: Path, continued: bool = False) -> Measured:

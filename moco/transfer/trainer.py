@@ -62,7 +62,9 @@ class Trainer:
                 log.warning("image %d cannot be read, the next one takes its place: %s", number, why)
             if sample.content is None:
                 first = next(iter(sample.unreadable.values()))
-                raise UserError(f"{len(sample.unreadable)} training images in a row cannot be read (the first: {first})")
+                raise UserError(
+                    f"{len(sample.unreadable)} training images in a row cannot be read (the first: {first})"
+                )
         return [sample.content for sample in samples]
 
     def update(self, samples: list[Sample]) -> None:

@@ -8,11 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from moco.data import shuffled
 from moco.runtime.device import Device
 from moco.runtime.errors import UserError
 from moco.runtime.progress import console, track
-from moco.transfer.config import number_of
 from moco.transfer.detection.config import DetectionConfig, options_of
 from moco.transfer.detection.dataset import DetectionSet, open_detection
 from moco.transfer.detection.detector import Detector
@@ -21,6 +19,7 @@ from moco.transfer.detection.instances import Target
 from moco.transfer.detection.results import class_table, examples_of, results_table, write_results
 from moco.transfer.detection.structures import build_detector
 from moco.transfer.detection.transforms import choose, transform
+from moco.transfer.labels import equally_spaced, labelled
 from moco.transfer.start import build_started
 from moco.transfer.task import Measured
 
@@ -128,18 +127,8 @@ def open_sets(config: DetectionConfig) -> tuple[DetectionSet, DetectionSet]:
     usable = train.with_objects()
     if not len(usable):
         raise UserError(f"--data {spec}: no training image has an object to train on")
-    number = min(config.evaluation.test_images or len(test), len(test))
-    chosen = torch.linspace(0, len(test) - 1, number).round().long().tolist()
-    return train.subset(usable[labelled(config, len(usable))].tolist()), test.subset(chosen)
-
-
-def labelled(config: DetectionConfig, images: int) -> Tensor:
-    """Which of so many images `--labels` takes: the first ones of a random order of the seed, so smaller shares are
-    part of larger ones. int64."""
-    number = number_of(config.data.labels, images)
-    if number > images:
-        raise UserError(f"--labels {config.data.labels}: there are {images} training images with objects")
-    return shuffled(torch.arange(number), images, config.training.seed, 1).sort().values
+    chosen = labelled(config.data.labels, len(usable), config.training.seed, "training images with objects")
+    return train.subset(usable[chosen].tolist()), test.subset(equally_spaced(len(test), config.evaluation.test_images))
 
 
 def on_device(target: Target, device: torch.device) -> Target:
