@@ -99,6 +99,12 @@ MAY_CHANGE = {"workers", "device", "checkpointing", *(f.name for f in fields(Tra
 """Options that may be others when a run is continued: the numbers do not depend on them."""
 
 
+def as_before(config: TransferConfig, before: TransferConfig) -> TransferConfig:
+    """A configuration to continue a run with: what was on `auto` is as it was decided when the run was started."""
+    decided = {name: getattr(before.compute, name) for name in AUTO if getattr(config.compute, name) == "auto"}
+    return replace(config, compute=replace(config.compute, **decided))
+
+
 def check(config: TransferConfig, ranks: int = 1) -> None:
     """Raises UserError, naming the option, for the first number out of its range, or that does not fit the others."""
     check_ranges(config)
@@ -132,7 +138,10 @@ def scaled(training: Schedule, recipe: Schedule) -> tuple[Schedule, str]:
     ratio = training.batch_size / recipe.batch_size
     if ratio == 1:
         return training, ""
-    steps = lambda count: max(1, round(count / ratio))  # noqa: E731
+
+    def steps(count: int) -> int:
+        return max(1, round(count / ratio))
+
     wanted = {
         "lr": recipe.lr * ratio,
         "iterations": steps(recipe.iterations),
@@ -146,7 +155,7 @@ def scaled(training: Schedule, recipe: Schedule) -> tuple[Schedule, str]:
         return training, ""
     words = ", ".join(f"{name} {getattr(recipe, name)} -> {_short(value)}" for name, value in changed.items())
     about = f"batch {training.batch_size} for the recipe's {recipe.batch_size}, so by the linear rule: {words}"
-    return replace(training, **changed), about  # type: ignore[arg-type]
+    return replace(training, **changed), about
 
 
 def _short(value: object) -> str:
