@@ -1,7 +1,7 @@
 """The configuration of a transfer run, whatever its task: every option with its range."""
 
 from dataclasses import dataclass, field, fields, replace
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -142,7 +142,7 @@ def scaled(training: Schedule, recipe: Schedule) -> tuple[Schedule, str]:
     def steps(count: int) -> int:
         return max(1, round(count / ratio))
 
-    wanted = {
+    wanted: dict[str, Any] = {
         "lr": recipe.lr * ratio,
         "iterations": steps(recipe.iterations),
         "milestones": tuple(map(steps, recipe.milestones)),

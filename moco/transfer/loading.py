@@ -31,7 +31,7 @@ class _Samples(Dataset[Sample]):
     def __init__(self, read: Read, images: int) -> None:
         self.read, self.images = read, images
 
-    def __getitem__(self, place: tuple[int, int]) -> Sample:  # type: ignore[override]
+    def __getitem__(self, place: tuple[int, int]) -> Sample:
         epoch, index = place
         unreadable: dict[int, str] = {}
         for shift in range(min(_TRIES, self.images)):

@@ -24,7 +24,7 @@ from moco.transfer.segmentation.task import Reader, SegmentationTask
 from moco.transfer.trainer import Trainer
 from tests.ranks import run_ranks
 
-NETWORK = "--encoder resnet18w0.0625 --head-width 0.05 --crop 33 --batch-size 2"
+NETWORK = "--encoder resnet18w0.125 --head-width 0.05 --crop 33 --batch-size 2"
 COMPUTE = "--workers 0 --log-every 2 --device cpu --precision fp32"
 TINY = shlex.split(f"--recipe own-fcn --iterations 4 --milestones 3 --lr 0.02 --labels 8 {NETWORK} {COMPUTE}")
 
@@ -209,7 +209,7 @@ def config(**options) -> SegmentationConfig:
     from moco.transfer.segmentation.config import Model
 
     training = SegmentationSchedule(crop=24, batch_size=2, **options)
-    return SegmentationConfig(encoder=Encoder("resnet18w0.0625"), model=Model(0.05), training=training)
+    return SegmentationConfig(encoder=Encoder("resnet18w0.125"), model=Model(0.05), training=training)
 
 
 def test_a_sample_is_a_pure_function_of_seed_epoch_and_image():
