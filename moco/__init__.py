@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from moco.contrast import EndToEnd, InfoNCE, MemoryBank, MoCo, MoCoV3, Queue, info_nce, momentum_update
     from moco.encoders import build_encoder, load_encoder, save_encoder
     from moco.runtime.errors import UserError
+    from moco.transfer.detection.load import load_detector
     from moco.views import Views
 
 _HOMES = {
@@ -21,6 +22,7 @@ _HOMES = {
     "Views": "views",
     "build_encoder": "encoders",
     "info_nce": "contrast",
+    "load_detector": "transfer.detection.load",
     "load_encoder": "encoders",
     "momentum_update": "contrast",
     "save_encoder": "encoders",
@@ -36,6 +38,7 @@ __all__ = [
     "Views",
     "build_encoder",
     "info_nce",
+    "load_detector",
     "load_encoder",
     "momentum_update",
     "save_encoder",

@@ -135,10 +135,14 @@ class Pack:
 class Reproduce:
     """Run an experiment of the paper as a grid of runs, and report which of its findings are reproduced."""
 
-    experiment: tyro.conf.Positional[Literal["mechanisms", "momentum", "shuffle-bn", "encoders", "small-scale"]]
-    """mechanisms (Fig. 3), momentum (4.1), shuffle-bn (Fig. A.1), encoders (Table 1), small-scale (others' results)."""
-    scale: Literal["cpu", "gpu", "imagenet"] = "cpu"
-    """cpu: 10,000 CIFAR-10 images and a small encoder; gpu: CIFAR-10 and ResNet-18; imagenet: the paper's own."""
+    experiment: tyro.conf.Positional[
+        Literal["mechanisms", "momentum", "shuffle-bn", "encoders", "small-scale", "transfer"]
+    ]
+    """mechanisms (Fig. 3), momentum (4.1), shuffle-bn (Fig. A.1), encoders (Table 1), small-scale (others' results),
+    transfer (4.2)."""
+    scale: Literal["cpu", "gpu", "imagenet", "paper"] = "cpu"
+    """cpu: 10,000 CIFAR-10 images and a small encoder; gpu: CIFAR-10 and ResNet-18; imagenet: the paper's own. Of
+    transfer: cpu and gpu on drawn images, paper: on VOC, COCO and Cityscapes."""
     dry_run: bool = False
     """List the runs and their cost on this machine, estimated from a few steps of each."""
     data: str | None = None
@@ -149,6 +153,9 @@ class Reproduce:
     """NAME=VALUE,VALUE,...: run the grid at each value of an option, to find from which value on a finding shows."""
     only: tuple[str, ...] = ()
     """Run only these settings of the grid, by their names in its table: 0.99 0.999."""
+    starts: tuple[str, ...] = ()
+    """Of transfer: what to start from: random, a run's folder, torchvision:resnet50, ...; none: random weights and an
+    encoder pre-trained on drawn images."""
     seeds: Annotated[int | None, AtLeast1] = None
     """Seeds of each setting; None: 2 or 3, 1 on ImageNet."""
     minutes: Annotated[float | None, AtLeast0] = None

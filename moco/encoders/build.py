@@ -35,8 +35,8 @@ def build_encoder(name: str, small_stem: bool = False, freeze_patches: bool = Fa
     Args:
         name: `resnet50w2` and `resnet50w4` (R50w2x and R50w4x of Table 1), `resnext50_32x8d` (its RX50), `tiny` (for
             32-pixel images on a CPU), `resnet18w0.25` (ResNet-18 with a quarter of the channels; resnet34 and resnet50
-            likewise, with any such factor), `vit_s_16` (MoCo v3's), any classification model of torchvision (`vit_b_16`,
-            ...), any model of timm (`timm:NAME`, or NAME alone where torchvision has none of
+            likewise, with any such factor), `vit_s_16` (MoCo v3's), any classification model of torchvision,
+            any model of timm (`timm:NAME`, or NAME alone where torchvision has none of
             this name).
         small_stem: for 32-pixel images: a 3x3 convolution of stride 1 and no max-pooling. ResNets alone have a stem
             to exchange; `tiny` has this one already.

@@ -2,17 +2,18 @@
 
 import json
 import logging
+import math
 import re
-import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from moco.runs.folder import RunFolder
+import numpy as np
+
 from moco.runtime.files import write_whole
 from moco.runtime.ranks import on_main
 from moco.transfer.config import TransferConfig
+from moco.transfer.run import RUNS
 from moco.transfer.start import encoder_of
 
 log = logging.getLogger("moco")
@@ -35,12 +36,13 @@ class Entry:
     numbers: list[dict[str, float]]
 
     def mean(self, metric: str) -> float:
-        return statistics.fmean(each[metric] for each in self.numbers)
+        """NaN where one run has none."""
+        return float(np.mean([each[metric] for each in self.numbers]))
 
     def std(self, metric: str) -> float:
         """The standard deviation over runs, NaN of a single one."""
         values = [each[metric] for each in self.numbers]
-        return statistics.stdev(values) if len(values) > 1 else float("nan")
+        return float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
 
     def text(self, metric: str) -> str:
         """`41.2 ± 0.8`; a single run has no standard deviation."""
@@ -82,7 +84,6 @@ def compare(
     trials: int,
     out: Path,
     train: Train,
-    kind: type[RunFolder[Any]],
 ) -> Comparison:
     """Trains what has no results yet, seed by seed, so that an interrupted comparison has whole trials.
 
@@ -102,7 +103,7 @@ def compare(
                 log.info("%s, labels %s, seed %d: %s", init, count, seeded.seed, folder)
                 train(own, folder)
             else:
-                on_main(lambda folder=folder, own=own: kind.open(folder).require(own))  # type: ignore[misc]
+                on_main(lambda folder=folder, own=own: RUNS[own.task].open(folder).require(own))  # type: ignore[misc]
             numbers[init, count].append(on_main(lambda folder=folder: numbers_of(folder)) or {})  # type: ignore[misc]
     return Comparison([Entry(init, count, numbers[init, count]) for init, count in cells])
 
@@ -111,7 +112,8 @@ def numbers_of(folder: Path) -> dict[str, float] | None:
     """What a run measured, by metric, in percent; None if it has no results yet."""
     try:
         values = json.loads((folder / "results.json").read_text())
-        return {str(name): float(value) for name, value in values["numbers"].items()}
+        numbers = values["numbers"].items()
+        return {str(name): math.nan if value is None else float(value) for name, value in numbers}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 

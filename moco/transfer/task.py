@@ -35,12 +35,14 @@ class Task(Protocol):
         images: how many training images there are.
         read: gives one of them.
         precise_bn: batches over which BN's statistics are computed anew before an evaluation.
+        facts: what the network cannot be used without, such as its classes; plain values, kept in the checkpoint.
     """
 
     model: nn.Module
     images: int
     read: Read
     precise_bn: int
+    facts: dict[str, Any]
 
     def losses(self, samples: Sequence[Any], device: torch.device) -> dict[str, Tensor]:
         """The losses by name, of this rank's share of a batch; the model is trained on their sum."""

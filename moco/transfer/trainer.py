@@ -62,7 +62,9 @@ class Trainer:
                 log.warning("image %d cannot be read, the next one takes its place: %s", number, why)
             if sample.content is None:
                 first = next(iter(sample.unreadable.values()))
-                raise UserError(f"{len(sample.unreadable)} training images in a row cannot be read (the first: {first})")
+                raise UserError(
+                    f"{len(sample.unreadable)} training images in a row cannot be read (the first: {first})"
+                )
         return [sample.content for sample in samples]
 
     def update(self, samples: list[Sample]) -> None:
@@ -154,6 +156,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "pending": pending,
             "metrics_size": self.metrics_size,
+            "facts": self.task.facts,
         }
         save_checkpoint(self.run, self.step, state, self.config.log.keep_checkpoints)
 

@@ -8,18 +8,11 @@ from moco.cli.commands.transfer import main as transfer
 from moco.cli.options import Detect, Transfer
 from moco.transfer.detection.config import KINDS
 from moco.transfer.detection.recipes import DETECTION
-from moco.transfer.run import DetectionRun
 
 
 def main(words: list[str]) -> None:
     """The recipe's options are the defaults."""
     transfer(KIND, words)
-
-
-def _open(config: Any) -> Any:
-    from moco.transfer.detection.task import DetectionTask, open_sets
-
-    return DetectionTask(config, *open_sets(config))
 
 
 def _suggest(config: Any) -> tuple[Any, list[tuple[str, str, str]]]:
@@ -42,19 +35,34 @@ def _suggest(config: Any) -> tuple[Any, list[tuple[str, str, str]]]:
 def _predict(path: Path, options: Transfer) -> None:
     from moco.cli.commands.common import print_on_main, together
     from moco.runtime.device import choose_device
-    from moco.transfer.detection.predict import predict
-    from moco.transfer.detection.trained import load_detector
+    from moco.runtime.progress import track
+    from moco.transfer.detection.load import load_detector
+    from moco.transfer.detection.predict import image_paths, predict
 
     compute = options.config.compute
     with together():
         device = choose_device(compute.device, compute.precision, compute.channels_last)
-        out = options.out or path / "predictions"
-        predict(load_detector(path, device), list(options.predict), out, options.threshold)
-        print_on_main(f"written to {out}: the images with their detections, and detections.json (COCO's format)")
+        out, trained = options.out or path / "predictions", load_detector(path).to(device.device)
+        done = predict(
+            trained.detector,
+            trained.classes,
+            image_paths(options.predict),
+            out,
+            device,
+            side=trained.side,
+            maximum=trained.maximum,
+            threshold=options.threshold,
+            workers=compute.workers,
+            progress=lambda items: track(items, "images"),
+        )
+        skipped = f", {done.unreadable} could not be read" if done.unreadable else ""
+        print_on_main(
+            f"{done.images} images{skipped}; written to {out}: the images with their detections, {done.json.name}"
+        )
 
 
 def _sources() -> dict[str, str]:
     return {name if name == "shapes" else f"{name}:PATH": about for name, about in KINDS.items()}
 
 
-KIND = Kind("detect", Detect, DETECTION, DetectionRun, _open, _suggest, _predict, _sources)
+KIND = Kind("detect", Detect, DETECTION, _suggest, _predict, _sources)

@@ -7,7 +7,7 @@ import time
 from datetime import date
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from rich.markup import escape
@@ -29,7 +29,11 @@ from moco.training.estimate import estimate
 
 def run(options: Reproduce) -> None:
     """Runs what is missing of an experiment and writes its page; stopped, leaves as `pretrain` does."""
-    experiment, scale = EXPERIMENTS[options.experiment], options.scale
+    if options.experiment == "transfer":
+        _transfer(options)
+        return
+    require_all([(options.scale != "paper", "--scale paper: is of transfer; here it is --scale imagenet")])
+    experiment, scale = EXPERIMENTS[options.experiment], cast(Scale, options.scale)
     set_, (option, values) = dict(parse_option(text, GROUPS) for text in options.set), _varied(options.vary)
     rules = [
         ("seed" not in {*set_, option}, "seed: --seeds sets how many seeds there are"),
@@ -78,6 +82,38 @@ def run(options: Reproduce) -> None:
             raise SystemExit(128 + stopped.signal_number)
 
 
+def _transfer(options: Reproduce) -> None:
+    """The transfer tables: trains what is missing, and writes their page."""
+    from moco.reproduce.transfer import TransferScale, pretraining, reproduce_transfer, settings
+    from moco.reproduce.transfer_page import write_transfer
+
+    rules = [
+        (options.scale != "imagenet", "--scale imagenet: transfer has cpu, gpu and paper"),
+        (not options.vary, "--vary: transfer varies the number of labels itself"),
+        (not options.dry_run, "--dry-run: transfer has none: one run of each setting shows what it takes (--seeds 1)"),
+        (options.minutes is None, "--minutes: transfer is stopped by Ctrl-C, and the same command continues"),
+    ]
+    require_all(rules)
+    scale = cast(TransferScale, options.scale)
+    name = _name(f"transfer-{scale}", *options.set, *([f"only={_name(*options.only)}"] if options.only else []))
+    out, seeds = options.out or Path("runs/reproduce") / f"transfer-{scale}", options.seeds or 3
+    with computing(options.compute) as device:
+        start_logging(None, is_main())
+        page = _folder(options.page or out)
+        wanted = settings(scale, options.data, options.only, options.set)
+        try:
+            done = reproduce_transfer(wanted, scale, out, options.starts, seeds)
+        except Stopped as stopped:
+            raise SystemExit(128 + stopped.signal_number) from None
+        if is_main():
+            encoder = pretraining(scale).encoder.encoder
+            setting = (
+                "" if scale == "paper" else f"Drawn images, {encoder}, {wanted[0].config.training.iterations} steps."
+            )
+            path = write_transfer(done, _context(options, device, setting), page, name)
+            print_on_main(f"written to {path}")
+
+
 def _linear(scale: Scale) -> Linear:
     """On a CPU the features are computed once; elsewhere it is the protocol of section 4.1 as it stands."""
     return Linear(cached=scale == "cpu")
@@ -117,10 +153,19 @@ def _only(cells: list[Cell], wanted: tuple[str, ...]) -> list[Cell]:
 def _reproduced(options: Reproduce, jobs: list[Job], device: Device) -> dict[str, Any]:
     """Under which conditions the results of an experiment were measured."""
     config = jobs[0].config
+    few = f", {config.data.per_class:,} images a class" if config.data.per_class else ""
+    setting = (
+        f"{config.encoder.encoder}, {config.data.source.split(':')[0]}{few}, {_shared(jobs)}; "
+        f"linear: {'features of centre crops' if options.scale == 'cpu' else 'section 4.1'}."
+    )
+    return _context(options, device, setting) | {"runs": len(jobs)}
+
+
+def _context(options: Reproduce, device: Device, setting: str) -> dict[str, Any]:
+    """Command, machine, date, and a setting in words."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     on_gpu = device.is_gpu
     machine = torch.cuda.get_device_name(device.device) if on_gpu else f"{cores} CPU cores"
-    few = f", {config.data.per_class:,} images a class" if config.data.per_class else ""
     return {
         "experiment": options.experiment,
         "scale": options.scale,
@@ -128,9 +173,7 @@ def _reproduced(options: Reproduce, jobs: list[Job], device: Device) -> dict[str
         "machine": f"{machine}, {'bf16' if device.bf16 else 'fp32'}",
         "torch": str(torch.__version__),
         "date": str(date.today()),
-        "runs": len(jobs),
-        "setting": f"{config.encoder.encoder}, {config.data.source.split(':')[0]}{few}, {_shared(jobs)}; "
-        f"linear: {'features of centre crops' if options.scale == 'cpu' else 'section 4.1'}.",
+        "setting": setting,
     }
 
 

@@ -2,7 +2,6 @@
 
 import shlex
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from moco.runs.options import check_ranges
 from moco.runtime.errors import UserError, require_all
 from moco.transfer.config import AUTO, TransferConfig, check, scaled
 from moco.transfer.recipes import TransferRecipe, find_recipe
-from moco.transfer.run import TransferRun, task_of
+from moco.transfer.run import RUNS, task_of
 
 console = Console(highlight=False)
 
@@ -29,8 +28,6 @@ class Kind:
         task: its name, as the command has it.
         options: of the command.
         recipes: by name.
-        run: the folder of its runs.
-        open: from a configuration, the task with its data; heavy.
         suggest: from a configuration, the one for these data and this machine, and rows of option, value and reason;
             None where the recipe's stands. Heavy.
         predict: a trained network, given its run, applied to images.
@@ -40,8 +37,6 @@ class Kind:
     task: str
     options: type[Transfer]
     recipes: Mapping[str, TransferRecipe]
-    run: type[TransferRun]
-    open: Callable[[Any], Any]
     suggest: Callable[[Any], tuple[Any, list[tuple[str, str, str]]]]
     predict: Callable[[Path, Transfer], None]
     sources: Callable[[], Mapping[str, str]]
@@ -94,11 +89,11 @@ def _train(kind: Kind, recipe: TransferRecipe, options: Transfer, parsed: Callab
     with together():
         start_logging(None, is_main())
         several = options.compare or options.over_labels or options.trials > 1
-        continued = not several and options.resume != "no" and on_main(lambda: kind.run(folder).exists)
+        continued = not several and options.resume != "no" and on_main(lambda: RUNS[kind.task](folder).exists)
         if options.resume == "yes" and not continued and not several:
-            on_main(lambda: kind.run.open(folder) and None)
+            on_main(lambda: RUNS[kind.task].open(folder) and None)
         if continued:
-            before = on_main(lambda: kind.run.open(folder).config())
+            before = on_main(lambda: RUNS[kind.task].open(folder).config())
             train_one(kind, _as_before(parsed(before).config, before), folder, continued=True)
             return
         config = on_main(lambda: _planned(kind, recipe, options, parsed))
@@ -109,9 +104,9 @@ def _train(kind: Kind, recipe: TransferRecipe, options: Transfer, parsed: Callab
         labels = options.over_labels or (config.data.labels,)
 
         def train(own: TransferConfig, path: Path) -> None:
-            train_one(kind, own, path, continued=on_main(lambda: kind.run(path).exists))
+            train_one(kind, own, path, continued=on_main(lambda: RUNS[kind.task](path).exists))
 
-        done = compare(config, inits, labels, options.trials, folder, train, kind.run)
+        done = compare(config, inits, labels, options.trials, folder, train)
         on_main(lambda: done.write(folder))
         print_on_main(_table(f"{recipe.name}: mean and standard deviation", done.table()))
         print_on_main(f"written to {folder}: comparison.md, comparison.png, comparison.json and the runs")
@@ -147,31 +142,15 @@ def _as_before(config: TransferConfig, before: TransferConfig) -> TransferConfig
 
 
 def train_one(kind: Kind, config: TransferConfig, folder: Path, continued: bool) -> None:
-    """Trains one run, new or continued, up to its results. Stopped, leaves by SystemExit with the usual exit code."""
+    """Trains one run, new or continued, up to its page. Stopped, leaves by SystemExit with the usual exit code."""
     from moco.cli.commands.common import print_on_main
     from moco.report.transfer_page import write_transfer_page
-    from moco.runtime.device import choose_device
-    from moco.runtime.ranks import is_main, on_main, world_size
+    from moco.runtime.ranks import on_main
     from moco.runtime.signals import Stopped
-    from moco.training.log import start_logging
-    from moco.transfer.loop import train
+    from moco.transfer.tasks import train_run
 
-    compute = config.compute
-    device = choose_device(compute.device, compute.precision, compute.channels_last)
-    if compute.precision == "auto":
-        config = replace(config, compute=replace(compute, precision="bf16" if device.bf16 else "fp32"))
-    run = kind.run(folder)
-    if continued:
-        on_main(lambda: run.require(config))
-    check(config, world_size())
-    task = kind.open(config)
-    if not continued:
-        on_main(lambda: kind.run.create(folder, config) and None)
-    start_logging(run, is_main())
     try:
-        with ExitStack() as held:
-            on_main(lambda: held.enter_context(run.locked(wait=15 if continued else 0)))
-            measured = train(config, task, run, device, continued)
+        measured = train_run(config, folder, continued)
     except Stopped as stopped:
         command = shlex.join(["moco", kind.task, "--recipe", config.recipe, "--out", str(folder), "--resume"])
         print_on_main(f"stopped after step {stopped.step}; continue it by:\n  {command}")
@@ -203,17 +182,18 @@ def _evaluate(kind: Kind, path: Path, options: Transfer) -> None:
     from moco.runtime.device import choose_device
     from moco.runtime.ranks import is_main, on_main
     from moco.training.log import start_logging
+    from moco.transfer.tasks import open_task
     from moco.transfer.trainer import Trainer
 
     with together():
         start_logging(None, is_main())
-        run = kind.run.open(path)
+        run = RUNS[kind.task].open(path)
         config, given, default = run.config(), options.config, kind.options().config
         if given.data.source != default.data.source:
             config = replace(config, data=replace(config.data, source=given.data.source))
         config = replace(config, compute=given.compute, encoder=replace(config.encoder, init="random"))
         device = choose_device(given.compute.device, given.compute.precision, given.compute.channels_last)
-        trainer = Trainer(config, kind.open(config), run, device)
+        trainer = Trainer(config, open_task(config), run, device)
         if not trainer.load():
             raise UserError(f"{path}: the run has no checkpoint yet")
         trainer.model.eval()

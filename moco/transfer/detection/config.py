@@ -54,6 +54,10 @@ class Evaluation:
     """Shorter side in pixels of an image that is evaluated."""
     precise_bn: Annotated[int, AtLeast0] = 200
     """Batches over which BN's statistics are computed anew before an evaluation; 0: those of training are used."""
+    proposals: Annotated[int, AtLeast1] = 1000
+    """Proposals of an image that the box head classifies in an evaluation: fewer cost less."""
+    test_images: Annotated[int | None, AtLeast1] = None
+    """Evaluate on so many of the test images, at equal distances; None: on all."""
 
 
 @dataclass(frozen=True)

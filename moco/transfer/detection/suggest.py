@@ -88,11 +88,12 @@ def suggest(facts: Facts, config: DetectionConfig) -> tuple[DetectionConfig, lis
         Choice("--sides", sides, "0.6 to 1 times that, as 480 to 800 for VOC"),
         Choice("--masks", facts.masks, "there are masks" if facts.masks else "the objects have boxes alone"),
         Choice("--regions", regions, "the paper's" if gpu else "a CPU: the box head is most of the work"),
+        Choice("--proposals", 1000 if gpu else 100, "the paper's" if gpu else "a CPU: most of an evaluation"),
         Choice("--precise-bn", min(200, steps // 4), "the paper's 200 batches, of a short run a quarter"),
     ]
     values = {choice.flag.removeprefix("--").replace("-", "_"): choice.value for choice in choices}
     schedule = ("batch_size", "lr", "iterations", "milestones", "warmup", "sides")
-    evaluation = ("test_side", "precise_bn")
+    evaluation = ("test_side", "precise_bn", "proposals")
     config = replace(
         config,
         training=replace(training, **{name: values[name] for name in schedule}),

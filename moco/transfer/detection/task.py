@@ -3,22 +3,23 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from moco.data import shuffled
 from moco.runtime.device import Device
 from moco.runtime.errors import UserError
-from moco.runtime.progress import track
-from moco.transfer.config import number_of
+from moco.runtime.progress import console, track
 from moco.transfer.detection.config import DetectionConfig, options_of
 from moco.transfer.detection.dataset import DetectionSet, open_detection
+from moco.transfer.detection.detector import Detector
 from moco.transfer.detection.evaluation.evaluate import evaluate_detector
 from moco.transfer.detection.instances import Target
-from moco.transfer.detection.results import write_results
+from moco.transfer.detection.results import class_table, examples_of, results_table, write_results
 from moco.transfer.detection.structures import build_detector
 from moco.transfer.detection.transforms import choose, transform
+from moco.transfer.labels import equally_spaced, labelled
 from moco.transfer.start import build_started
 from moco.transfer.task import Measured
 
@@ -59,6 +60,10 @@ class DetectionTask:
         training = config.training
         sample = train.target(0)
         points = 0 if sample.keypoints is None else sample.keypoints.shape[1]
+        if config.model.masks and config.model.structure == "dc5":
+            raise UserError("--masks: dc5 has no mask head: --no-masks, or --structure c4 or fpn")
+        if config.model.keypoints and config.model.structure != "fpn":
+            raise UserError("--keypoints: only fpn has a keypoint head: --no-keypoints, or --structure fpn")
         if config.model.masks and sample.masks is None:
             raise UserError(f"--masks: the objects of {config.data.source} have boxes alone: --no-masks")
         if config.model.keypoints and not points:
@@ -66,6 +71,7 @@ class DetectionTask:
         self.model = build(config, len(train.classes), points)
         self.read = Reader(train, training.seed, training.sides, training.max_side, config.model.masks)
         self.precise_bn = config.evaluation.precise_bn
+        self.facts = {"classes": train.classes, "keypoints": points}
 
     def losses(self, samples: Sequence[tuple[Tensor, Target]], device: torch.device) -> dict[str, Tensor]:
         """The detector's losses: of the RPN, the box head, and masks or keypoints."""
@@ -75,29 +81,40 @@ class DetectionTask:
 
     def evaluate(self, device: Device, workers: int) -> Measured:
         """AP on the test images."""
-        options, training = self.config.evaluation, self.config.training
+        options = self.config.evaluation
+        side, maximum = options.test_side, self.config.training.max_side
         evaluation = evaluate_detector(
             self.model,
             self.test,
             device,
             metric=options.metric,
-            side=options.test_side,
-            maximum=training.max_side,
+            side=side,
+            maximum=maximum,
             workers=workers,
             progress=lambda items: track(items, "evaluation"),
         )
 
         def write(folder: Path) -> None:
-            write_results(folder, evaluation, self.model, self.test, device, self.config)
+            examples = examples_of(self.model, self.test, device, side=side, maximum=maximum)
+            write_results(folder, evaluation, examples, about(self.config))
+            console.print(results_table(evaluation, self.config.recipe))
+            console.print(class_table(evaluation))
 
         return Measured(evaluation.numbers, write)
 
 
-def build(config: DetectionConfig, classes: int, keypoints: int) -> torch.nn.Module:
+def about(config: DetectionConfig) -> dict[str, Any]:
+    """What results.json says of the run besides what was measured."""
+    start = {"recipe": config.recipe, "init": config.encoder.init, "encoder": config.encoder.encoder}
+    return start | {"data": config.data.source, "labels": config.data.labels, "seed": config.training.seed}
+
+
+def build(config: DetectionConfig, classes: int, keypoints: int) -> Detector:
     """The detector of a configuration, its encoder started from given weights. Raises UserError if they do not fit."""
     encoder = build_started(config.encoder, config.training.seed)
     detector = build_detector(config.model.structure, encoder, classes, **options_of(config.model, keypoints))
     detector.sampled_regions = config.model.regions
+    detector.rpn.limits = replace(detector.rpn.limits, after_nms=config.evaluation.proposals)
     return detector
 
 
@@ -110,16 +127,8 @@ def open_sets(config: DetectionConfig) -> tuple[DetectionSet, DetectionSet]:
     usable = train.with_objects()
     if not len(usable):
         raise UserError(f"--data {spec}: no training image has an object to train on")
-    return train.subset(usable[labelled(config, len(usable))].tolist()), test
-
-
-def labelled(config: DetectionConfig, images: int) -> Tensor:
-    """Which of so many images `--labels` takes: the first ones of a random order of the seed, so smaller shares are
-    part of larger ones. int64."""
-    number = number_of(config.data.labels, images)
-    if number > images:
-        raise UserError(f"--labels {config.data.labels}: there are {images} training images with objects")
-    return shuffled(torch.arange(number), images, config.training.seed, 1).sort().values
+    chosen = labelled(config.data.labels, len(usable), config.training.seed, "training images with objects")
+    return train.subset(usable[chosen].tolist()), test.subset(equally_spaced(len(test), config.evaluation.test_images))
 
 
 def on_device(target: Target, device: torch.device) -> Target:

@@ -1,0 +1,163 @@
+"""The paper's transfer tables (section 4.2): detectors and segmentation from several starts, over the labels."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from moco.data import source_of
+from moco.runs.config import Config, Views
+from moco.runs.config import Encoder as EncoderOptions
+from moco.runs.folder import Run
+from moco.runs.options import parse_option, with_options
+from moco.runs.recipes.recipes import RECIPES
+from moco.runtime.device import choose_device
+from moco.runtime.errors import UserError, did_you_mean
+from moco.runtime.ranks import on_main
+from moco.training import pretrain
+from moco.transfer.compare import Comparison, compare
+from moco.transfer.config import TransferConfig
+from moco.transfer.detection.recipes import DETECTION
+from moco.transfer.run import RUNS
+from moco.transfer.segmentation.recipes import SEGMENTATION
+from moco.transfer.tasks import train_run
+
+log = logging.getLogger("moco")
+TransferScale = Literal["cpu", "gpu", "paper"]
+PAPER = ("voc-r50-c4", "voc07-r50-c4", "voc-r50-dc5", "coco-r50-c4-2x", "coco-r50-fpn-2x", "voc-fcn", "cityscapes-fcn")
+"""The recipes of the tables, with their own data."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One structure of a scale.
+
+    Attributes:
+        name: as the page has it.
+        config: of its runs, but for start, labels and seed.
+        labels: the numbers of labelled images, as --labels.
+    """
+
+    name: str
+    config: TransferConfig
+    labels: tuple[str, ...]
+
+
+def settings(
+    scale: TransferScale, data: str | None = None, only: Sequence[str] = (), changes: Sequence[str] = ()
+) -> list[Setting]:
+    """The structures of a scale, those of `only` if it names some.
+
+    Args:
+        data: in the place of the settings' own.
+        changes: options of all runs, as --set: `iterations=100`; `labels=10,20` are the numbers of labelled images.
+
+    Raises UserError for a name or an option that is none.
+    """
+    if scale == "paper":
+        every = [Setting(name, {**DETECTION, **SEGMENTATION}[name].config, ("all",)) for name in PAPER]
+    else:
+        every = drawn(scale)
+    for name in only:
+        if name not in (names := [setting.name for setting in every]):
+            raise UserError(f"--only {name}: no such setting{did_you_mean(name, names)}: there are {', '.join(names)}")
+    kept = [setting for setting in every if not only or setting.name in only]
+    if data is not None:
+        changes = [f"data={data}", *changes]
+    return [_changed(setting, changes) for setting in kept]
+
+
+def _changed(setting: Setting, changes: Sequence[str]) -> Setting:
+    groups = [type(getattr(setting.config, field.name)) for field in fields(setting.config)]
+    for text in changes:
+        if text.startswith("labels="):
+            setting = replace(setting, labels=tuple(text.removeprefix("labels=").split(",")))
+            continue
+        name, value = parse_option(text, filter(is_dataclass, groups))
+        setting = replace(setting, config=with_options(setting.config, **{name: value}))
+    return setting
+
+
+def drawn(scale: TransferScale) -> list[Setting]:
+    """The paper's structures on drawn images; on a CPU narrow, with few regions, and few images to test on."""
+    cpu = scale == "cpu"
+    side = 96 if cpu else 128
+    sides = tuple(side * eighths // 8 for eighths in (6, 7, 8, 9, 10))
+    shared = {
+        "source": "shapes",
+        "size": side,
+        "encoder": pretraining(scale).encoder.encoder,
+        "head_width": 0.125 if cpu else 0.5,
+        "iterations": 300 if cpu else 2000,
+        "milestones": (225, 275) if cpu else (1500, 1833),
+        "batch_size": 4 if cpu else 16,
+        "lr": 0.01 if cpu else 0.02,
+        "warmup": 30 if cpu else 100,
+    }
+    detector = shared | {
+        "metric": "coco",
+        "sides": sides,
+        "test_side": side,
+        "regions": 32 if cpu else 128,
+        "proposals": 50 if cpu else 300,
+        "precise_bn": 20 if cpu else 100,
+        "test_images": 200 if cpu else 1000,
+    }
+    few, many = ("50", "400") if cpu else ("100", "1000")
+    return [
+        Setting("C4", with_options(DETECTION["own-c4"].config, **detector), (few, many)),
+        Setting("dilated C5", with_options(DETECTION["own-c4"].config, structure="dc5", **detector), (few, many)),
+        Setting("FPN", with_options(DETECTION["own-fpn"].config, masks=True, **detector), (few, "100", "200", many)),
+        Setting("FCN", with_options(SEGMENTATION["own-fcn"].config, crop=side, **shared), (few, many)),
+    ]
+
+
+def pretraining(scale: TransferScale) -> Config:
+    """How the encoder is pre-trained, on drawn images without their labels."""
+    cpu = scale == "cpu"
+    config = with_options(
+        RECIPES["shapes-cpu"].config, epochs=10 if cpu else 50, knn_every=5, monitor_every=0, checkpoint_minutes=2.0
+    )
+    encoder, side = ("resnet18w0.25", 48) if cpu else ("resnet18", 96)
+    return replace(config, views=Views("shapes", side), encoder=EncoderOptions(encoder))
+
+
+def pretrained(scale: TransferScale, folder: Path) -> str:
+    """The folder of the pre-trained encoder, which is trained if it is not there. Raises Stopped at a signal."""
+    config = pretraining(scale)
+    run = Run(folder)
+    there = on_main(lambda: run.exists)
+    if not there:
+        on_main(lambda: Run.create(folder, config) and None)
+    on_main(lambda: run.require(config))
+    device = choose_device()
+    pretrain(config, source_of(config), run, device, resume=there)
+    return str(folder)
+
+
+def reproduce_transfer(
+    wanted: Sequence[Setting], scale: TransferScale, out: Path, starts: Sequence[str] = (), trials: int = 3
+) -> dict[str, Comparison]:
+    """Trains what has no results yet. Returns the results of each structure.
+
+    Args:
+        wanted: of `settings`.
+        out: the folder of all runs.
+        starts: as --compare; none: random weights and, on drawn images, an encoder pre-trained on them.
+
+    Raises UserError without starts at the paper's scale.
+    """
+    if not starts and scale == "paper":
+        raise UserError("--starts is missing: random, torchvision:resnet50 and the weights to compare")
+    starts = starts or ("random", pretrained(scale, out / "moco"))
+
+    def train(config: TransferConfig, folder: Path) -> None:
+        train_run(config, folder, continued=on_main(lambda: RUNS[config.task](folder).exists))
+
+    return {
+        setting.name: compare(
+            setting.config, starts, setting.labels, trials, out / setting.name.replace(" ", "-"), train
+        )
+        for setting in wanted
+    }

@@ -1,0 +1,29 @@
+"""A detector that `moco detect` trained, from its run's folder."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from moco.runs.checkpoint import newest_checkpoint, read_checkpoint
+from moco.runtime.errors import UserError
+from moco.transfer.detection.config import DetectionConfig
+from moco.transfer.detection.task import build
+from moco.transfer.detection.trained import TrainedDetector
+from moco.transfer.run import DetectionRun
+
+
+def load_detector(path: Path | str) -> TrainedDetector:
+    """The detector of a run of `moco detect`, of its newest whole checkpoint, on the CPU, ready to use.
+
+    Raises UserError if there is no such run, or no whole checkpoint in it.
+    """
+    run = DetectionRun.open(Path(path))
+    config = run.config()
+    assert isinstance(config, DetectionConfig)
+    newest = newest_checkpoint(run)
+    if newest is None:
+        raise UserError(f"{path}: the run has no checkpoint yet")
+    state = read_checkpoint(newest)
+    classes, keypoints = state["facts"]["classes"], state["facts"]["keypoints"]
+    detector = build(replace(config, encoder=replace(config.encoder, init="random")), len(classes), keypoints)
+    detector.load_state_dict(state["model"])
+    return TrainedDetector(detector, classes, config.evaluation.test_side, config.training.max_side)
