@@ -120,7 +120,7 @@ def number_of(labels: str, images: int) -> int:
             return images
         wanted = round(float(labels[:-1]) / 100 * images) if labels.endswith("%") else int(labels)
         within = not labels.endswith("%") or 0 < float(labels[:-1]) <= 100
-    except ValueError:
+    except (ValueError, OverflowError):  # inf%
         wanted, within = 0, False
     if not within or (wanted < 1 and not labels.endswith("%")):
         raise UserError(f"--labels {labels}: give all, a number of images (50) or a share of them (10%)")
