@@ -90,9 +90,9 @@ def results_table(evaluation: Evaluation, recipe: str = "", title: str = "this r
     table.add_column("")
     for name in columns:
         table.add_column(name, justify="right")
-    table.add_row(title, *(spelled(evaluation.numbers[name]) for name in columns), end_section=True)
     if published:
         table.add_column("published in")
+    table.add_row(title, *(spelled(evaluation.numbers[name]) for name in columns), end_section=True)
     for row in published:
         table.add_row(row.start, *(spelled(row.numbers.get(name)) for name in columns), row.source)
     return table

@@ -34,11 +34,11 @@ def test_a_picture_is_put_upright_as_a_file_is(tmp_path):
     exif[0x0112] = 6
     Image.fromarray(pixels).save(tmp_path / "turned.png", exif=exif)
     trained = TrainedDetector(build_detector("dc5", resnet18(), 2, width=16), ["a", "b"], side=32)
-    sizes = []
-    trained.detector.forward = lambda images, sizes=sizes, **given: sizes.append(tuple(images[0].shape[1:])) or [None]
+    given = []
+    trained.detector.forward = lambda images, sizes: given.append(images[0].shape[1:]) or [None]
     with Image.open(tmp_path / "turned.png") as picture:
         trained([picture, tmp_path / "turned.png"])
-    assert sizes == [(48, 32), (48, 32)]
+    assert given == [(48, 32), (48, 32)]
 
 
 def test_it_detects_in_evaluation_whatever_its_mode_and_has_the_detector_s_weights():
