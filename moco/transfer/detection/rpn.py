@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import batched_nms
 
+from moco.runtime.ranks import mean_over_ranks
 from moco.transfer.detection.anchors import Anchors
 from moco.transfer.detection.boxes import RPN_WEIGHTS, clip, decode, encode, has_area
 from moco.transfer.detection.instances import Target
@@ -83,7 +84,7 @@ class RPN(nn.Module):
         )
         wanted = encode(anchors[anchor], boxes[image, anchor], RPN_WEIGHTS)
         in_loss = labels != IGNORED
-        divisor = SAMPLED * len(targets)
+        divisor = mean_over_ranks(SAMPLED * len(targets), logits)
         classes = F.binary_cross_entropy_with_logits(logits[in_loss], labels[in_loss].float(), reduction="sum")
         boxes_loss = F.l1_loss(deltas[image, anchor], wanted, reduction="sum")
         return {"loss_rpn_cls": classes / divisor, "loss_rpn_loc": boxes_loss / divisor}

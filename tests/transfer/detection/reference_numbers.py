@@ -1,5 +1,6 @@
 """The numbers that Detectron2 produced (reference/README.md), and the detectors with those weights."""
 
+import gzip
 import json
 import math
 import os
@@ -36,7 +37,10 @@ class Numbers:
             data, start = file["data"].tobytes(), 0
             for key, kind, shape in json.loads(str(file["index"])):
                 count, dtype = math.prod(shape), np.dtype(kind)
-                self.arrays[key] = np.frombuffer(data, dtype, count, start).reshape(shape).copy()
+                stored = np.frombuffer(
+                    data, np.uint8, count * dtype.itemsize, start
+                )  # by byte, see select_reference.py
+                self.arrays[key] = stored.reshape(dtype.itemsize, -1).T.copy().view(dtype).reshape(shape)
                 start += count * dtype.itemsize
 
     def __call__(self, key: str) -> Tensor:
@@ -57,6 +61,13 @@ class Numbers:
 @cache
 def numbers(name: str) -> Numbers:
     return Numbers(HERE / f"{name}.npz")
+
+
+@cache
+def data() -> dict:
+    """What concerns images, annotations and masks."""
+    with gzip.open(Path(__file__).parent / "reference" / "data.pt.gz") as file:
+        return torch.load(file, weights_only=True)
 
 
 def text(key: str) -> dict:

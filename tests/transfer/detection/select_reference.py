@@ -33,53 +33,109 @@ def flat(tree: object, path: str = "") -> dict[str, np.ndarray]:
 
 
 def save(name: str, tree: object) -> None:
-    """All arrays as one, with an index: a file of many small arrays would be mostly file names."""
+    """All arrays as one, with an index: a file of many small arrays would be mostly file names.
+
+    The first bytes of all numbers of an array come first, then the second ones: exponents compress, digits do not.
+    """
     arrays = flat(tree)
     index = [[key, value.dtype.str, value.shape] for key, value in arrays.items()]
-    data = np.frombuffer(b"".join(value.tobytes() for value in arrays.values()), dtype=np.uint8)
-    np.savez_compressed(OUT / f"{name}.npz", index=json.dumps(index), data=data)
+    data = b"".join(
+        np.frombuffer(value.tobytes(), np.uint8).reshape(-1, value.dtype.itemsize).T.tobytes()
+        for value in arrays.values()
+    )
+    np.savez_compressed(OUT / f"{name}.npz", index=json.dumps(index), data=np.frombuffer(data, np.uint8))
 
 
 def thin(values: torch.Tensor) -> torch.Tensor:
     return values.flatten()[::THINNED] if values.numel() > 4000 else values
 
 
-def select(model: dict) -> dict:
-    train, seeded, evaluated = model["train"], model["train_seeded"], model["eval"]
+def pooled(saved: dict) -> dict:
+    """The first two regions thinned out, and the means of every 64th region."""
+    return {"first": thin(saved["first"]), "mean": saved["mean_over_space_every_8th_row"][::8]}
+
+
+def rpn(stage: dict) -> dict:
+    """What the RPN gives: raw outputs thinned out, and all proposals."""
+    return {
+        "logits": [thin(a) for a in stage["rpn"]["objectness_logits"]],
+        "deltas": [thin(a) for a in stage["rpn"]["anchor_deltas"]],
+        "proposals": [{"boxes": p["boxes"], "logits": p["objectness_logits"]} for p in stage["proposals"]],
+    }
+
+
+def select_training(train: dict) -> dict:
     roi = train["roi"]
     chosen = {
-        "state_dict": {k: v for k, v in model["state_dict"].items() if not k.endswith("num_batches_tracked")},
-        "param_names": json.dumps(model["param_names"]),
         "losses": train["losses"],
         "features": {k: thin(v) for k, v in train["features"].items()},
         "anchors": [thin(a) for a in train["anchors"]],
-        "logits": [thin(a) for a in train["rpn"]["objectness_logits"]],
-        "deltas": [thin(a) for a in train["rpn"]["anchor_deltas"]],
         "rpn": {k: train["rpn"][k].to(torch.int8) for k in ("matched_idxs", "matched_labels", "sampled_labels")},
-        "proposals": [{"logits": p["objectness_logits"]} for p in train["proposals"]],
-        "roi": {k: roi[k] for k in ("matched_labels", "sampled_idxs")},
+        "roi": {
+            k: [v.to(torch.int8) for v in roi[k]] for k in ("matched_idxs", "matched_labels", "sampled_gt_classes")
+        },
+        "sampled_idxs": [rows.to(torch.int16) for rows in roi["sampled_idxs"]],
+        "pooled": pooled(roi["pooled"]),
         "class_logits": roi["class_logits"][::8],
+        "box_deltas": roi["box_deltas"][::8],
         "grad_norm": train["grad_norm"],
+        "grad_sum": train["grad_sum"],
+        "grad_full": {k: thin(v) for k, v in train["grad_full_small"].items()},
         "bn_after": {k: v for k, v in train["bn_after"].items() if k.endswith(("running_mean", "running_var"))},
+        **rpn(train),
+    }
+    if "res5" in roi:
+        chosen["head"] = pooled(roi["res5"])
+    else:
+        chosen["head"] = {"vectors": roi["box_head_out_every_8th_row"][::2]}
+    if "mask" in roi:
+        chosen["mask"] = {k: roi["mask"][k] for k in ("gt_class", "logits_mean")}
+        chosen["mask"]["logits"] = thin(roi["mask"]["logits_of_gt_class"])
+        chosen["mask"]["targets"] = np.packbits(roi["mask"]["targets"].numpy())
+        if "pooled" in roi["mask"]:
+            chosen["mask"]["pooled"] = pooled(roi["mask"]["pooled"])
+    return chosen
+
+
+def select_evaluation(evaluated: dict) -> dict:
+    roi = evaluated["roi"]
+    chosen = {
+        "features": {k: thin(v) for k, v in evaluated["features"].items()},
+        "features_mean": {k[-2:]: v for k, v in evaluated.items() if k.startswith("features_mean")},
+        "pooled": pooled(roi["pooled"]),
+        "class_logits": roi["class_logits"][::8],
+        "box_deltas": roi["box_deltas"][::8],
+        "raw": [{k: v for k, v in raw.items() if k != "classes"} for raw in evaluated["raw"]],
+        "post": evaluated["post"],
+        **rpn(evaluated),
+    }
+    if "mask" in evaluated:
+        chosen["mask"] = {"logits": thin(evaluated["mask"]["logits_of_pred_class"])}
+        chosen["mask"]["logits_mean"] = evaluated["mask"]["logits_mean"]
+    return chosen
+
+
+def select(model: dict) -> dict:
+    seeded, steps = model["train_seeded"], model["steps3"]
+    chosen = {
+        "state_dict": {k: v for k, v in model["state_dict"].items() if not k.endswith("num_batches_tracked")},
+        "param_names": json.dumps(model["param_names"]),
+        "train": select_training(model["train"]),
+        "eval": select_evaluation(model["eval"]),
+        "limits": [{"boxes": p["boxes"], "logits": p["objectness_logits"]} for p in model["eval_limits"]["proposals"]],
         "seeded": {
             "losses": seeded["losses"],
             "sampled_labels": seeded["rpn"]["sampled_labels"],
+            "sampled_idxs": [rows.to(torch.int16) for rows in seeded["roi"]["sampled_idxs"]],
+            "sampled_gt_classes": [c.to(torch.int8) for c in seeded["roi"]["sampled_gt_classes"]],
             "grad_norm": seeded["grad_norm"],
         },
         "without_objects": model["train_image1_without_objects"]["losses"],
-        "steps3": {k: model["steps3"][k] for k in ("lr", "losses", "delta_norm")},
-        "post": evaluated["post"],
-        "limits": [p["boxes"] for p in model["eval_limits"]["proposals"]],
+        "steps3": {k: steps[k] for k in ("lr", "losses", "delta_norm", "delta_sum")},
     }
-    if "mask" in roi:
-        chosen["mask"] = {k: roi["mask"][k] for k in ("gt_class", "logits_mean")}
-        chosen["mask"]["targets"] = np.packbits(roi["mask"]["targets"].numpy())
-        chosen["bitmask"] = {
-            "losses": model["train_bitmask_format"]["losses"],
-            "targets": np.packbits(model["train_bitmask_format"]["mask_targets"].numpy()),
-        }
-    if model["name"] == "dc5" and len(sys.argv) == 2:
-        del chosen["bn_after"]
+    if "train_bitmask_format" in model:
+        bitmask = model["train_bitmask_format"]
+        chosen["bitmask"] = {"losses": bitmask["losses"], "targets": np.packbits(bitmask["mask_targets"].numpy())}
     return chosen
 
 
@@ -90,7 +146,7 @@ def main(folder: Path) -> None:
     for name in (*MODELS, *(["c4_box"] if len(sys.argv) > 2 else [])):
         save(name, select(read(f"{name}.pt")))
     inputs = read("inputs.pt")
-    del inputs["batch_divisor32"]
+    inputs["batch_divisor32"] = thin(inputs["batch_divisor32"])
     bitmaps = inputs.pop("gt_bitmaps")
     inputs["gt_bitmaps"] = [np.packbits(b.numpy(), axis=-1) for b in bitmaps]
     transforms = read("transforms.pt")

@@ -17,9 +17,10 @@ from moco.transfer.detection.masks import (
     polygon_area,
     polygons_to_bitmap,
 )
+from tests.transfer.detection.reference_numbers import data
 
 HERE = Path(__file__).parent / "reference"
-DATA = torch.load(HERE / "data.pt", weights_only=True)
+DATA = data()
 PASTED = np.load(HERE / "pasted.npz", allow_pickle=False)
 
 

@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -16,8 +14,9 @@ from moco.transfer.detection.transforms import (
     resized,
     transform,
 )
+from tests.transfer.detection.reference_numbers import data
 
-DATA = torch.load(Path(__file__).parent / "reference" / "data.pt", weights_only=True)
+DATA = data()
 
 
 def test_sizes_are_detectron2_s():

@@ -1,5 +1,6 @@
 """Makes the reference files of these tests from the folder of Detectron2's numbers: python THIS FOLDER."""
 
+import gzip
 import sys
 from pathlib import Path
 
@@ -22,7 +23,8 @@ def select(folder: Path) -> None:
     objects = {key: inputs[key] for key in ("sizes_hw", "gt_boxes", "gt_polygons")}
     objects["gt_bitmaps"] = [np.packbits(bitmaps.numpy()) for bitmaps in inputs["gt_bitmaps"]]
     objects["gt_bitmaps"] = [torch.from_numpy(bits) for bits in objects["gt_bitmaps"]]
-    torch.save({**kept, **objects}, HERE / "data.pt")
+    with gzip.GzipFile(HERE / "data.pt.gz", "wb", mtime=0) as file:
+        torch.save({**kept, **objects}, file)
     pasted = {}
     for name in MASKED:
         evaluated = load(folder, f"{name}.pt")["eval"]
