@@ -1,9 +1,11 @@
 """Forks the ranks of small programs, so that PyTorch is imported once: a line of JSON in, a line of JSON out.
 
-In:  {"ranks": [{"words": [...], "folder": PATH, "sabotage": NAME, "environment": {...}}, ...], "out": PATH}
+In:  {"program": MODULE, "ranks": [{"words": [...], "folder": PATH, "sabotage": NAME}, ...], "out": PATH}
+     MODULE has `main(words)`; "sabotage" may be left out
 Out: the exit code of each, negative if by a signal; what it printed is in OUT/RANK.out and OUT/RANK.err.
 """
 
+import importlib
 import json
 import os
 import signal
@@ -17,7 +19,6 @@ import torch
 
 import moco.report  # all that is heavy
 import moco.training  # noqa: F401
-from moco.cli.main import main
 from tests.sabotage import SABOTAGES
 
 SECONDS = 100
@@ -30,7 +31,7 @@ def free_port() -> int:
         return one.getsockname()[1]
 
 
-def run(rank: int, ranks: int, port: int, job: dict, out: Path) -> None:
+def run(program: str, rank: int, ranks: int, port: int, job: dict, out: Path) -> None:
     """One rank, in a process of its own; does not return."""
     signal.alarm(SECONDS)
     for number, kind in ((1, "out"), (2, "err")):
@@ -44,7 +45,7 @@ def run(rank: int, ranks: int, port: int, job: dict, out: Path) -> None:
         SABOTAGES[name](rank)
     code: object = 1
     try:
-        main(job["words"])
+        importlib.import_module(program).main(job["words"])
         code = 0
     except SystemExit as left:
         code = left.code
@@ -66,7 +67,7 @@ if __name__ == "__main__":
         for rank, job in enumerate(jobs):
             child = os.fork()
             if child == 0:
-                run(rank, len(jobs), port, job, Path(request["out"]))
+                run(request["program"], rank, len(jobs), port, job, Path(request["out"]))
             children.append(child)
         codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
         print(json.dumps(codes), flush=True)

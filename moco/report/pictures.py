@@ -1,6 +1,5 @@
 """Pictures of a run: its views and its curves."""
 
-import math
 from pathlib import Path
 
 import matplotlib
@@ -19,8 +18,10 @@ from moco.runtime.files import write_whole
 from moco.views import Pretext, Views
 
 PAIRS = 24
-_CELL, _GAP, _CAPTION, _ACROSS = 128, 4, 16, 3
-"""Of a contact sheet, in pixels: a picture's side, what lies between two, a line of text; and images side by side."""
+_CELL, _GAP, _CAPTION, _NAME = 128, 4, 16, 48
+"""In pixels: a picture's side, what lies between two, a line of text, the names of a column of pictures."""
+_ACROSS, _COLUMNS = 3, 12
+"""Images side by side on a contact sheet, and with one view below the other."""
 
 
 def draw_views(images: ImageSet, views: Views, path: Path) -> None:
@@ -28,29 +29,23 @@ def draw_views(images: ImageSet, views: Views, path: Path) -> None:
     first = images.subset(torch.arange(min(PAIRS, len(images))))
     plan = Indices(torch.zeros(len(first), dtype=torch.int64), torch.arange(len(first)))
     batch = next(iter(Loader(first, views, torch.device("cpu")).batches([plan])))
-    columns = min(12, len(first))
-    rows = math.ceil(len(first) / columns)
+    columns = min(_COLUMNS, len(first))
     originals = [first.pixels(position) for position in batch.images.tolist()]
-    stacks = [shown(view, pretext) for view, pretext in zip(batch.views, views.pretexts, strict=True)]
-    names = ["view 1", "view 2"]
+    stacks = [_bytes(shown(view, pretext)) for view, pretext in zip(batch.views, views.pretexts, strict=True)]
+    names = ["view 1", "view 2"][: len(stacks)]
     if all(image.shape[1:] == stacks[0].shape[1:3] for image in originals):
         stacks, names = [torch.stack(originals).permute(0, 2, 3, 1).numpy(), *stacks], ["image", *names]
-    figure, axes = plt.subplots(
-        rows * len(stacks), columns, figsize=(columns * 0.9, rows * len(stacks) * 0.9), squeeze=False
-    )
-    for axis in axes.flat:
-        axis.set_xticks([])
-        axis.set_yticks([])
-        axis.set_frame_on(False)
-    for i in range(len(first)):
-        for j, (stack, name) in enumerate(zip(stacks, names, strict=True)):
-            axis = axes[i // columns * len(stacks) + j, i % columns]
-            axis.imshow(stack[i])
+    step = _CELL + _GAP
+    rows = -(-len(first) // columns) * len(stacks)
+    sheet = Image.new("RGB", (_NAME + columns * step, rows * step + _GAP), "white")
+    draw = ImageDraw.Draw(sheet)
+    for j, (stack, name) in enumerate(zip(stacks, names, strict=True)):
+        for i, pixels in enumerate(stack):
+            top = (i // columns * len(stacks) + j) * step + _GAP
+            sheet.paste(_cell(pixels), (_NAME + i % columns * step, top))
             if i % columns == 0:
-                axis.set_ylabel(name, fontsize=8)
-    figure.tight_layout(pad=0.3)
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
+                draw.text((_GAP, top + (_CELL - _CAPTION) // 2), name, fill="black")
+    write_whole(path, lambda file: sheet.save(file, "PNG"))
 
 
 def draw_contacts(images: ImageSet, positions: Tensor, views: Views, path: Path, classes: list[str] | None) -> None:
@@ -69,7 +64,7 @@ def draw_contacts(images: ImageSet, positions: Tensor, views: Views, path: Path,
         sides = [shown(view, pretext)[0] for view, pretext in zip(made, views.pretexts, strict=True)]
         left, top = k % _ACROSS * wide + 2 * _GAP, k // _ACROSS * high + _GAP
         draw.text((left, top), _caption(images, position, classes)[-wide // 7 :], fill="black")
-        pictures = [image.permute(1, 2, 0).numpy(), *((255 * view).round().astype(np.uint8) for view in sides)]
+        pictures = [image.permute(1, 2, 0).numpy(), *map(_bytes, sides)]
         for j, picture in enumerate(pictures):
             sheet.paste(_cell(picture), (left + j * (_CELL + _GAP), top + _CAPTION))
     write_whole(path, lambda file: sheet.save(file, "PNG"))
@@ -86,6 +81,11 @@ def _cell(pixels: np.ndarray) -> Image.Image:
     small = max(pixels.shape[:2]) < _CELL
     method = Image.Resampling.NEAREST if small else Image.Resampling.LANCZOS
     return ImageOps.pad(Image.fromarray(pixels), (_CELL, _CELL), method, color="gainsboro")
+
+
+def _bytes(values: np.ndarray) -> np.ndarray:
+    """0..1 to uint8."""
+    return (255 * values).round().astype(np.uint8)
 
 
 def shown(view: Tensor, pretext: Pretext) -> np.ndarray:
@@ -117,8 +117,8 @@ def draw_curves(run: Run) -> Path:
     axes[0].axhline(chance, color="grey", linestyle="--", linewidth=1)
     axes[0].annotate("chance", (0, chance), fontsize=8, color="grey", va="bottom")
     figure.suptitle(f"{run.config().recipe}  ({run.path.name})", x=0.01, ha="left", fontsize=10)
-    figure.tight_layout()
+    figure.subplots_adjust(left=0.05, right=0.99, bottom=0.15, top=0.82, wspace=0.2)
     path = run.path / "curves.png"
-    figure.savefig(path, dpi=110)
+    write_whole(path, lambda file: figure.savefig(file, dpi=110, format="png"))
     plt.close(figure)
     return path

@@ -1,7 +1,6 @@
-"""Run by test_ranks.py under torchrun: writes each rank's deviations from what should be to FOLDER/<rank>.pt."""
+"""Run by test_ranks.py on each rank: writes each rank's deviations from what should be to FOLDER/<rank>.pt."""
 
 import math
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -124,7 +123,8 @@ def synchronised_bn() -> Deviations:
     return wrong
 
 
-def main(folder: Path) -> None:
+def main(words: list[str]) -> None:
+    (folder,) = map(Path, words)
     dist.init_process_group("gloo")
     results = {case.__name__: case() for case in (exchanges, collectives, images_stay_where_they_are, synchronised_bn)}
     for name, case in agreement.CASES.items():
@@ -134,6 +134,3 @@ def main(folder: Path) -> None:
     dist.barrier()  # none leaves while another still works
     dist.destroy_process_group()
 
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

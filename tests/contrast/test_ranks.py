@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from tests.launch import launch
+from tests.ranks import on_ranks
 
 
 @pytest.mark.parametrize("ranks", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_ranks_are_one(ranks, tmp_path):
-    launch(ranks, "-m", "tests.contrast.ranks", str(tmp_path))
+    on_ranks(ranks, "tests.contrast.ranks", tmp_path)
     for rank in range(ranks):
         results = torch.load(tmp_path / f"{rank}.pt")
         assert len(results) == 10

@@ -3,11 +3,11 @@
 import torch
 
 from tests.evaluation.two_ranks import K, results, source
-from tests.launch import launch
+from tests.ranks import on_ranks
 
 
 def test_two_ranks_find_what_one_finds(tmp_path):
-    launch(2, "-m", "tests.evaluation.two_ranks", str(tmp_path / "result.pt"))
+    on_ranks(2, "tests.evaluation.two_ranks", tmp_path / "result.pt")
     one, several = results(), torch.load(tmp_path / "result.pt")
     # kNN: the neighbours of every test image, what they vote for, and how often that is right.
     assert one["cosines"].shape == (45, K)

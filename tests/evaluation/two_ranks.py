@@ -1,7 +1,6 @@
-"""Run by test_two_ranks.py under torchrun, and there in one process: all protocols, whatever the number of ranks."""
+"""Run by test_two_ranks.py on each rank, and there in one process: all protocols, whatever the number of ranks."""
 
 import importlib
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +65,9 @@ def results() -> dict[str, Any]:
     return result
 
 
-if __name__ == "__main__":
+def main(words: list[str]) -> None:
+    (path,) = map(Path, words)
     with joined():
         result = results()
         if is_main():
-            torch.save(result, Path(sys.argv[1]))
+            torch.save(result, path)

@@ -20,11 +20,13 @@ OPTIONS = (
 )
 
 
-@pytest.fixture
-def data(tmp_path: Path, random_npz) -> Path:
+@pytest.fixture(scope="module")
+def data(tmp_path_factory, random_npz) -> Path:
+    """Where the data and all runs are: a run that several tests compare with is trained once."""
+    folder = tmp_path_factory.mktemp("ranks")
     for split, number in (("train", 96), ("test", 50)):
-        random_npz(number, path=tmp_path / f"{split}.npz")
-    return tmp_path
+        random_npz(number, path=folder / f"{split}.npz")
+    return folder
 
 
 def moco(ranks: int, words: str, folder: Path, sabotage: str = "") -> list[Rank]:
@@ -34,7 +36,8 @@ def moco(ranks: int, words: str, folder: Path, sabotage: str = "") -> list[Rank]
 
 
 def pretrain(ranks: int, data: Path, out: str, more: str = "", sabotage: str = "") -> tuple[list[dict], dict]:
-    moco(ranks, f"pretrain cifar10-cpu --data npz:{data} {OPTIONS} --out {out} {more}", data, sabotage)
+    if not (data / out).exists():
+        moco(ranks, f"pretrain cifar10-cpu --data npz:{data} {OPTIONS} --out {out} {more}", data, sabotage)
     return recorded(data / out)
 
 
@@ -80,13 +83,14 @@ def test_two_ranks_are_one(data):
     ],
 )
 def test_two_ranks_of_other_steps_are_one(data, more):
-    assert_close(pretrain(1, data, "one", more), pretrain(2, data, "two", more))
+    name = more.split()[1]
+    assert_close(pretrain(1, data, f"one-{name}", more), pretrain(2, data, f"two-{name}", more))
 
 
 @pytest.mark.slow
 def test_torchrun_starts_ranks(data):
-    launch(2, "-m", "moco", *f"pretrain cifar10-cpu --data npz:{data} {OPTIONS} --out {data / 'two'}".split())
-    assert recorded(data / "two")[1]["step"] == 6
+    launch(2, "-m", "moco", *f"pretrain cifar10-cpu --data npz:{data} {OPTIONS} --out {data / 'torchrun'}".split())
+    assert recorded(data / "torchrun")[1]["step"] == 6
 
 
 def test_what_is_wrong_with_the_options_is_printed_once(data):
@@ -98,13 +102,13 @@ def test_what_is_wrong_with_the_options_is_printed_once(data):
         ),
         ("--accumulation-steps 2 --mechanism end-to-end --bn-group 8", "moco: --accumulation-steps 2: --mechanism end"),
     ):
-        words = f"pretrain cifar10-cpu --data npz:{data} {OPTIONS} --out two {more}"
+        words = f"pretrain cifar10-cpu --data npz:{data} {OPTIONS} --out refused {more}"
         ranks = run_ranks(2, words, [data])
         assert [rank.code for rank in ranks] == [2, 2]
         assert ranks[0].err.startswith(line)
         assert ranks[0].err.count("\n") == 1
         assert ranks[1].err == ""
-        assert not (data / "two").exists()
+        assert not (data / "refused").exists()
 
 
 def as_files(arrays: Path, folder: Path) -> None:
@@ -145,7 +149,7 @@ def test_ranks_that_find_other_images_are_refused(data, tmp_path_factory, random
     other = tmp_path_factory.mktemp("other")
     random_npz(95, path=other / "train.npz")
     random_npz(50, path=other / "test.npz")
-    words = f"pretrain cifar10-cpu --data npz:. {OPTIONS} --out {data / 'run'}"
+    words = f"pretrain cifar10-cpu --data npz:. {OPTIONS} --out {data / 'others'}"
     ranks = run_ranks(2, words, [data, other])
     assert [rank.code for rank in ranks] == [2, 2]
     assert "different numbers of training images: 96 on rank 0, 95 on rank 1" in ranks[0].err
@@ -158,14 +162,14 @@ def test_a_signal_to_one_rank_stops_all_and_the_run_is_continued_bit_for_bit(dat
     """
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     words = f"pretrain cifar10-cpu --data npz:{data} {OPTIONS} --knn-every 0 --out"
-    whole = run_ranks(2, f"{words} whole", [data, elsewhere], "dropout")
+    whole = run_ranks(2, f"{words} dropping", [data, elsewhere], "dropout")
     stopped = run_ranks(2, f"{words} stopped --resume auto", [data, elsewhere], "stopped dropout")
     assert [rank.code for rank in whole + stopped] == [0, 0, 143, 143], (whole, stopped)
     assert recorded(data / "stopped")[1]["step"] == 4
     assert stopped[0].out.startswith("stopped after step 4; continue it by:")
     continued = run_ranks(2, f"{words} stopped --resume auto", [data, elsewhere], "dropout")
     assert [rank.code for rank in continued] == [0, 0], continued
-    (lines, state), (other_lines, other_state) = recorded(data / "whole"), recorded(data / "stopped")
+    (lines, state), (other_lines, other_state) = recorded(data / "dropping"), recorded(data / "stopped")
     assert_same(state, other_state)
     assert lines == other_lines
     first, second = (rank["generators"]["cpu"] for rank in state["ranks"])
@@ -176,18 +180,20 @@ def test_a_signal_to_one_rank_stops_all_and_the_run_is_continued_bit_for_bit(dat
 @pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1), pytest.param(3, 2, marks=pytest.mark.slow)])
 def test_a_run_is_continued_on_another_number_of_ranks(data, before, after):
     more = "--batch-size 24 --bn-group 4 --knn-every 0"
-    whole = pretrain(1, data, "whole", more)
-    moco(before, f"pretrain cifar10-cpu --data npz:{data} {OPTIONS} --out run {more}", data, "stopped_all")
-    assert recorded(data / "run")[1]["step"] == 4
-    moco(after, "pretrain cifar10-cpu --out run --resume", data)
-    assert_close(whole, recorded(data / "run"))
+    whole = pretrain(1, data, "groups-of-4", more)
+    out = f"on-{before}-then-{after}"
+    stopped = pretrain(before, data, out, more, "stopped_all")
+    assert stopped[1]["step"] == 4
+    moco(after, f"pretrain cifar10-cpu --out {out} --resume", data)
+    assert_close(whole, recorded(data / out))
 
 
 def test_all_ranks_start_with_the_main_ranks_state(data):
-    words = f"pretrain cifar10-cpu --data npz:{data} {OPTIONS} --epochs 1 --knn-every 0 --out"
-    ended = [run_ranks(2, f"{words} {name}", [data], name.replace("plain", "")) for name in ("plain", "other_weights")]
-    assert {rank.code for ranks in ended for rank in ranks} == {0}, ended
-    assert_same(*(recorded(data / name)[1] for name in ("plain", "other_weights")))
+    (_, plain) = pretrain(2, data, "two")
+    words = f"pretrain cifar10-cpu --data npz:{data} {OPTIONS} --out other-weights"
+    ended = run_ranks(2, words, [data], "other_weights")
+    assert {rank.code for rank in ended} == {0}, ended
+    assert_same(plain, recorded(data / "other-weights")[1])
 
 
 def test_three_ranks_continue_bit_for_bit(data):
@@ -196,9 +202,9 @@ def test_three_ranks_continue_bit_for_bit(data):
     The mean of three equal numbers may be another number: so metrics that are still pending are stored by rank.
     """
     more = "--batch-size 24 --bn-group 4 --knn-every 0 --log-every 8"
-    lines, whole = pretrain(3, data, "whole", more)
-    pretrain(3, data, "run", more, "stopped_all")
-    moco(3, "pretrain cifar10-cpu --out run --resume", data)
-    other_lines, other = recorded(data / "run")
+    lines, whole = pretrain(3, data, "three", more)
+    pretrain(3, data, "three-stopped", more, "stopped_all")
+    moco(3, "pretrain cifar10-cpu --out three-stopped --resume", data)
+    other_lines, other = recorded(data / "three-stopped")
     assert_same(whole, other)
     assert lines == other_lines

@@ -1,6 +1,5 @@
-"""Run by test_fcn.py under torchrun: writes "equal" to FOLDER/<rank> if two ranks give what one does."""
+"""Run by test_fcn.py on each rank: writes "equal" to FOLDER/<rank> if two ranks give what one does."""
 
-import sys
 from pathlib import Path
 
 import torch
@@ -11,7 +10,8 @@ from moco.transfer.segmentation.fcn import pixel_loss
 from moco.transfer.segmentation.miou import confusion, over_ranks
 
 
-def main(folder: Path) -> None:
+def main(words: list[str]) -> None:
+    (folder,) = map(Path, words)
     torch.manual_seed(0)
     logits, labels = torch.randn(4, 3, 6, 7), torch.randint(0, 3, (4, 6, 7))
     labels[0] = labels[1, 2:] = 255
@@ -37,6 +37,3 @@ def main(folder: Path) -> None:
     (folder / str(rank())).write_text("equal")
     dist.destroy_process_group()
 
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

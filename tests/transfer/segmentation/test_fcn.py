@@ -7,7 +7,7 @@ from moco.encoders.build import build_encoder
 from moco.encoders.resnet import use_small_stem
 from moco.runtime.errors import UserError
 from moco.transfer.segmentation.fcn import FCN, pixel_loss
-from tests.launch import launch
+from tests.ranks import on_ranks
 
 
 def small(block=BasicBlock, classes=3, width=8):
@@ -111,8 +111,7 @@ def test_another_family_is_refused():
         FCN(build_encoder("tiny"), 3)
 
 
-@pytest.mark.slow
 def test_two_ranks_are_one(tmp_path):
     """Loss, its gradient and the confusion matrix of two gloo ranks with unequal numbers of ignored pixels."""
-    launch(2, "-m", "tests.transfer.segmentation.ranks", str(tmp_path))
+    on_ranks(2, "tests.transfer.segmentation.ranks", tmp_path)
     assert [(tmp_path / str(rank)).read_text() for rank in range(2)] == ["equal", "equal"]
