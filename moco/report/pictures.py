@@ -19,7 +19,7 @@ from moco.runtime.files import write_whole
 from moco.views import Pretext, Views
 
 PAIRS = 24
-_CELL, _GAP, _CAPTION, _ACROSS = 128, 4, 16, 3
+CELL, GAP, _CAPTION, _ACROSS = 128, 4, 16, 3
 """Of a contact sheet, in pixels: a picture's side, what lies between two, a line of text; and images side by side."""
 
 
@@ -59,19 +59,19 @@ def draw_contacts(images: ImageSet, positions: Tensor, views: Views, path: Path,
     Args:
         positions: int64 (n,), of images that can be read.
     """
-    wide = (1 + views.count) * (_CELL + _GAP) + 4 * _GAP
-    high = _CAPTION + _CELL + 3 * _GAP
+    wide = (1 + views.count) * (CELL + GAP) + 4 * GAP
+    high = _CAPTION + CELL + 3 * GAP
     sheet = Image.new("RGB", (min(_ACROSS, len(positions)) * wide, -(-len(positions) // _ACROSS) * high), "white")
     draw = ImageDraw.Draw(sheet)
     for k, position in enumerate(positions.tolist()):
         image = images.pixels(position)
         made = views(image[None], torch.tensor([position]), 0)
         sides = [shown(view, pretext)[0] for view, pretext in zip(made, views.pretexts, strict=True)]
-        left, top = k % _ACROSS * wide + 2 * _GAP, k // _ACROSS * high + _GAP
+        left, top = k % _ACROSS * wide + 2 * GAP, k // _ACROSS * high + GAP
         draw.text((left, top), _caption(images, position, classes)[-wide // 7 :], fill="black")
         pictures = [image.permute(1, 2, 0).numpy(), *((255 * view).round().astype(np.uint8) for view in sides)]
         for j, picture in enumerate(pictures):
-            sheet.paste(_cell(picture), (left + j * (_CELL + _GAP), top + _CAPTION))
+            sheet.paste(cell(picture), (left + j * (CELL + GAP), top + _CAPTION))
     write_whole(path, lambda file: sheet.save(file, "PNG"))
 
 
@@ -81,11 +81,11 @@ def _caption(images: ImageSet, position: int, classes: list[str] | None) -> str:
     return Path(images.name(position)).name
 
 
-def _cell(pixels: np.ndarray) -> Image.Image:
+def cell(pixels: np.ndarray) -> Image.Image:
     """uint8 (h, w, 3), whole, as large as fits; of a small picture the pixels are seen."""
-    small = max(pixels.shape[:2]) < _CELL
+    small = max(pixels.shape[:2]) < CELL
     method = Image.Resampling.NEAREST if small else Image.Resampling.LANCZOS
-    return ImageOps.pad(Image.fromarray(pixels), (_CELL, _CELL), method, color="gainsboro")
+    return ImageOps.pad(Image.fromarray(pixels), (CELL, CELL), method, color="gainsboro")
 
 
 def shown(view: Tensor, pretext: Pretext) -> np.ndarray:
