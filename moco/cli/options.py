@@ -24,20 +24,26 @@ Download = Annotated[bool, tyro.conf.arg(name="data.download")]
 
 
 @dataclass(frozen=True)
-class Evaluated:
-    """What is evaluated: a run's folder, or a file of weights such as the released code's checkpoints."""
+class Weights:
+    """The encoder that is used: a run's, or given weights such as the released code's checkpoints."""
 
     run: tyro.conf.Positional[Path]
     """A run's folder, a file of weights (.pth.tar, .pt, .safetensors), torchvision:NAME, timm:NAME or hf:OWNER/NAME."""
-    data: str | None = None
-    """A data set to evaluate on in place of the run's: folder:PATH, npz:PATH, ... (moco data --help lists them)."""
-    download: Download = False
-    """Download the data set if PATH does not hold it (cifar10, cifar100, stl10, imagenette)."""
     encoder: str | None = None
     """The encoder's name, for a file of weights that does not hold it."""
     image_size: Annotated[int | None, AtLeast1] = None
     """Height and width of an image in pixels; None: the run's, 224 for a file of weights."""
     compute: Annotated[Compute, Flat] = field(default_factory=Compute)
+
+
+@dataclass(frozen=True)
+class Evaluated(Weights):
+    """The encoder, and the data set that it is used on."""
+
+    data: str | None = None
+    """A data set in place of the run's: folder:PATH, npz:PATH, ... (moco data --help lists them)."""
+    download: Download = False
+    """Download the data set if PATH does not hold it (cifar10, cifar100, stl10, imagenette)."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +76,81 @@ class LinearProbe:
 
     evaluated: Annotated[Evaluated, Flat]
     linear: Annotated[Linear, Flat] = field(default_factory=Linear)
+
+
+@dataclass(frozen=True)
+class Embed:
+    """Write the features of all images of a data set, with their names and labels, in the order of the data set."""
+
+    evaluated: Annotated[Evaluated, Flat]
+    out: Path = Path("features.npz")
+    """The file: .npz, .parquet (pip install 'momentum-contrast[parquet]'), .csv, or .npy with a .csv beside it that
+    names its rows."""
+    split: Literal["all", "train", "bank", "test"] = "all"
+    """Embed this split alone."""
+    normalise: bool = False
+    """Scale features to length 1."""
+    map: bool = False
+    """Add places on a map in two dimensions, x and y, where near neighbours lie together. It holds all features in
+    memory, and its time grows with the square of the images beyond some 100,000."""
+    batch_size: Annotated[int, AtLeast1] = 256
+    """Images encoded at once, over all ranks."""
+    max_bad: Annotated[float, Share] = 0.01
+    """Stop when more than this share of the images is unreadable; up to it they are left out, and named."""
+    overwrite: bool = False
+    """Replace the file if it exists, and begin again."""
+
+
+@dataclass(frozen=True)
+class Search(Weights):
+    """Find the images of a data set that are nearest to given ones, by the cosine of their features."""
+
+    queries: tyro.conf.Positional[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="QUERY [QUERY ...]")]] = ()
+    """Image files, or folders of them."""
+    among: str | None = None
+    """The data set that is searched (moco data --help lists the sources), or a file of its features, .npz or .parquet,
+    that moco embed wrote; None: the run's data set."""
+    download: Download = False
+    """Download the data set if PATH does not hold it (cifar10, cifar100, stl10, imagenette)."""
+    k: Annotated[int, AtLeast1] = 8
+    """Images found for each query."""
+    out: Path | None = None
+    """Draw the queries and what is found to this .png or .jpg, the first 50 queries."""
+    table: Path | None = None
+    """Write what is found to this .csv or .json."""
+    index: Literal["auto", "exact", "faiss"] = "auto"
+    """exact: every query is compared with every image; faiss: with those of the nearest cells of an index
+    (pip install 'momentum-contrast[faiss]'); auto: exact up to 10^12 pairs, a million images with one another."""
+    max_bad: Annotated[float, Share] = 0.01
+    """Stop when more than this share of the images is unreadable; up to it they are left out."""
+    overwrite: bool = False
+    """Replace files that exist."""
+
+
+@dataclass(frozen=True)
+class Duplicates:
+    """Find near duplicates within a data set, and test images that have one among the training images."""
+
+    evaluated: Annotated[Evaluated, Flat]
+    threshold: Annotated[float | None, Range(-1, 1)] = None
+    """The least cosine of two candidates; None: what 90 % of slightly altered copies of its images reach."""
+    correlation: Annotated[float, Range(-1, 1)] = 0.9
+    """The least correlation of the pixels of two duplicates (small, grey, over small shifts, mirrored too); -1:
+    features alone decide."""
+    out: Path | None = None
+    """Draw the groups to this .png or .jpg: the first 24, those with a test and a training image before others."""
+    drop: Path | None = None
+    """Write the names of the images to leave out to this text file: of each group all but one, a test image if it has
+    any."""
+    table: Path | None = None
+    """Write the groups to this .csv or .json."""
+    index: Literal["auto", "exact", "faiss"] = "auto"
+    """exact: every image is compared with every other; faiss: with those of the nearest cells of an index
+    (pip install 'momentum-contrast[faiss]'); auto: exact up to 10^12 pairs, a million images with one another."""
+    max_bad: Annotated[float, Share] = 0.01
+    """Stop when more than this share of the images is unreadable; up to it they are left out."""
+    overwrite: bool = False
+    """Replace files that exist."""
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,11 @@ def evaluating(encoder: nn.Module) -> Iterator[None]:
         encoder.train(training)
 
 
+def multiple_of_ranks(batch_size: int) -> int:
+    """The batch size, rounded up so that all ranks have shares of one size."""
+    return -(-batch_size // world_size()) * world_size()
+
+
 @torch.no_grad()
 def encode_share(
     encoder: nn.Module,
@@ -43,17 +48,22 @@ def encode_share(
     batch_size: int = 256,
     workers: int = 0,
     progress: Progress = iter,
+    first: int = 0,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """This rank's share of the features of a set, batch by batch; every rank gets as many batches of one size.
+
+    Args:
+        first: the batch to begin with, counted from 0.
 
     Yields float32 (b, num_features) on the device, and int64 (b,) on the CPU: the images' places in the set, in its
     order over the ranks; -1 where a row does not count, as it fills up the last batch or stands in for an unreadable
     image, and would be counted twice.
     """
-    batch_size = -(-batch_size // world_size()) * world_size()
+    batch_size = multiple_of_ranks(batch_size)
     plan = list(evaluation_plan(len(images), batch_size))
-    batches = Loader(images, views, device.device, workers).batches(progress(plan))
-    for start, (index, (view,)) in zip(range(0, len(plan) * batch_size, batch_size), batches, strict=True):
+    batches = Loader(images, views, device.device, workers).batches(progress(plan[first:]))
+    starts = range(first * batch_size, len(plan) * batch_size, batch_size)
+    for start, (index, (view,)) in zip(starts, batches, strict=True):
         with device.autocast():
             features = encoder(view)
         place = local(torch.arange(start, start + batch_size))

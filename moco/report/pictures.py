@@ -18,7 +18,7 @@ from moco.runtime.files import write_whole
 from moco.views import Pretext, Views
 
 PAIRS = 24
-_CELL, _GAP, _CAPTION, _NAME = 128, 4, 16, 48
+CELL, GAP, _CAPTION, _NAME = 128, 4, 16, 48
 """In pixels: a picture's side, what lies between two, a line of text, the names of a column of pictures."""
 _ACROSS, _COLUMNS = 3, 12
 """Images side by side on a contact sheet, and with one view below the other."""
@@ -35,16 +35,16 @@ def draw_views(images: ImageSet, views: Views, path: Path) -> None:
     names = ["view 1", "view 2"][: len(stacks)]
     if all(image.shape[1:] == stacks[0].shape[1:3] for image in originals):
         stacks, names = [torch.stack(originals).permute(0, 2, 3, 1).numpy(), *stacks], ["image", *names]
-    step = _CELL + _GAP
+    step = CELL + GAP
     rows = -(-len(first) // columns) * len(stacks)
-    sheet = Image.new("RGB", (_NAME + columns * step, rows * step + _GAP), "white")
+    sheet = Image.new("RGB", (_NAME + columns * step, rows * step + GAP), "white")
     draw = ImageDraw.Draw(sheet)
     for j, (stack, name) in enumerate(zip(stacks, names, strict=True)):
         for i, pixels in enumerate(stack):
-            top = (i // columns * len(stacks) + j) * step + _GAP
-            sheet.paste(_cell(pixels), (_NAME + i % columns * step, top))
+            top = (i // columns * len(stacks) + j) * step + GAP
+            sheet.paste(cell(pixels), (_NAME + i % columns * step, top))
             if i % columns == 0:
-                draw.text((_GAP, top + (_CELL - _CAPTION) // 2), name, fill="black")
+                draw.text((GAP, top + (CELL - _CAPTION) // 2), name, fill="black")
     write_whole(path, lambda file: sheet.save(file, "PNG"))
 
 
@@ -54,19 +54,19 @@ def draw_contacts(images: ImageSet, positions: Tensor, views: Views, path: Path,
     Args:
         positions: int64 (n,), of images that can be read.
     """
-    wide = (1 + views.count) * (_CELL + _GAP) + 4 * _GAP
-    high = _CAPTION + _CELL + 3 * _GAP
+    wide = (1 + views.count) * (CELL + GAP) + 4 * GAP
+    high = _CAPTION + CELL + 3 * GAP
     sheet = Image.new("RGB", (min(_ACROSS, len(positions)) * wide, -(-len(positions) // _ACROSS) * high), "white")
     draw = ImageDraw.Draw(sheet)
     for k, position in enumerate(positions.tolist()):
         image = images.pixels(position)
         made = views(image[None], torch.tensor([position]), 0)
         sides = [shown(view, pretext)[0] for view, pretext in zip(made, views.pretexts, strict=True)]
-        left, top = k % _ACROSS * wide + 2 * _GAP, k // _ACROSS * high + _GAP
+        left, top = k % _ACROSS * wide + 2 * GAP, k // _ACROSS * high + GAP
         draw.text((left, top), _caption(images, position, classes)[-wide // 7 :], fill="black")
         pictures = [image.permute(1, 2, 0).numpy(), *map(_bytes, sides)]
         for j, picture in enumerate(pictures):
-            sheet.paste(_cell(picture), (left + j * (_CELL + _GAP), top + _CAPTION))
+            sheet.paste(cell(picture), (left + j * (CELL + GAP), top + _CAPTION))
     write_whole(path, lambda file: sheet.save(file, "PNG"))
 
 
@@ -76,11 +76,11 @@ def _caption(images: ImageSet, position: int, classes: list[str] | None) -> str:
     return Path(images.name(position)).name
 
 
-def _cell(pixels: np.ndarray) -> Image.Image:
+def cell(pixels: np.ndarray) -> Image.Image:
     """uint8 (h, w, 3), whole, as large as fits; of a small picture the pixels are seen."""
-    small = max(pixels.shape[:2]) < _CELL
+    small = max(pixels.shape[:2]) < CELL
     method = Image.Resampling.NEAREST if small else Image.Resampling.LANCZOS
-    return ImageOps.pad(Image.fromarray(pixels), (_CELL, _CELL), method, color="gainsboro")
+    return ImageOps.pad(Image.fromarray(pixels), (CELL, CELL), method, color="gainsboro")
 
 
 def _bytes(values: np.ndarray) -> np.ndarray:

@@ -1,7 +1,11 @@
 """What the commands share: a device, the ranks, and what is printed once."""
 
-from collections.abc import Callable, Iterable, Iterator
+import csv
+import io
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -10,13 +14,15 @@ from rich.text import Text
 
 from moco.runs.config import Compute
 from moco.runtime.device import Device
-from moco.runtime.errors import UserError
+from moco.runtime.errors import UserError, require_all
+from moco.runtime.files import write_whole
 from moco.runtime.progress import track
 from moco.runtime.ranks import is_main, joined
 from moco.training.build import device_of
 
 Item = TypeVar("Item")
 console = Console(highlight=False)
+TABLES = (".csv", ".json")
 
 
 @contextmanager
@@ -34,6 +40,32 @@ def computing(compute: Compute) -> Iterator[Device]:
     """The device, and the ranks joined, for as long as the command runs."""
     with together():
         yield device_of(compute)
+
+
+def check_file(option: str, path: Path | None, suffixes: Iterable[str], overwrite: bool) -> None:
+    """Raises UserError unless a file can be written there: its ending, its folder, what is there already."""
+    if path is None:
+        return
+    known = ", ".join(suffixes)
+    rules = [
+        (path.suffix.lower() in suffixes, f"{option} {path}: ends with none of {known}"),
+        (path.absolute().parent.is_dir(), f"{option} {path}: no such folder: {path.parent}"),
+        (overwrite or not path.exists(), f"{option} {path}: exists already: --overwrite replaces it"),
+    ]
+    require_all(rules)
+
+
+def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Rows with the same columns as .json or .csv, whole or not at all."""
+    text = io.StringIO()
+    if path.suffix.lower() == ".json":
+        json.dump(rows, text, indent=2)
+    else:
+        out = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
+        out.writeheader()
+        out.writerows(rows)
+    content = text.getvalue().encode(errors="surrogateescape")
+    write_whole(path, lambda file: file.write(content))
 
 
 def print_on_main(what: Any) -> None:

@@ -1,11 +1,11 @@
-"""moco knn and moco linear: the features of a run, evaluated."""
+"""An encoder and the data that it is used on, as commands name them; and what the protocols measured, written."""
 
 from dataclasses import replace
 from typing import Any
 
 from moco.cli.commands.common import print_on_main
-from moco.cli.options import Evaluated
-from moco.data import Source, source_of
+from moco.cli.options import Evaluated, Weights
+from moco.data import Source, open_source, source_of
 from moco.evaluation import Trained, open_trained
 from moco.report import accuracy_table
 from moco.runs.folder import Run
@@ -16,19 +16,34 @@ from moco.runtime.ranks import is_main
 
 def open_evaluated(evaluated: Evaluated) -> tuple[Trained, Source]:
     """The encoder and the data that it is evaluated on."""
-    trained = open_trained(evaluated.run, evaluated.encoder, evaluated.image_size)
-    if not Run(evaluated.run).exists and evaluated.data is None:
-        raise UserError(f"{evaluated.run}: weights name no data set: give --data")
-    data = replace(
-        trained.config.data, source=evaluated.data or trained.config.data.source, download=evaluated.download
-    )
-    trained.config = replace(trained.config, data=data, compute=evaluated.compute)
+    trained = open_encoder(evaluated)
+    spec = data_of(evaluated, evaluated.data)
+    data = replace(trained.config.data, source=spec, download=evaluated.download)
+    trained.config = replace(trained.config, data=data)
     source = source_of(trained.config)
     if not source.labelled:
-        raise UserError(
-            f"--data {data.source}: has no labels to evaluate with (classes are folders, or an array of labels)"
-        )
+        raise UserError(f"--data {spec}: has no labels to evaluate with (classes are folders, or an array of labels)")
     return trained, source
+
+
+def open_encoder(weights: Weights) -> Trained:
+    """The encoder of a run, or of given weights. Raises UserError."""
+    trained = open_trained(weights.run, weights.encoder, weights.image_size)
+    trained.config = replace(trained.config, compute=weights.compute)
+    return trained
+
+
+def data_of(weights: Weights, data: str | None, option: str = "--data") -> str:
+    """The data set that an option names, or else the run's. Raises UserError where there is neither."""
+    if data is None and not (run := Run(weights.run)).exists:
+        raise UserError(f"{weights.run}: weights name no data set: give {option}")
+    return run.config().data.source if data is None else data
+
+
+def open_images(spec: str, trained: Trained, download: bool, max_bad: float) -> Source:
+    """All images of a data set, none cached, as each is needed once, or a few times. Raises UserError."""
+    size = trained.config.views.image_size
+    return open_source(spec, size=size, download=download, max_bad=max_bad, cache_mb=0)
 
 
 def write_accuracies(trained: Trained, protocol: str, options: dict[str, Any], accuracies: dict[str, float]) -> None:

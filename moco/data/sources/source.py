@@ -1,6 +1,6 @@
 """What a source is, and what one is opened with."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -21,12 +21,14 @@ class Source:
         test: the images tested on, or None.
         classes: their names, or None.
         bank: the labelled training images that evaluation uses, where they are others than `train`.
+        whole: the images in their own order, where every tenth was held out for testing.
     """
 
     train: ImageSet
     test: ImageSet | None
     classes: list[str] | None
     bank: ImageSet | None = None
+    whole: ImageSet | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         if len(self.train) == 0:
@@ -34,8 +36,19 @@ class Source:
         if self.test is None and self.train.labels is not None and len(self.train) >= 20 and self.train.random_access:
             index = torch.arange(len(self.train))
             held_out = index % 10 == 9
-            whole = self.train
+            self.whole = whole = self.train
             self.train, self.test = whole.subset(index[~held_out]), whole.subset(index[held_out])
+
+    @property
+    def splits(self) -> dict[str, ImageSet]:
+        """The images trained on, those of the bank, and those tested on, by name; each image once."""
+        named = {"train": self.train, "bank": self.bank, "test": self.test}
+        return {name: images for name, images in named.items() if images is not None}
+
+    @property
+    def whole_splits(self) -> dict[str, ImageSet]:
+        """The same as the data set itself has them, with the images that were held out for testing in their places."""
+        return self.splits if self.whole is None else {"train": self.whole}
 
     @cached_property
     def labelled_train(self) -> ImageSet:

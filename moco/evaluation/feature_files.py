@@ -1,0 +1,351 @@
+"""Files of features: .npz, .parquet, .csv and .npy, written and read block by block.
+
+A row is an image: its features, `name`, `split`, `position` (in the split), `label` (-1: none), with a map also
+`x` and `y`. In .npz these are arrays; beside a .npy, which holds the features alone, they are a .csv of the same rows.
+"""
+
+import csv
+import io
+import json
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from moco.evaluation.embed import BLOCK, About, Embedding, Row
+from moco.runtime.errors import UserError, one_line
+from moco.runtime.files import write_whole
+
+SUFFIXES = (".npz", ".parquet", ".csv", ".npy")
+SEARCHED = (".npz", ".parquet")
+"""What holds all that a search needs."""
+_FORMAT = "moco features"
+
+
+@dataclass(frozen=True)
+class Written:
+    """What goes into a file.
+
+    Attributes:
+        about: of the encoder and the data; `.npz` and `.parquet` hold it, and search compares it.
+        classes: the names of the labels, or None.
+        normalise: whether features get length 1.
+        places: float32 (rows, 2) on a map, or None.
+    """
+
+    embedding: Embedding
+    about: About
+    classes: list[str] | None = None
+    normalise: bool = False
+    places: Tensor | None = None
+
+    def blocks(self) -> Iterator[Tensor]:
+        for values in self.embedding.blocks():
+            yield F.normalize(values, dim=1) if self.normalise else values
+
+    def table(self) -> Iterator[tuple[Tensor, list[Row], list[list[float]]]]:
+        """Block by block the features, the images, and their places on the map (of none, empty lists)."""
+        rows, start = self.embedding.rows(), 0
+        for values in self.blocks():
+            some = list(islice(rows, len(values)))
+            places = [[]] * len(some) if self.places is None else self.places[start : start + len(some)].tolist()
+            yield values, some, places
+            start += len(some)
+
+    @property
+    def map_columns(self) -> list[str]:
+        return [] if self.places is None else ["x", "y"]
+
+    def class_name(self, label: int) -> str:
+        return self.classes[label] if self.classes and label >= 0 else ""
+
+    def described(self) -> str:
+        """`about`, as JSON."""
+        own = {"num_features": self.embedding.num_features, "normalised": self.normalise, "classes": self.classes}
+        return json.dumps({"format": _FORMAT, "version": 1, **self.about, **own})
+
+
+def check_output(path: Path, overwrite: bool) -> None:
+    """Raises UserError unless features can be written to that file: its kind, its folder, what is there already."""
+    if path.suffix not in SUFFIXES:
+        raise UserError(f"--out {path}: features are written as {', '.join(SUFFIXES)}")
+    if not path.absolute().parent.is_dir():
+        raise UserError(f"--out {path}: no such folder: {path.parent}")
+    for file in written_files(path):
+        if file.exists() and not overwrite:
+            raise UserError(f"--out {file}: exists already: --overwrite replaces it")
+    if path.suffix == ".parquet":
+        _require_pyarrow(path)
+
+
+def written_files(path: Path) -> list[Path]:
+    """The files that features are written to: one, or beside a .npy a .csv of what its rows are."""
+    return [path, path.with_suffix(".csv")] if path.suffix == ".npy" else [path]
+
+
+def write_features(path: Path, written: Written) -> None:
+    """Writes the files whole or not at all. Raises UserError."""
+    if path.suffix == ".npz":
+        write_whole(path, lambda file: _write_npz(file, written))
+    elif path.suffix == ".parquet":
+        write_whole(path, lambda file: _write_parquet(file, written))
+    elif path.suffix == ".csv":
+        write_whole(path, lambda file: _write_csv(file, written, features=True))
+    else:
+        write_whole(path.with_suffix(".csv"), lambda file: _write_csv(file, written, features=False))
+        write_whole(path, lambda file: _write_features_npy(file, written))
+
+
+def _write_features_npy(file: IO[bytes], written: Written) -> None:
+    shape = (len(written.embedding), written.embedding.num_features)
+    _write_npy(file, np.dtype("<f4"), shape, (values.numpy() for values in written.blocks()))
+
+
+def _write_npy(file: IO[bytes], dtype: np.dtype, shape: tuple[int, ...], blocks: Iterable[np.ndarray]) -> None:
+    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_2_0(file, header)
+    for block in blocks:
+        file.write(np.ascontiguousarray(block, dtype).tobytes())
+
+
+def _write_npz(file: IO[bytes], written: Written) -> None:
+    n, rows = len(written.embedding), written.embedding.rows
+
+    def column(values: Callable[[Row], Any]) -> Iterator[np.ndarray]:
+        found = map(values, rows())
+        while some := list(islice(found, BLOCK)):
+            yield np.array(some)
+
+    def text(values: Callable[[Row], str]) -> np.dtype:
+        return np.dtype(f"<U{max((len(values(row)) for row in rows()), default=1) or 1}")
+
+    def strings(values: Iterable[str]) -> np.ndarray:
+        return np.array(list(values), dtype=np.str_)
+
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+
+        def member(name: str, dtype: np.dtype, shape: tuple[int, ...], blocks: Iterable[np.ndarray]) -> None:
+            info = zipfile.ZipInfo(f"{name}.npy")
+            # Features hardly shrink; stored, they are read at the disk's speed.
+            info.compress_type = zipfile.ZIP_STORED if name == "features" else zipfile.ZIP_DEFLATED
+            with archive.open(info, "w", force_zip64=True) as opened:
+                _write_npy(opened, dtype, shape, blocks)
+
+        shape = (n, written.embedding.num_features)
+        member("features", np.dtype("<f4"), shape, (values.numpy() for values in written.blocks()))
+        name, split = text(lambda row: row.name), text(lambda row: row.split)
+        member("names", name, (n,), column(lambda row: row.name))
+        member("splits", split, (n,), column(lambda row: row.split))
+        member("positions", np.dtype("<i8"), (n,), column(lambda row: row.position))
+        member("labels", np.dtype("<i8"), (n,), column(lambda row: row.label))
+        if written.places is not None:
+            member("map", np.dtype("<f4"), (n, 2), [written.places.numpy()])
+        for key, values in (
+            ("classes", strings(written.classes or [])),
+            ("unreadable", strings(written.embedding.unreadable_names())),
+            ("about", np.array(written.described())),
+        ):
+            member(key, values.dtype, values.shape, [values])
+
+
+def _write_csv(file: IO[bytes], written: Written, features: bool) -> None:
+    text = io.TextIOWrapper(file, "utf-8", errors="surrogateescape", newline="", write_through=True)
+    out = csv.writer(text)
+    numbered = [f"f{i}" for i in range(written.embedding.num_features)] if features else []
+    out.writerow(["name", "split", "position", "label", "class", *written.map_columns, *numbered])
+    for values, rows, places in written.table():
+        numbers = values.tolist() if features else [[]] * len(rows)
+        for row, place, feature in zip(rows, places, numbers, strict=True):
+            described = [row.name, row.split, row.position, row.label, written.class_name(row.label)]
+            # Nine digits are a float32, exactly.
+            out.writerow([*described, *(f"{number:.9g}" for number in (*place, *feature))])
+    text.detach()
+
+
+def _require_pyarrow(path: Path) -> None:
+    if find_spec("pyarrow") is None:
+        raise UserError(f"{path}: needs a package that is not installed: pip install 'momentum-contrast[parquet]'")
+
+
+def _write_parquet(file: IO[bytes], written: Written) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    kinds = {
+        "name": pa.string(),
+        "split": pa.string(),
+        "position": pa.int64(),
+        "label": pa.int64(),
+        "class": pa.string(),
+        **{name: pa.float32() for name in written.map_columns},
+        "features": pa.list_(pa.float32()),
+    }
+    schema = pa.schema(list(kinds.items()), metadata={"moco": written.described()})
+    d = written.embedding.num_features
+    with closing(pq.ParquetWriter(file, schema)) as out:
+        for values, rows, places in written.table():
+            columns = {
+                "name": [row.name.encode(errors="replace").decode() for row in rows],
+                "split": [row.split for row in rows],
+                "position": [row.position for row in rows],
+                "label": [row.label for row in rows],
+                "class": [written.class_name(row.label) for row in rows],
+                **{name: [place[i] for place in places] for i, name in enumerate(written.map_columns)},
+            }
+            arrays = [pa.array(columns[name], kinds[name]) for name in columns]
+            ends = pa.array(np.arange(0, (len(rows) + 1) * d, d, dtype=np.int32))
+            arrays.append(pa.ListArray.from_arrays(ends, pa.array(values.flatten().numpy())))
+            out.write_table(pa.Table.from_arrays(arrays, schema=schema))
+
+
+@dataclass(frozen=True)
+class FeatureFile:
+    """A file of features that `moco embed` wrote, .npz or .parquet; it is read block by block.
+
+    Attributes:
+        about: of the encoder and the data.
+        num_features: numbers of a feature.
+    """
+
+    path: Path
+    about: About
+    count: int
+    num_features: int
+
+    def __len__(self) -> int:
+        return self.count
+
+    @classmethod
+    def open(cls, path: Path) -> "FeatureFile":
+        """Raises UserError if it is none."""
+        if path.suffix == ".parquet":
+            _require_pyarrow(path)
+        with _as_user_error(path):
+            return _open_parquet(path) if path.suffix == ".parquet" else _open_npz(path)
+
+    def require(self, fingerprint: str, weights: str) -> None:
+        """Raises UserError unless the features are of the encoder with that fingerprint."""
+        if self.about.get("fingerprint") != fingerprint:
+            made = f"{self.about.get('encoder')}, {self.num_features} features, of {self.about.get('weights')}"
+            raise UserError(
+                f"{self.path}: holds features of another encoder ({made}) than {weights}: moco embed writes its own"
+            )
+
+    def blocks(self) -> Iterator[Tensor]:
+        """The features, float32 (b, num_features), block by block. Raises UserError if the file is damaged."""
+        with _as_user_error(self.path):
+            for block in _parquet_blocks(self) if self.path.suffix == ".parquet" else _npz_blocks(self):
+                yield torch.from_numpy(block).view(-1, self.num_features)
+
+    def rows(self, positions: Iterable[int]) -> dict[int, Row]:
+        """What images some rows are of."""
+        with _as_user_error(self.path):
+            wanted = sorted(set(positions))
+            columns = _parquet_rows(self, wanted) if self.path.suffix == ".parquet" else _npz_rows(self, wanted)
+            return {position: Row(*values) for position, *values in zip(wanted, *columns, strict=True)}
+
+
+@contextmanager
+def _as_user_error(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {one_line(error)}") from error
+    except (zipfile.BadZipFile, KeyError, ValueError, EOFError) as error:
+        raise UserError(f"{path}: is no file of features that moco embed wrote, or a damaged one") from error
+
+
+def _checked(described: str) -> About:
+    about = json.loads(described)
+    if not isinstance(about, dict) or about.get("format") != _FORMAT or about.get("version") != 1:
+        raise ValueError("another file")
+    return about
+
+
+@contextmanager
+def _member(path: Path, name: str) -> Iterator[tuple[IO[bytes], tuple[int, ...], np.dtype]]:
+    """An array of an .npz, from its first byte on; its shape and its type."""
+    with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as file:
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, fortran, dtype = read(file)
+        if fortran or dtype.hasobject:
+            raise ValueError(name)
+        yield file, shape, dtype
+
+
+def _member_blocks(path: Path, name: str) -> Iterator[np.ndarray]:
+    with _member(path, name) as (file, shape, dtype):
+        row = dtype.itemsize * int(np.prod(shape[1:]))
+        for start in range(0, shape[0], BLOCK):
+            count = min(BLOCK, shape[0] - start)
+            data = bytearray(file.read(count * row))
+            if len(data) < count * row:
+                raise EOFError
+            yield np.frombuffer(data, dtype).reshape(count, *shape[1:])
+
+
+def _open_npz(path: Path) -> FeatureFile:
+    with np.load(path, allow_pickle=False) as arrays:
+        about = _checked(str(arrays["about"]))
+    with _member(path, "features") as (_, (count, num_features), dtype):
+        if dtype != np.float32:
+            raise ValueError(dtype)
+        return FeatureFile(path, about, count, num_features)
+
+
+def _npz_blocks(file: FeatureFile) -> Iterator[np.ndarray]:
+    return _member_blocks(file.path, "features")
+
+
+def _npz_rows(file: FeatureFile, wanted: list[int]) -> list[list[Any]]:
+    places, columns = np.array(wanted, dtype=np.int64), []
+    for name in ("splits", "positions", "names", "labels"):
+        found: list[Any] = []
+        for number, block in enumerate(_member_blocks(file.path, name)):
+            own = places[(places >= number * BLOCK) & (places < (number + 1) * BLOCK)] - number * BLOCK
+            found += block[own].tolist()
+        columns.append(found)
+    return columns
+
+
+def _open_parquet(path: Path) -> FeatureFile:
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as file:
+        about = _checked((file.schema_arrow.metadata or {})[b"moco"].decode())
+        return FeatureFile(path, about, file.metadata.num_rows, int(about["num_features"]))
+
+
+def _parquet_blocks(file: FeatureFile) -> Iterator[np.ndarray]:
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(file.path) as opened:
+        for batch in opened.iter_batches(BLOCK, columns=["features"]):
+            yield np.array(batch.column(0).flatten(), dtype=np.float32)
+
+
+def _parquet_rows(file: FeatureFile, wanted: list[int]) -> list[list[Any]]:
+    import pyarrow.parquet as pq
+
+    names = ["split", "position", "name", "label"]
+    columns: list[list[Any]] = [[] for _ in names]
+    places, start = np.array(wanted, dtype=np.int64), 0
+    with pq.ParquetFile(file.path) as opened:
+        for batch in opened.iter_batches(BLOCK, columns=names):
+            own = places[(places >= start) & (places < start + len(batch))] - start
+            if len(own):
+                chosen = batch.take(own)
+                for name, column in zip(names, columns, strict=True):
+                    column += chosen.column(name).to_pylist()
+            start += len(batch)
+    return columns
