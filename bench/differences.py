@@ -2,7 +2,7 @@
 
     python -m bench.differences RUN [--images N]
 
-AP of the run's own test images for what differs in an evaluation; losses of training images for what differs in training.
+AP of the test images for what differs in an evaluation; losses of training images for what differs in training.
 """
 
 import argparse
