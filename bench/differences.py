@@ -2,7 +2,7 @@
 
     python -m bench.differences RUN [--images N]
 
-AP of the test images for what differs in an evaluation; losses of training images for what differs in training.
+Differences in evaluation: AP of the test images. Differences in training: losses of training images.
 """
 
 import argparse

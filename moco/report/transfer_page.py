@@ -104,7 +104,10 @@ def _what_was_run(
 ) -> dict[str, Any]:
     groups = {group: content for group, content in config.items() if isinstance(content, dict)}
     options = [[f"{group}.{option}", repr(v)] for group, content in groups.items() for option, v in content.items()]
-    option = lambda group, key: groups.get(group, {}).get(key)  # noqa: E731
+
+    def option(group: str, key: str) -> Any:
+        return groups.get(group, {}).get(key)
+
     steps = [curve["step"][-1] for curve in curves.values()]
     structure, labels = option("model", "structure"), option("data", "labels")
     schedule = [
