@@ -90,12 +90,12 @@ class Detector(nn.Module):
         self, images: Sequence[Tensor], targets: Sequence[Target] | None = None, sizes: Sequence[Size] | None = None
     ) -> dict[str, Tensor] | list[Detections]:
         """Images are uint8 (3, height, width), RGB, of any sizes, on the detector's device."""
-        features = self.features(self.batch(images))
         image_sizes = [(image.shape[-2], image.shape[-1]) for image in images]
         if self.training:
             assert targets is not None, "in training a detector needs the targets"
-            return self.losses(features, image_sizes, targets)
-        return self.detect(features, image_sizes, sizes or image_sizes)
+            return self.losses(self.features(self.batch(images)), image_sizes, targets)
+        with torch.no_grad():
+            return self.detect(self.features(self.batch(images)), image_sizes, sizes or image_sizes)
 
     def batch(self, images: Sequence[Tensor]) -> Tensor:
         """Images, normalised, then padded with 0 on the right and below to one size: float32 (n, 3, h, w)."""

@@ -28,14 +28,13 @@ def precise_bn(detector: nn.Module, batches: Iterable[tuple[object, ...]]) -> No
 
     def adder(layer: _BatchNorm) -> Callable[[nn.Module, tuple[Tensor]], None]:
         def add(_: nn.Module, inputs: tuple[Tensor]) -> None:
-            values = inputs[0].detach().transpose(0, 1).flatten(1).double()  # (channels, pixels)
-            sums[layer] += torch.stack(
-                [
-                    torch.full_like(values[:, 0], values.shape[1]) if values.numel() else sums[layer][0] * 0,
-                    values.sum(1),
-                    values.square().sum(1),
-                ]
-            )
+            values = inputs[0]
+            pixels = values.numel() // layer.num_features
+            if pixels:
+                dims = (0, *range(2, values.ndim))
+                wide = values.to(torch.promote_types(values.dtype, torch.float32))
+                variance, mean = (each.double() for each in torch.var_mean(wide, dims, correction=0))
+                sums[layer] += pixels * torch.stack([torch.ones_like(mean), mean, variance + mean.square()])
 
         return add
 

@@ -67,9 +67,12 @@ def levels_of(boxes: Tensor, number: int) -> Tensor:
 
 
 def pool(features: Sequence[Tensor], strides: Sequence[int], boxes: Sequence[Tensor], size: int) -> Tensor:
-    """ROIAlign, aligned, with as many samples as a bin has pixels: (r, c, size, size), image after image."""
+    """ROIAlign, aligned, with as many samples as a bin has pixels: (r, c, size, size), image after image.
+
+    In float32 at least, as a box in bfloat16 is off by pixels.
+    """
     images = torch.cat([box.new_full((len(box), 1), number) for number, box in enumerate(boxes)])
-    rois = torch.cat([images, torch.cat(list(boxes))], dim=1).to(features[0].dtype)
+    rois = torch.cat([images, torch.cat(list(boxes))], dim=1)
     if len(features) == 1:
         return _align(features[0], rois, strides[0], size)
     levels = levels_of(torch.cat(list(boxes)), len(features))
@@ -81,8 +84,10 @@ def pool(features: Sequence[Tensor], strides: Sequence[int], boxes: Sequence[Ten
 
 
 def _align(features: Tensor, rois: Tensor, stride: int, size: int) -> Tensor:
-    pooled: Tensor = roi_align(features, rois, size, 1 / stride, sampling_ratio=0, aligned=True)
-    return pooled
+    wide = torch.promote_types(features.dtype, torch.float32)
+    with torch.autocast(features.device.type, enabled=False):
+        pooled: Tensor = roi_align(features.to(wide), rois.to(wide), size, 1 / stride, sampling_ratio=0, aligned=True)
+    return pooled.to(features.dtype)
 
 
 def msra(layer: nn.Conv2d | nn.ConvTranspose2d) -> None:

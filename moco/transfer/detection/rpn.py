@@ -131,8 +131,9 @@ def sample_anchors(labels: Tensor, order: Order) -> Tensor:
 
 def suppress(boxes: Tensor, logits: Tensor, size: tuple[int, int], levels: Tensor, number: int) -> Proposals:
     """The best `number` boxes of an image, NMS by level: boxes (b, 4), logits (b,), levels int64 (b,)."""
+    finite = boxes.isfinite().all(dim=1) & logits.isfinite()  # an infinite side would be clipped to the image's
     boxes = clip(boxes, size)
-    valid = has_area(boxes) & boxes.isfinite().all(dim=1) & logits.isfinite()
+    valid = has_area(boxes) & finite
     boxes, logits, levels = boxes[valid], logits[valid], levels[valid]
     kept = batched_nms(boxes, logits, levels, NMS)[:number]
     return Proposals(boxes[kept], logits[kept])

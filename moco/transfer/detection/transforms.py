@@ -68,20 +68,26 @@ def transform(
     """
     old = int(image.shape[1]), int(image.shape[2])
     height, width = resized(*old, side, maximum)
-    target = resize_target(target, old, (height, width))
+    # In float64 until all is done, as Detectron2.
+    target = resize_target(_of_dtype(target, torch.float64), old, (height, width))
     image = resize_image(image, height, width)
     if flip:
         image, target = image.flip(2), flip_target(target, width, flipped_keypoints)
-    return image.contiguous(), nonempty(clip_target(target, height, width))
+    return image.contiguous(), nonempty(_of_dtype(clip_target(target, height, width), torch.float32))
+
+
+def _of_dtype(target: Target, dtype: torch.dtype) -> Target:
+    keypoints = None if target.keypoints is None else target.keypoints.to(dtype)
+    return replace(target, boxes=target.boxes.to(dtype), keypoints=keypoints)
 
 
 def resize_target(target: Target, old: tuple[int, int], new: tuple[int, int]) -> Target:
     """The objects of an image of `old` (height, width), resized to `new`; bitmaps by the nearest pixel."""
     scale = np.array([new[1] / old[1], new[0] / old[0]])
-    boxes = (target.boxes.double() * torch.from_numpy(np.tile(scale, 2))).float()
+    boxes = target.boxes * torch.from_numpy(np.tile(scale, 2)).to(target.boxes)
     keypoints = target.keypoints
     if keypoints is not None:
-        keypoints = (keypoints.double() * torch.from_numpy(np.append(scale, 1))).float()
+        keypoints = keypoints * torch.from_numpy(np.append(scale, 1)).to(keypoints)
     masks = target.masks
     if isinstance(masks, Tensor):
         rows, columns = (((torch.arange(n) + 0.5) * (o / n)).long() for o, n in zip(old, new, strict=True))

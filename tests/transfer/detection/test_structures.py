@@ -7,6 +7,8 @@ from torchvision.models import resnet18, resnet50
 from moco.encoders.resnet import resnext50_32x8d, wide_resnet50
 from moco.runtime.errors import UserError
 from moco.transfer.detection.instances import Target
+from moco.transfer.detection.roi_heads import pool
+from moco.transfer.detection.rpn import suppress
 from moco.transfer.detection.structures import build_detector
 
 ENCODERS = {
@@ -81,6 +83,37 @@ def test_images_without_foreground(structure, with_objects):
         assert losses["loss_mask"] == 0
         assert not any(p.grad.any() for p in detector.mask_head.parameters())
         assert all(torch.equal(detector.state_dict()[key], value) for key, value in before.items())
+
+
+@pytest.mark.parametrize("structure", WIDTHS)
+def test_evaluation_needs_no_gradient_and_may_find_nothing(structure, monkeypatch):
+    detector = build_detector(structure, resnet18(), 2, **WIDTHS[structure]).eval()
+    monkeypatch.setattr("moco.transfer.detection.roi_heads.MIN_SCORE", 1.0)
+    monkeypatch.setattr(detector, "detect", lambda features, *_: features)
+    assert not any(level.requires_grad for level in detector(batch(True)[0]))
+    monkeypatch.undo()
+    monkeypatch.setattr("moco.transfer.detection.roi_heads.MIN_SCORE", 1.0)
+    assert [len(found) for found in detector(batch(True, False)[0])] == [0, 0]
+
+
+def test_a_proposal_that_is_not_finite_is_left_out():
+    boxes = torch.tensor([[0.0, 0, 10, 10], [5, 5, torch.inf, 20], [20, 20, 30, 30], [torch.nan, 0, 5, 5]])
+    logits = torch.tensor([1.0, 9, torch.nan, 8])
+    found = suppress(boxes, logits, (40, 40), torch.zeros(4, dtype=torch.int64), 10)
+    assert found.boxes.tolist() == [[0, 0, 10, 10]]
+
+
+def test_boxes_are_pooled_in_float32_whatever_the_features_are():
+    torch.manual_seed(0)
+    features, boxes = (
+        torch.randn(1, 4, 60, 80),
+        torch.rand(9, 2).mul(400).repeat(1, 2) + torch.tensor([0, 0, 101.3, 77.7]),
+    )
+    low = features.bfloat16()
+    expected = pool([low.float()], [16], [boxes + 500], 7)
+    found = pool([low], [16], [boxes + 500], 7)
+    assert found.dtype == torch.bfloat16
+    assert torch.allclose(found.float(), expected, rtol=2**-8, atol=1e-6)
 
 
 def test_an_encoder_without_stages_is_refused():
