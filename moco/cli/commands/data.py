@@ -14,7 +14,7 @@ from moco.data.sources.registry import KINDS
 from moco.data.survey import Survey, survey
 from moco.report import draw_contacts, survey_table
 from moco.runtime.errors import UserError, require_all
-from moco.transfer.detection.dataset import KINDS as DETECTION_KINDS
+from moco.transfer.detection.config import KINDS as DETECTION_KINDS
 from moco.transfer.detection.dataset import DetectionSet, open_detection
 from moco.transfer.detection.pictures import draw_objects, draw_sheet
 from moco.transfer.detection.survey import survey_detection
