@@ -293,8 +293,6 @@ class Transfer:
     """Evaluate a run that is trained, on its own test images or those of --data."""
     predict: tuple[Path, ...] = ()
     """Apply a run that is trained to images, files or folders."""
-    threshold: Annotated[float, Share] = 0.5
-    """Draw detections from this score on (--predict)."""
 
 
 @dataclass(frozen=True)
@@ -302,6 +300,8 @@ class Detect(Transfer):
     """Train a detector from an encoder (section 4.2), with masks or keypoints if wanted."""
 
     config: Annotated[DetectionConfig, Flat, tyro.conf.arg(name="")] = field(default_factory=DetectionConfig)
+    threshold: Annotated[float, Share] = 0.5
+    """Draw detections from this score on (--predict)."""
 
 
 @dataclass(frozen=True)

@@ -95,8 +95,9 @@ def _measured(folder: Path) -> dict[str, Any]:
     """What results.json holds; {} if it is not there, or of another kind."""
     path = folder / "results.json"
     values = read_json(path) if path.exists() else None
-    whole = isinstance(values, dict) and isinstance(values.get("numbers"), dict)
-    return values if whole and isinstance(values.get("per_class"), list) else {}
+    if not isinstance(values, dict) or not isinstance(values.get("numbers"), dict):
+        return {}
+    return values if isinstance(values.get("per_class"), list) else {}
 
 
 def _what_was_run(

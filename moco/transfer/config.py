@@ -128,25 +128,22 @@ def number_of(labels: str, images: int) -> int:
 
 
 def scaled(training: Schedule, recipe: Schedule) -> tuple[Schedule, str]:
-    """The schedule for another batch than the recipe's: the learning rate in proportion to it, the steps inversely.
+    """The schedule for another batch or length than the recipe's.
 
-    Goyal et al. 2017, and Detectron2's reference world size. What differs from the recipe was given by the user, and
-    stays.
+    With another batch the learning rate is in proportion to it, and the steps inversely (Goyal et al. 2017, and
+    Detectron2's reference world size); milestones are at the recipe's shares of the length. What else differs from the
+    recipe was given by the user, and stays.
 
     Returns the schedule, and in words what was changed, "" for nothing.
     """
     ratio = training.batch_size / recipe.batch_size
-    if ratio == 1:
-        return training, ""
-
-    def steps(count: int) -> int:
-        return max(1, round(count / ratio))
-
+    given = training.iterations != recipe.iterations
+    length = training.iterations if given else _steps(recipe.iterations, ratio)
     wanted: dict[str, Any] = {
         "lr": recipe.lr * ratio,
-        "iterations": steps(recipe.iterations),
-        "milestones": tuple(map(steps, recipe.milestones)),
-        "warmup": steps(recipe.warmup) if recipe.warmup else 0,
+        "iterations": length,
+        "milestones": tuple(_steps(step, recipe.iterations / length) for step in recipe.milestones),
+        "warmup": _steps(recipe.warmup, ratio) if recipe.warmup else 0,
     }
     changed = {
         name: value for name, value in wanted.items() if value != getattr(training, name) == getattr(recipe, name)
@@ -154,8 +151,14 @@ def scaled(training: Schedule, recipe: Schedule) -> tuple[Schedule, str]:
     if not changed:
         return training, ""
     words = ", ".join(f"{name} {getattr(recipe, name)} -> {_short(value)}" for name, value in changed.items())
-    about = f"batch {training.batch_size} for the recipe's {recipe.batch_size}, so by the linear rule: {words}"
+    why = [f"batch {training.batch_size} for the recipe's {recipe.batch_size}"] if ratio != 1 else []
+    why += [f"{length} steps for the recipe's {recipe.iterations}"] if given else []
+    about = f"{' and '.join(why)}, so{' by the linear rule' if ratio != 1 else ''}: {words}"
     return replace(training, **changed), about
+
+
+def _steps(count: int, ratio: float) -> int:
+    return max(1, round(count / ratio))
 
 
 def _short(value: object) -> str:

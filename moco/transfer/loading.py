@@ -2,8 +2,7 @@
 
 import signal
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -17,8 +16,7 @@ _TRIES = 20
 """Images in a row that may be unreadable."""
 
 
-@dataclass
-class Sample:
+class Sample(NamedTuple):
     """What was read for one place of a batch, and what could not be: messages by image number."""
 
     content: Any

@@ -36,11 +36,19 @@ def test_with_another_batch_as_many_images_are_seen_at_a_rate_in_proportion(batc
 def test_what_was_given_stays_and_what_does_not_change_is_not_named():
     given = replace(RECIPE, batch_size=4, lr=0.3, iterations=50, warmup=7)
     training, about = scaled(given, RECIPE)
-    assert training == replace(given, milestones=(72_000, 88_000))
-    assert about.endswith("by the linear rule: milestones (18000, 22000) -> (72000, 88000)")
+    assert training == replace(given, milestones=(38, 46))
+    assert about.startswith("batch 4 for the recipe's 16 and 50 steps for the recipe's 24000")
+    assert about.endswith("by the linear rule: milestones (18000, 22000) -> (38, 46)")
+    assert scaled(replace(given, milestones=(5,)), RECIPE)[0].milestones == (5,)
     none = replace(RECIPE, warmup=0)
     assert "warmup" not in scaled(replace(none, batch_size=4), none)[1]
     assert scaled(RECIPE, RECIPE) == (RECIPE, "")
+
+
+def test_in_a_shorter_run_the_rate_falls_at_the_same_shares():
+    training, about = scaled(replace(RECIPE, iterations=240), RECIPE)
+    assert training == replace(RECIPE, iterations=240, milestones=(180, 220))
+    assert about == "240 steps for the recipe's 24000, so: milestones (18000, 22000) -> (180, 220)"
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from typing import Any
 
 from moco.cli.commands.transfer import Kind
 from moco.cli.commands.transfer import main as transfer
-from moco.cli.options import Detect, Transfer
+from moco.cli.options import Detect
 from moco.transfer.detection.config import KINDS
 from moco.transfer.detection.recipes import DETECTION
 
@@ -32,7 +32,7 @@ def _suggest(config: Any) -> tuple[Any, list[tuple[str, str, str]]]:
     return suggested, [(choice.flag, str(choice.value), choice.reason) for choice in choices]
 
 
-def _predict(path: Path, options: Transfer) -> None:
+def _predict(path: Path, options: Any) -> None:
     from moco.cli.commands.common import print_on_main, together
     from moco.runtime.device import choose_device
     from moco.runtime.progress import track

@@ -2,7 +2,7 @@
 
 import shlex
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,9 @@ from rich.table import Table
 
 from moco.cli.commands.pretrain import with_resume
 from moco.cli.options import Transfer, parse
-from moco.runs.options import check_ranges
+from moco.runs.options import check_ranges, differences
 from moco.runtime.errors import UserError, require_all
-from moco.transfer.config import TransferConfig, as_before, check, scaled
+from moco.transfer.config import TransferCompute, TransferConfig, as_before, check, scaled
 from moco.transfer.recipes import TransferRecipe, find_recipe
 from moco.transfer.run import RUNS, task_of
 
@@ -70,7 +70,10 @@ def main(kind: Kind, words: list[str]) -> None:
                 f"{prog}: START and --init name the same: give one of them",
             ),
             (
-                bool(options.compare) or options.start is not None or "--init" in words or options.resume == "yes",
+                bool(options.compare)
+                or options.start is not None
+                or any(word.split("=")[0] == "--init" for word in words)
+                or options.resume == "yes",
                 f"{prog} START: what it starts from is missing: a run's folder, weights, or random",
             ),
             (not (options.compare and options.start), f"{prog}: --compare names what runs start from: leave START out"),
@@ -94,7 +97,10 @@ def _train(kind: Kind, recipe: TransferRecipe, options: Transfer, parsed: Callab
             on_main(lambda: RUNS[kind.task].open(folder) and None)
         if continued:
             before = on_main(lambda: RUNS[kind.task].open(folder).config())
-            train_one(kind, as_before(parsed(before).config, before), folder, continued=True)
+            started = replace(before, recipe=recipe.name)
+            if options.start is not None:
+                started = replace(started, encoder=replace(before.encoder, init=options.start))
+            train_one(kind, as_before(parsed(started).config, before), folder, continued=True)
             return
         config = on_main(lambda: _planned(kind, recipe, options, parsed))
         if not several:
@@ -163,6 +169,9 @@ def _use(kind: Kind, words: list[str], prog: str) -> None:
     path = Path(options.start)
     if task_of(path) != kind.task:
         raise UserError(f"{path}: is no run of {prog}: train one by {prog} {path} --recipe NAME")
+    used = {"source", *(f.name for f in fields(TransferCompute))}
+    if ignored := differences(kind.options().config, options.config, used):
+        raise UserError(f"{prog} {path}: the run has options of its own: leave out {', '.join(ignored)}")
     if options.predict:
         kind.predict(path, options)
         return
@@ -184,6 +193,8 @@ def _evaluate(kind: Kind, path: Path, options: Transfer) -> None:
         run = RUNS[kind.task].open(path)
         config, given, default = run.config(), options.config, kind.options().config
         if given.data.source != default.data.source:
+            if options.out is None:
+                raise UserError(f"--data {given.data.source}: give --out, as {path} has the results on its own images")
             config = replace(config, data=replace(config.data, source=given.data.source))
         config = replace(config, compute=given.compute, encoder=replace(config.encoder, init="random"))
         device = choose_device(given.compute.device, given.compute.precision, given.compute.channels_last)

@@ -65,7 +65,10 @@ class SegmentationTask:
 
     def losses(self, samples: Sequence[tuple[Tensor, Tensor]], device: torch.device) -> dict[str, Tensor]:
         """The mean cross-entropy of a pixel; logits are float32 whatever the precision."""
-        images, labels = (torch.stack(column).to(device, non_blocking=True) for column in zip(*samples, strict=True))
+        images, labels = (
+            torch.stack([each.to(device, non_blocking=True) for each in column])
+            for column in zip(*samples, strict=True)
+        )
         return {"cross_entropy": pixel_loss(self.model(images.to(memory_format=self.device_format)), labels)}
 
     def evaluate(self, device: Device, workers: int) -> Measured:

@@ -204,6 +204,35 @@ def test_a_mask_that_is_no_class_ends_the_run_in_one_line(own, tmp_path, capsys)
     assert "holds the value 77" in (tmp_path / "b" / "log.txt").read_text()
 
 
+def test_what_would_be_ignored_or_lost_is_refused(trained, own, tmp_path, capsys):
+    before = (trained / "results.json").read_bytes()
+    data = ("--data", f"own:{own}")
+    for words, message in (
+        ((trained, "--eval-only", *data), "give --out, as"),
+        ((trained, "--eval-only", "--lr", 3), "leave out lr 0.003 -> 3.0"),
+        ((trained, "--predict", own, "--threshold", 0.3), "no option --threshold"),
+        (("random", *TINY, *data, "--out", trained), "already holds a run"),
+        ((trained, *TINY, *data, "--out", trained, "--resume"), f"init random -> {trained}"),
+        (("random", "--recipe", "voc-fcn", "--out", trained, "--resume"), "recipe own-fcn -> voc-fcn"),
+        (("random", *TINY, *data, "--lr", 3, "--out", trained, "--resume"), "lr 0.02 -> 3.0"),
+    ):
+        segment(*words, code=2)
+        assert message in capsys.readouterr().err
+    segment(trained, "--eval-only", "--data", "shapes:", "--out", tmp_path / "x", code=2)
+    assert (trained / "results.json").read_bytes() == before
+
+
+def test_a_set_of_other_classes_is_refused(trained, own, tmp_path, capsys):
+    other = tmp_path / "own"
+    for folder in ("images", "masks"):
+        (other / folder).mkdir(parents=True)
+        for path in (own / folder).iterdir():
+            (other / folder / path.name).write_bytes(path.read_bytes())
+    (other / "classes.txt").write_text("\n".join([*DrawnImages.classes, "one more"]))
+    segment(trained, "--eval-only", "--data", f"own:{other}", "--workers", 0, "--out", tmp_path / "x", code=2)
+    assert "it was trained for other classes" in capsys.readouterr().err
+
+
 def config(**options) -> SegmentationConfig:
     from moco.runs.config import Encoder
     from moco.transfer.segmentation.config import Model
