@@ -1,16 +1,18 @@
 """Views of a batch of images: crops by one function, photometric operations batched where the encoder runs."""
 
+from collections.abc import Sequence
+from functools import partial
+
 import torch
 from torch import Tensor
 
+from moco.runtime.threads import each
 from moco.views.operations import colour_jitter, crop_and_resize, gaussian_blur, grey_scale, normalise, solarise
 from moco.views.parameters import Parameters, draw_parameters
 from moco.views.recipes import Pretext, get_pretext
 
-_CACHE_PIXELS = 256 * 32 * 32
-"""How many pixels are worked on at once on a CPU: few enough to stay in its cache, enough to keep its cores busy."""
-_LARGE = 128 * 128
-"""Views of so many pixels are worked on one by one: each then goes through its own operations alone, uncopied."""
+_PORTION = 2**14
+"""Pixels that a CPU's thread works on at once: few enough for its core's cache, enough to hide the cost of a call."""
 
 
 class Views:
@@ -41,17 +43,17 @@ class Views:
         """How many views of an image there are."""
         return len(self.pretexts)
 
-    def __call__(self, images: Tensor, index: Tensor, epoch: int | Tensor) -> list[Tensor]:
+    def __call__(self, images: Tensor | Sequence[Tensor], index: Tensor, epoch: int | Tensor) -> list[Tensor]:
         """Views of whole images of one size.
 
         Args:
-            images: uint8 (n, 3, height, width).
+            images: uint8 (n, 3, height, width), or n of (3, height, width); a CPU is fastest on the channels-last format.
             index: int64 (n,), their numbers in the data set, best left on the CPU.
             epoch: of the run, one for all or int64 (n,).
 
         Returns a tensor (n, 3, size, size) for each view, normalised, on the device of the images.
         """
-        parameters = self.parameters(index, epoch, *(torch.full_like(index, side) for side in images.shape[2:]))
+        parameters = self.parameters(index, epoch, *(torch.full_like(index, side) for side in images[0].shape[1:]))
         return self.photometric(crop_and_resize(images, parameters.box, parameters.flip, self.size), parameters)
 
     def parameters(self, index: Tensor, epoch: int | Tensor, height: Tensor, width: Tensor) -> Parameters:
@@ -65,22 +67,29 @@ class Views:
             crops: uint8 (count * n, 3, size, size), all of view 0, then all of view 1.
             parameters: of each.
         """
-        n, step, pixels = len(crops), len(crops), self.size**2
-        if crops.device.type == "cpu":
-            step = 1 if pixels >= _LARGE else _CACHE_PIXELS // pixels
         made = torch.empty(crops.shape, dtype=self.dtype, device=crops.device, memory_format=self.memory_format)
-        for start in range(0, n, step):
-            rows = slice(start, min(start + step, n))
-            floats = crops[rows].to(torch.float32, memory_format=torch.contiguous_format).div_(255)
-            self._finish(floats, parameters.take(rows), made[rows])
+        if crops.device.type == "cpu":
+            most = max(1, _PORTION // self.size**2)
+            each(partial(self._portion, crops.unbind(), parameters, made.unbind()), _alike(parameters, most))
+        else:
+            self._finish(crops.to(torch.float32, memory_format=torch.contiguous_format).div_(255), parameters, made)
         return list(made.chunk(self.count))
+
+    def _portion(self, crops: Sequence[Tensor], parameters: Parameters, made: Sequence[Tensor], rows: Tensor) -> None:
+        """`photometric` of some rows on a CPU: in one piece of memory, one channel after the other."""
+        floats = torch.empty((len(rows), 3, self.size, self.size))
+        for row, image in zip(rows.tolist(), floats.unbind(), strict=True):
+            image.copy_(crops[row])
+        self._finish(floats.div_(255), parameters.take(rows), floats)
+        for row, image in zip(rows.tolist(), floats.unbind(), strict=True):
+            made[row].copy_(image)
 
     def _finish(self, crops: Tensor, parameters: Parameters, out: Tensor) -> None:
         """Everything but crop and flip, which come first here as they change no colour and commute with the blur.
 
         Args:
             crops: float32 (n, 3, size, size), values in 0..1; overwritten.
-            out: where the views go.
+            out: where the views go, which may be the crops.
         """
         pretext = self.pretexts[0]  # the views do not differ in what is used here
         if pretext.grey_first:
@@ -91,6 +100,16 @@ class Views:
         gaussian_blur(crops, parameters.sigma)
         solarise(crops, parameters.solarise)
         normalise(crops, *pretext.normalisation, out=out)
+
+
+def _alike(parameters: Parameters, most: int) -> list[Tensor]:
+    """The rows in portions of at most so many, all of one order of colour jitters, which are then worked on in place."""
+    code = (parameters.order * torch.tensor([64, 16, 4, 1])).sum(dim=1)
+    jittered = (parameters.jitter != torch.tensor([1.0, 1.0, 1.0, 0.0])).any(dim=1)
+    code = torch.where(jittered, code, -1)
+    ranked = code.argsort(stable=True)
+    kinds = code[ranked].unique_consecutive(return_counts=True)[1].tolist()
+    return [rows for kind in ranked.split(kinds) for rows in kind.split(most)]
 
 
 class CentreCrop(Views):

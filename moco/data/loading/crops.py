@@ -1,5 +1,6 @@
 """What a worker does: it decodes the images of a batch, each once, and crops them."""
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 from moco.data.dataset import Content, Encoded
 from moco.data.order import Indices
 from moco.runtime.errors import UserError
+from moco.runtime.threads import each
 from moco.views import Parameters, Views
 from moco.views.operations import crop_and_resize
 
@@ -31,8 +33,6 @@ class CropBatch(NamedTuple):
     """(views * n)."""
     errors: dict[int, str]
     """What could not be read, by position."""
-    views: list[Tensor] | None = None
-    """In their place, from `ViewDataset`: finished views."""
 
 
 class CropDataset(torch.utils.data.Dataset[Any]):
@@ -45,7 +45,7 @@ class CropDataset(torch.utils.data.Dataset[Any]):
         (epoch, index), images = request.indices, self.images.with_content(request.content)
         errors: dict[int, str] = {}
         try:
-            decoded = [images.readable_near(position, errors) for position in index.tolist()]
+            decoded = each(partial(images.readable_near, errors=errors), index.tolist())
         except UserError as error:
             return error  # raised here, it would reach the reader with a traceback in its message
         actual = torch.tensor([position for position, _ in decoded])
@@ -54,14 +54,3 @@ class CropDataset(torch.utils.data.Dataset[Any]):
         parameters = self.views.parameters(actual, epoch, height, width)
         crops = crop_and_resize(pictures, parameters.box, parameters.flip, self.views.size)
         return CropBatch(actual, crops, parameters, errors)
-
-
-class ViewDataset(CropDataset):
-    """The views themselves, where the device is a CPU: workers are on their own, and so never wait for one another as
-    the threads of one operation do."""
-
-    def __getitems__(self, request: Request) -> CropBatch | UserError:
-        batch = super().__getitems__(request)
-        if isinstance(batch, UserError):
-            return batch
-        return batch._replace(crops=torch.empty(0), views=self.views.photometric(batch.crops, batch.parameters))
