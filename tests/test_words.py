@@ -40,7 +40,7 @@ DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 OPTIONS = {"config.py", "options.py"}
 """Where the docstrings of fields are the help of options."""
 ALLOWED = {
-    "moco/runs/config.py": {"lanes", "spread"},  # the names of 0.1.0
+    "moco/runs/options.py": {"lanes", "spread"},  # the names of 0.1.0
     "moco/runs/folder.py": {"spread"},
     "moco/reproduce/grid.py": {"lookup"},
     "moco/data/sources/remote.py": {"tell"},  # a method of Python's files

@@ -3,7 +3,7 @@
 import json
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -78,8 +78,8 @@ HISTOGRAMS = ("positive_histogram", "negative_histogram")
 """Counts over equal intervals of the cosines -1..1."""
 
 
-def read_curves(run: Run) -> dict[str, dict[str, list[Any]]]:
-    """Every figure of a run by name: {"step": [...], "epoch": [...], "value": [...]}, in the order of KNOWN.
+def read_curves(run: Run, known: Iterable[str] = KNOWN) -> dict[str, dict[str, list[Any]]]:
+    """Every figure of a run by name: {"step": [...], "epoch": [...], "value": [...]}, those known first, in that order.
 
     A value that is not finite is None, as JSON has no other word for it; an epoch that is not known is None.
     """
@@ -96,7 +96,7 @@ def read_curves(run: Run) -> dict[str, dict[str, list[Any]]]:
             curve["step"].append(step)
             curve["epoch"].append(epoch)
             curve["value"].append(value)
-    order = {name: place for place, name in enumerate(KNOWN)}
+    order = {name: place for place, name in enumerate(known)}
     return dict(sorted(curves.items(), key=lambda item: order.get(item[0], len(order))))
 
 

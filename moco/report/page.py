@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -64,10 +65,23 @@ def build_page(runs: list[Run], galleries: list[Gallery | str]) -> str:
         "histograms": HISTOGRAMS,
         "maps": [gallery.map if isinstance(gallery, Gallery) else None for gallery in galleries],
     }
-    script = "\n".join((_HERE / "web" / f"{name}.js").read_text() for name in _SCRIPTS)
+    shown_sections = [section for section in sections if section[2] or section[0] == "curves"]
+    return render(names, shown_sections, data, _SCRIPTS)
+
+
+def render(names: list[str], sections: list[tuple[str, str, Any]], data: dict[str, Any], scripts: Iterable[str]) -> str:
+    """A page as HTML.
+
+    Args:
+        names: of the runs.
+        sections: of each its key, which is the name of its template, its title and its content.
+        data: what the scripts read.
+        scripts: of `web/`, in the order in which they run.
+    """
+    script = "\n".join((_HERE / "web" / f"{name}.js").read_text() for name in scripts)
     return _TEMPLATES.get_template("page.html").render(
         names=names,
-        sections=[section for section in sections if section[2] or section[0] == "curves"],
+        sections=sections,
         signs=SEVERITIES,
         style=Markup((_HERE / "web" / "page.css").read_text()),
         data=Markup(as_json(data)),

@@ -3,6 +3,7 @@
 import re
 import shlex
 from dataclasses import fields, is_dataclass
+from typing import Any
 
 from moco.runs.config import Config
 from moco.runs.options import flag
@@ -20,6 +21,23 @@ def rerun(config: Config, out: str) -> str:
                 value = getattr(options, option.name)
                 if value != getattr(default, option.name):
                     words += _spelled(flag(option.name), value)
+    return shlex.join([*words, "--out", out])
+
+
+def rerun_transfer(config: dict[str, Any], recipe: dict[str, Any], out: str) -> str:
+    """`moco detect` or `moco segment` with every option that differs from the recipe's; without a recipe all of them.
+
+    Args:
+        config, recipe: groups of options, as config.yaml holds them.
+    """
+    start = config.get("encoder", {}).get("init", "random")
+    words = ["moco", str(config.get("task", "detect")), str(start), "--recipe", str(config.get("recipe", ""))]
+    for group, options in config.items():
+        if isinstance(options, dict) and group not in ("compute", "log"):
+            default = recipe.get(group, {})
+            for name, value in options.items():
+                if name != "init" and value is not None and (name not in default or value != default[name]):
+                    words += _spelled(flag(name), tuple(value) if isinstance(value, list) else value)
     return shlex.join([*words, "--out", out])
 
 

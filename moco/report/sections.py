@@ -1,9 +1,10 @@
 """What the page's sections of text and tables hold."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from moco.diagnosis.doctor import Finding, diagnose
-from moco.report.metrics import KNOWN, read_accuracies
+from moco.report.metrics import KNOWN, Known, read_accuracies
 from moco.report.rerun import rerun
 from moco.runs.config import MAY_CHANGE, Config
 from moco.runs.folder import Run
@@ -84,7 +85,7 @@ def findings(runs: list[Run], names: list[str]) -> list[tuple[str, list[Finding]
     return [(name, found) for name, run in zip(names, runs, strict=True) if (found := diagnose(run))]
 
 
-def results(runs: list[Run], names: list[str], curves: list[Curves]) -> dict[str, list[Any]]:
+def results(runs: list[Run], names: list[str], curves: list[Curves]) -> dict[str, Any]:
     """`head` and `rows` of a table: what the protocols and the monitor measured, beside what is published."""
     rows: list[Row] = []
     for run, name, curve in zip(runs, names, curves, strict=True):
@@ -101,7 +102,8 @@ def results(runs: list[Run], names: list[str], curves: list[Curves]) -> dict[str
     head = ["run", "protocol", "measured", "published", "source of the published figure"]
     if not any(row[3] for row in rows):
         head, rows = head[:3], [row[:3] for row in rows]
-    return {"head": head, "rows": rows}
+    empty = "Nothing is evaluated yet: moco knn RUN and moco linear RUN add their accuracies here."
+    return {"head": head, "rows": rows, "caption": "Accuracies in per cent", "empty": empty}
 
 
 def _beside(value: float, key: tuple[str, str], comparable: bool = True) -> list[str]:
@@ -109,14 +111,14 @@ def _beside(value: float, key: tuple[str, str], comparable: bool = True) -> list
     return [f"{value:.1f}", *((f"{published.value:.1f}", published.source) if published else ("", ""))]
 
 
-def numbers(names: list[str], curves: list[Curves]) -> list[Row]:
+def numbers(names: list[str], curves: list[Curves], known: Mapping[str, Known] = KNOWN) -> list[Row]:
     """The curves as rows of a table: the first, the last, the least and the greatest value of each."""
     rows: list[Row] = []
     for name, curve in zip(names, curves, strict=True):
         for key, points in curve.items():
             values = [value for value in points["value"] if isinstance(value, int | float)]
             if values:
-                title = KNOWN[key].title if key in KNOWN else key
+                title = known[key].title if key in known else key
                 shown = (values[0], values[-1], min(values), max(values))
                 rows.append([name, title, *(f"{value:.5g}" for value in shown)])
     return rows

@@ -89,27 +89,28 @@ def drawn(scale: TransferScale) -> list[Setting]:
         "size": side,
         "encoder": pretraining(scale).encoder.encoder,
         "head_width": 0.125 if cpu else 0.5,
-        "iterations": 300 if cpu else 2000,
-        "milestones": (225, 275) if cpu else (1500, 1833),
+        "iterations": 200 if cpu else 2000,
+        "milestones": (150, 183) if cpu else (1500, 1833),
         "batch_size": 4 if cpu else 16,
         "lr": 0.01 if cpu else 0.02,
-        "warmup": 30 if cpu else 100,
+        "warmup": 20 if cpu else 100,
+        "test_images": 100 if cpu else 1000,
+        "log_every": 20,
     }
     detector = shared | {
         "metric": "coco",
         "sides": sides,
         "test_side": side,
-        "regions": 32 if cpu else 128,
+        "regions": 16 if cpu else 128,
         "proposals": 50 if cpu else 300,
         "precise_bn": 20 if cpu else 100,
-        "test_images": 200 if cpu else 1000,
     }
-    few, many = ("50", "400") if cpu else ("100", "1000")
+    few, some, many = ("25", "100", "400") if cpu else ("100", "300", "1000")
     return [
-        Setting("C4", with_options(DETECTION["own-c4"].config, **detector), (few, many)),
-        Setting("dilated C5", with_options(DETECTION["own-c4"].config, structure="dc5", **detector), (few, many)),
-        Setting("FPN", with_options(DETECTION["own-fpn"].config, masks=True, **detector), (few, "100", "200", many)),
-        Setting("FCN", with_options(SEGMENTATION["own-fcn"].config, crop=side, **shared), (few, many)),
+        Setting("C4", with_options(DETECTION["own-c4"].config, **detector), (some,)),
+        Setting("dilated C5", with_options(DETECTION["own-c4"].config, structure="dc5", **detector), (some,)),
+        Setting("FPN", with_options(DETECTION["own-fpn"].config, masks=True, **detector), (few, some, many)),
+        Setting("FCN", with_options(SEGMENTATION["own-fcn"].config, crop=side, **shared), (some,)),
     ]
 
 

@@ -111,13 +111,13 @@ def _options_of(content: Any, default: Any, where: str, group: str) -> dict[str,
     content = {RENAMED.get((group, name), name): value for name, value in content.items()}
     if unknown := set(content) - {f.name for f in fields(default)}:
         raise UserError(f"{where}: no such option in {group}: {', '.join(sorted(unknown))}")
-    content = {name: tuple(value) if isinstance(value, list) else value for name, value in content.items()}
+    read = {name: tuple(value) if isinstance(value, list) else value for name, value in content.items()}
     hints = get_type_hints(type(default))
-    for name, value in content.items():
+    for name, value in read.items():
         if not fits(value, hints[name]):
             wrong = f"{value!r} is not of type {spelled(hints[name])}{_advice(value)}"
             raise UserError(f"{where}: {group}: {name}: {wrong}")
-    return content
+    return read
 
 
 RENAMED = {
@@ -175,7 +175,7 @@ def with_options(config: Options, **options: Any) -> Options:
         part = getattr(changed, group.name)
         own = {f.name for f in fields(part)} & set(options) if is_dataclass(part) else set()
         if own:
-            part = replace(part, **{name: options.pop(name) for name in own})  # type: ignore[type-var]
+            part = replace(part, **{name: options.pop(name) for name in own})
             changed = replace(changed, **{group.name: part})
     if options:
         raise TypeError(f"no such option: {', '.join(options)}")

@@ -62,3 +62,9 @@ class Signals:
         self._period = max(1, min(_MOST_STEPS, round(self._period * _SECONDS / max(elapsed, 1e-3))))
         self._waited, self._last = 0, time.monotonic()
         return int(number), bool(any_due)
+
+
+def ignore_signals(worker: int) -> None:
+    """Of a DataLoader's worker: torchrun and terminals signal it too, and it serves until its run has stopped."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)

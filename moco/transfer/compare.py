@@ -6,13 +6,14 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from moco.runtime.files import write_whole
 from moco.runtime.ranks import on_main
-from moco.transfer.config import TransferConfig
+from moco.transfer.config import TransferConfig, as_before
 from moco.transfer.run import RUNS
 from moco.transfer.start import encoder_of
 
@@ -99,13 +100,20 @@ def compare(
             seeded = replace(config.training, seed=config.training.seed + trial)
             own = replace(config, encoder=encoders[init], training=seeded, data=replace(config.data, labels=count))
             folder = out / f"{_name(init)}-labels-{_name(count)}-seed-{seeded.seed}"
-            if on_main(lambda folder=folder: numbers_of(folder)) is None:  # type: ignore[misc]
+            if on_main(partial(numbers_of, folder)) is None:
                 log.info("%s, labels %s, seed %d: %s", init, count, seeded.seed, folder)
                 train(own, folder)
             else:
-                on_main(lambda folder=folder, own=own: RUNS[own.task].open(folder).require(own))  # type: ignore[misc]
-            numbers[init, count].append(on_main(lambda folder=folder: numbers_of(folder)) or {})  # type: ignore[misc]
+                on_main(partial(_require, own, folder))
+            found = on_main(partial(numbers_of, folder))
+            numbers[init, count].append(found or {})
     return Comparison([Entry(init, count, numbers[init, count]) for init, count in cells])
+
+
+def _require(config: TransferConfig, folder: Path) -> None:
+    """Raises UserError if the run in the folder is one of other options."""
+    run = RUNS[config.task].open(folder)
+    run.require(as_before(config, run.config()))
 
 
 def numbers_of(folder: Path) -> dict[str, float] | None:

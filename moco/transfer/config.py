@@ -1,7 +1,7 @@
 """The configuration of a transfer run, whatever its task: every option with its range."""
 
 from dataclasses import dataclass, field, fields, replace
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -99,6 +99,12 @@ MAY_CHANGE = {"workers", "device", "checkpointing", *(f.name for f in fields(Tra
 """Options that may be others when a run is continued: the numbers do not depend on them."""
 
 
+def as_before(config: TransferConfig, before: TransferConfig) -> TransferConfig:
+    """A configuration to continue a run with: what was on `auto` is as it was decided when the run was started."""
+    decided = {name: getattr(before.compute, name) for name in AUTO if getattr(config.compute, name) == "auto"}
+    return replace(config, compute=replace(config.compute, **decided))
+
+
 def check(config: TransferConfig, ranks: int = 1) -> None:
     """Raises UserError, naming the option, for the first number out of its range, or that does not fit the others."""
     check_ranges(config)
@@ -133,7 +139,7 @@ def scaled(training: Schedule, recipe: Schedule) -> tuple[Schedule, str]:
     ratio = training.batch_size / recipe.batch_size
     given = training.iterations != recipe.iterations
     length = training.iterations if given else _steps(recipe.iterations, ratio)
-    wanted = {
+    wanted: dict[str, Any] = {
         "lr": recipe.lr * ratio,
         "iterations": length,
         "milestones": tuple(_steps(step, recipe.iterations / length) for step in recipe.milestones),
@@ -148,7 +154,7 @@ def scaled(training: Schedule, recipe: Schedule) -> tuple[Schedule, str]:
     why = [f"batch {training.batch_size} for the recipe's {recipe.batch_size}"] if ratio != 1 else []
     why += [f"{length} steps for the recipe's {recipe.iterations}"] if given else []
     about = f"{' and '.join(why)}, so{' by the linear rule' if ratio != 1 else ''}: {words}"
-    return replace(training, **changed), about  # type: ignore[arg-type]
+    return replace(training, **changed), about
 
 
 def _steps(count: int, ratio: float) -> int:

@@ -29,7 +29,7 @@ class _Samples(Dataset[Sample]):
     def __init__(self, read: Read, images: int) -> None:
         self.read, self.images = read, images
 
-    def __getitem__(self, place: tuple[int, int]) -> Sample:  # type: ignore[override]
+    def __getitem__(self, place: tuple[int, int]) -> Sample:
         epoch, index = place
         unreadable: dict[int, str] = {}
         for shift in range(min(_TRIES, self.images)):
@@ -81,14 +81,14 @@ def batches(
     )
     loader: DataLoader[Sample] = DataLoader(
         _Samples(read, images),
-        batch_sampler=plan,  # type: ignore[arg-type]  # any iterable; its items go to the dataset as they are
+        batch_sampler=plan,  # any iterable; its items go to the dataset as they are
         num_workers=workers,
         collate_fn=_as_they_are,
         pin_memory=pinned,
         generator=torch.Generator(),  # of its own: the run's must not depend on how often one is made
         worker_init_fn=_prepare_worker,
     )
-    yield from loader  # type: ignore[misc]
+    yield from loader
 
 
 def _as_they_are(samples: Sequence[Sample]) -> list[Sample]:

@@ -35,7 +35,7 @@ class Trainer:
         self.model = task.model.to(device.device, memory_format=device.memory_format)  # type: ignore[call-overload]
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         training = config.training
-        self.model.checkpointing = training.checkpointing == "yes"  # type: ignore[assignment]
+        self.model.checkpointing = training.checkpointing == "yes"
         self.optimizer = build_sgd(self.model, training.lr, training.sgd_momentum, training.weight_decay)
         self.losses = Losses(task, device.device)
         self.distributed = data_parallel(self.model, self.parameters) if world_size() > 1 else None
@@ -82,7 +82,7 @@ class Trainer:
                 raise
         if losses is None:  # tried again out here, where the error no longer holds what the first try took
             log.info("step %d does not fit into memory: activation checkpointing from here on", self.step + 1)
-            self.model.checkpointing = True  # type: ignore[assignment]
+            self.model.checkpointing = True
             self.optimizer.zero_grad()
             losses = self._backward(contents)
         self.optimizer.step()
@@ -98,7 +98,7 @@ class Trainer:
             forward = partial(self.losses, contents)
             losses: dict[str, Tensor] = forward() if self.distributed is None else self.distributed(forward)
         total = torch.stack([loss.float() for loss in losses.values()]).sum()
-        total.backward()  # type: ignore[no-untyped-call]
+        total.backward()
         return {"loss": total.detach()} | {name: loss.detach() for name, loss in losses.items()}
 
     def take_pending(self) -> dict[str, float]:

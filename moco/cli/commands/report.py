@@ -9,11 +9,13 @@ from moco.cli.options import Report
 from moco.data import source_of
 from moco.evaluation import open_trained
 from moco.report import Gallery, GalleryMaker, write_page
+from moco.report.transfer_page import write_transfer_page
 from moco.runs.folder import Run
 from moco.runtime.device import Device
 from moco.runtime.errors import UserError, require_all
 from moco.runtime.ranks import is_main
 from moco.training import start_logging
+from moco.transfer.run import task_of
 from moco.views import Views
 
 log = logging.getLogger("moco")
@@ -22,6 +24,11 @@ log = logging.getLogger("moco")
 def run(options: Report) -> None:
     """Writes the page about some runs."""
     require_all([(len(options.runs) > 0, "moco report RUN [RUN ...]: the folder of a run is missing")])
+    if len(options.runs) == 1 and task_of(options.runs[0]):
+        folder = options.runs[0]
+        write_transfer_page(folder, options.out or folder / "report.html")
+        print_on_main(f"written to {options.out or folder / 'report.html'}: open it in a browser")
+        return
     runs = [Run.open(path) for path in options.runs]
     for run in runs:
         run.config()

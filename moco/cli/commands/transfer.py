@@ -13,7 +13,7 @@ from moco.cli.commands.pretrain import with_resume
 from moco.cli.options import Transfer, parse
 from moco.runs.options import check_ranges, differences
 from moco.runtime.errors import UserError, require_all
-from moco.transfer.config import AUTO, TransferCompute, TransferConfig, check, scaled
+from moco.transfer.config import TransferCompute, TransferConfig, as_before, check, scaled
 from moco.transfer.recipes import TransferRecipe, find_recipe
 from moco.transfer.run import RUNS, task_of
 
@@ -100,7 +100,7 @@ def _train(kind: Kind, recipe: TransferRecipe, options: Transfer, parsed: Callab
             started = replace(before, recipe=recipe.name)
             if options.start is not None:
                 started = replace(started, encoder=replace(before.encoder, init=options.start))
-            train_one(kind, _as_before(parsed(started).config, before), folder, continued=True)
+            train_one(kind, as_before(parsed(started).config, before), folder, continued=True)
             return
         config = on_main(lambda: _planned(kind, recipe, options, parsed))
         if not several:
@@ -139,12 +139,6 @@ def _planned(
     config = replace(config, training=training)
     check(config, world_size())
     return config
-
-
-def _as_before(config: TransferConfig, before: TransferConfig) -> TransferConfig:
-    """What was decided when the run was started stays so."""
-    decided = {name: getattr(before.compute, name) for name in AUTO if getattr(config.compute, name) == "auto"}
-    return replace(config, compute=replace(config.compute, **decided))
 
 
 def train_one(kind: Kind, config: TransferConfig, folder: Path, continued: bool) -> None:

@@ -1,6 +1,5 @@
 """How views of images reach the device."""
 
-import signal
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from typing import Any, Literal, NamedTuple
@@ -16,6 +15,7 @@ from moco.data.order import Plan, StreamOrder, training_plan
 from moco.data.sources.shards import Shards
 from moco.data.stream import STREAMS, read_streams
 from moco.runtime.errors import UserError
+from moco.runtime.signals import ignore_signals
 from moco.views import Views
 
 Decoder = Literal["auto", "cpu", "gpu"]
@@ -93,7 +93,7 @@ class Loader:
             pin_memory=self.device.type == "cuda",
             # Of its own: the run's generator, from which dropout draws, must not depend on how often one is made.
             generator=torch.Generator(),
-            worker_init_fn=_ignore_signals,
+            worker_init_fn=ignore_signals,
         )
         for read in self._ahead(self._checked(images, loader)):
             views = read.views or self.views.photometric(read.crops, read.parameters)
@@ -128,9 +128,3 @@ class Loader:
 
 def _as_it_is(batch: Any) -> Any:
     return batch
-
-
-def _ignore_signals(worker: int) -> None:
-    """torchrun and terminals signal workers too, which serve until the run has stopped by itself."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)

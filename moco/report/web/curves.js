@@ -157,8 +157,8 @@ class Panel {
     this.svg.replaceChildren();
     const longest = Math.max(...this.curves.map((c) => Math.min(14, c.run.name.length)));
     const right = DATA.runs.length > 1 ? 12 + 6.2 * longest : 12;
-    const chances =
-      this.key === "loss" ? [...new Map(this.curves.map((c) => [c.run.chance.join(), c.run.chance])).values()] : [];
+    const known = this.key === "loss" ? this.curves.flatMap((c) => (c.run.chance ? [c.run.chance] : [])) : [];
+    const chances = [...new Map(known.map((chance) => [chance.join(), chance])).values()];
     const xs = this.curves.map((c) => c[axis].map((x) => x ?? 0));
     const [low, high] = extent(this.curves.flatMap((c) => c.value).concat(chances.map(([y]) => y)));
     const ends = [Math.min(...xs.map((x) => x[0])), Math.max(...xs.map((x) => x[x.length - 1]))];

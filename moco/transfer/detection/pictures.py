@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from moco.runtime.files import write_whole
@@ -46,13 +46,15 @@ def draw_objects(
     for row, label in enumerate(target.classes.tolist()):
         picture.paste(colour(label), mask=_tint(target, row, size))
     draw = ImageDraw.Draw(picture)
+    # Lines and letters that can be seen in a large picture too.
+    line, draw.font = max(side // 400, 2), ImageFont.load_default(max(side // 60, 10))
     for row, (label, caption) in enumerate(zip(target.classes.tolist(), captions, strict=True)):
         x1, y1, x2, y2 = target.boxes[row].tolist()
-        draw.rectangle((x1, y1, max(x2 - 1, x1), max(y2 - 1, y1)), outline=colour(label), width=2)
-        _write(draw, (x1 + 2, max(y1 - 11, 0)), caption, colour(label))
+        draw.rectangle((x1, y1, max(x2 - 1, x1), max(y2 - 1, y1)), outline=colour(label), width=line)
+        _write(draw, (x1 + line, y1), caption, colour(label))
         for x, y, seen in [] if target.keypoints is None else target.keypoints[row].tolist():
             if seen > 0:
-                draw.ellipse((x - 2, y - 2, x + 2, y + 2), fill=colour(label), outline="black")
+                draw.ellipse((x - line, y - line, x + line, y + line), fill=colour(label), outline="black")
     return picture
 
 
@@ -82,8 +84,11 @@ def _tint(target: Target, row: int, size: tuple[int, int]) -> Image.Image:
 
 
 def _write(draw: ImageDraw.ImageDraw, place: tuple[float, float], text: str, ground: tuple[int, int, int]) -> None:
-    draw.rectangle(draw.textbbox(place, text), fill=ground)
-    draw.text(place, text, fill="white" if sum(ground) < 400 else "black")
+    """A caption on its ground, above a place, or below it at the picture's upper edge."""
+    left, top, right, bottom = draw.textbbox(place, text)
+    up = min(bottom - place[1], place[1])
+    draw.rectangle((left, top - up, right, bottom - up), fill=ground)
+    draw.text((place[0], place[1] - up), text, fill="white" if sum(ground) < 400 else "black")
 
 
 def draw_sheet(pictures: Sequence[tuple[str, Image.Image]], path: Path, across: int = _ACROSS) -> None:
@@ -138,5 +143,6 @@ def draw_precision_recall(curves: Sequence[np.ndarray], classes: list[str], path
     if axis.lines and len(axis.lines) <= 20:
         axis.legend(fontsize=7, loc="lower left")
     figure.tight_layout()
-    figure.savefig(path, dpi=110)
+    kind = path.suffix.removeprefix(".")
+    write_whole(path, lambda file: figure.savefig(file, dpi=110, format=kind))
     plt.close(figure)

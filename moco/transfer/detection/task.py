@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from moco.runtime.device import Device
 from moco.runtime.errors import UserError
@@ -21,7 +21,7 @@ from moco.transfer.detection.structures import build_detector
 from moco.transfer.detection.transforms import choose, transform
 from moco.transfer.labels import equally_spaced, labelled
 from moco.transfer.start import build_started
-from moco.transfer.task import Measured
+from moco.transfer.task import Measured, Read
 
 
 @dataclass
@@ -68,8 +68,9 @@ class DetectionTask:
             raise UserError(f"--masks: the objects of {config.data.source} have boxes alone: --no-masks")
         if config.model.keypoints and not points:
             raise UserError(f"--keypoints: the objects of {config.data.source} have none: --no-keypoints")
-        self.model = build(config, len(train.classes), points)
-        self.read = Reader(train, training.seed, training.sides, training.max_side, config.model.masks)
+        self.detector = build(config, len(train.classes), points)
+        self.model: nn.Module = self.detector
+        self.read: Read = Reader(train, training.seed, training.sides, training.max_side, config.model.masks)
         self.precise_bn = config.evaluation.precise_bn
         self.facts = {"classes": train.classes, "keypoints": points}
 
@@ -84,7 +85,7 @@ class DetectionTask:
         options = self.config.evaluation
         side, maximum = options.test_side, self.config.training.max_side
         evaluation = evaluate_detector(
-            self.model,
+            self.detector,
             self.test,
             device,
             metric=options.metric,
@@ -95,7 +96,7 @@ class DetectionTask:
         )
 
         def write(folder: Path) -> None:
-            examples = examples_of(self.model, self.test, device, side=side, maximum=maximum)
+            examples = examples_of(self.detector, self.test, device, side=side, maximum=maximum)
             write_results(folder, evaluation, examples, about(self.config))
             console.print(results_table(evaluation, self.config.recipe))
             console.print(class_table(evaluation))
@@ -133,7 +134,10 @@ def open_sets(config: DetectionConfig) -> tuple[DetectionSet, DetectionSet]:
 
 def on_device(target: Target, device: torch.device) -> Target:
     """The objects there; polygons stay on the CPU, where they are drawn."""
-    move = lambda tensor: None if tensor is None else tensor.to(device, non_blocking=True)  # noqa: E731
+
+    def move(tensor: Tensor) -> Tensor:
+        return tensor.to(device, non_blocking=True)
+
     masks = move(target.masks) if isinstance(target.masks, Tensor) else target.masks
-    boxes, classes = target.boxes.to(device, non_blocking=True), target.classes.to(device, non_blocking=True)
-    return Target(boxes, classes, masks, move(target.keypoints))
+    keypoints = None if target.keypoints is None else move(target.keypoints)
+    return Target(move(target.boxes), move(target.classes), masks, keypoints)

@@ -158,7 +158,7 @@ def test_its_encoder_starts_another_run(trained, own, tmp_path):
     statistics = ("running_mean", "running_var", "num_batches_tracked")
     for name in (name for name in before if name.startswith("encoder.") and not name.endswith(statistics)):
         torch.testing.assert_close(after[name], before[name], rtol=0, atol=1e-6)
-    assert not torch.allclose(before["head.0.weight"], after["head.0.weight"], atol=1e-3)
+    assert not torch.equal(before["head.0.weight"], after["head.0.weight"])
 
 
 @pytest.mark.parametrize(

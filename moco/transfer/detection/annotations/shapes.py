@@ -1,6 +1,7 @@
 """Drawn images with several objects each, boxes and masks among them: the data set `shapes` on common grounds."""
 
 from collections.abc import Iterable
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -66,27 +67,31 @@ class DrawnImages:
         return Truth(target, none, none, target.masks.sum((1, 2)).double(), (self._size, self._size))
 
     def _draw(self, index: int) -> tuple[Tensor, Target]:
-        """The objects one over another on the ground of the image's number; the last is whole."""
-        number, size = self._index[index], self._size
-        canvas = shapes.draw_backgrounds(torch.tensor([number]), size, self._seed)[0]
-        random = uniform(self._seed, torch.tensor([number]), 1 + 3 * OBJECTS, stream=_STREAM)[0].tolist()
-        masks: list[Tensor] = []
-        labels, areas = [], []
-        for k in range(1 + int(random[0] * OBJECTS)):
-            share, right, down = random[1 + 3 * k : 4 + 3 * k]
-            side = round(size * (DIAMETER[0] + share * (DIAMETER[1] - DIAMETER[0])))
-            drawing = shapes.draw(torch.tensor([number * OBJECTS + k]), side, self._seed)
-            left, top = int(right * (size - side + 1)), int(down * (size - side + 1))
-            place = slice(top, top + side), slice(left, left + side)
-            mask = torch.zeros(size, size, dtype=torch.bool)
-            mask[place] = drawing.masks[0]
-            canvas[:, mask] = drawing.images[0][:, drawing.masks[0]]
-            masks = [earlier & ~mask for earlier in masks] + [mask]
-            labels.append(int(drawing.labels[0]))
-            areas.append(int(mask.sum()))
-        kept = [k for k, mask in enumerate(masks) if mask.sum() >= VISIBLE * areas[k]]
-        visible = torch.stack([masks[k] for k in kept])
-        return canvas, Target(shapes.boxes_of(visible), torch.tensor([labels[k] for k in kept]), visible)
+        return draw(self._index[index], self._size, self._seed)
+
+
+@lru_cache(maxsize=1024)  # of 100 MB at 128 pixels: an image and its objects are wanted one after the other, and again
+def draw(number: int, size: int, seed: int) -> tuple[Tensor, Target]:
+    """An image and its objects, one over another on the ground of its number; the last is whole. Not to be changed."""
+    canvas = shapes.draw_backgrounds(torch.tensor([number]), size, seed)[0]
+    random = uniform(seed, torch.tensor([number]), 1 + 3 * OBJECTS, stream=_STREAM)[0].tolist()
+    masks: list[Tensor] = []
+    labels, areas = [], []
+    for k in range(1 + int(random[0] * OBJECTS)):
+        share, right, down = random[1 + 3 * k : 4 + 3 * k]
+        side = round(size * (DIAMETER[0] + share * (DIAMETER[1] - DIAMETER[0])))
+        drawing = shapes.draw(torch.tensor([number * OBJECTS + k]), side, seed)
+        left, top = int(right * (size - side + 1)), int(down * (size - side + 1))
+        place = slice(top, top + side), slice(left, left + side)
+        mask = torch.zeros(size, size, dtype=torch.bool)
+        mask[place] = drawing.masks[0]
+        canvas[:, mask] = drawing.images[0][:, drawing.masks[0]]
+        masks = [earlier & ~mask for earlier in masks] + [mask]
+        labels.append(int(drawing.labels[0]))
+        areas.append(int(mask.sum()))
+    kept = [k for k, mask in enumerate(masks) if mask.sum() >= VISIBLE * areas[k]]
+    visible = torch.stack([masks[k] for k in kept])
+    return canvas, Target(shapes.boxes_of(visible), torch.tensor([labels[k] for k in kept]), visible)
 
 
 def open_shapes(size: int = 128, seed: int = 0) -> tuple[DrawnImages, DrawnImages]:

@@ -21,7 +21,7 @@ NUMBERS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "A
 (from 96 x 96); recall with 1, 10 and 100 detections an image."""
 KEYPOINT_NUMBERS = ("AP", "AP50", "AP75", "APm", "APl", "AR", "AR50", "AR75", "ARm", "ARl")
 _IOU_TYPE = {"boxes": "bbox", "masks": "segm", "keypoints": "keypoints"}
-_COCO_KEYPOINTS = 17
+COCO_KEYPOINTS = 17
 
 
 @dataclass
@@ -75,17 +75,27 @@ def record(detections: Detections, truth: Truth) -> Record:
 
     Raises ValueError if masks are of another size than the image.
     """
-    target, size = truth.target, truth.size
-    real_masks = draw_polygons(target.masks, *size) if isinstance(target.masks, list) else target.masks
+    return Record(truth.size, detected(detections, truth.size), annotated(truth))
+
+
+def detected(detections: Detections, size: tuple[int, int]) -> list[dict[str, Any]]:
+    """The detections of an image of this height and width, as `Record.found`. Raises ValueError as `record`."""
     found = _columns(detections.boxes, detections.classes, detections.masks, detections.keypoints, size)
-    real = _columns(target.boxes.double(), target.classes, real_masks, target.keypoints, size)
     for entry, score in zip(found, detections.scores.tolist(), strict=True):
         entry["score"] = score
+    return found
+
+
+def annotated(truth: Truth) -> list[dict[str, Any]]:
+    """The objects of an image, as `Record.real`. Raises ValueError as `record`."""
+    target, size = truth.target, truth.size
+    masks = draw_polygons(target.masks, *size) if isinstance(target.masks, list) else target.masks
+    real = _columns(target.boxes.double(), target.classes, masks, target.keypoints, size)
     for entry, area, crowd in zip(real, truth.area.tolist(), truth.crowd.tolist(), strict=True):
         entry |= {"area": area, "iscrowd": int(crowd)}
         if "keypoints" in entry:
             entry["num_keypoints"] = sum(visibility > 0 for visibility in entry["keypoints"][2::3])
-    return Record(size, found, real)
+    return real
 
 
 def _columns(
@@ -139,7 +149,7 @@ def evaluate_coco(
     """
     real, found = coco_datasets(records, classes, kind)
     points = next((len(a["keypoints"]) // 3 for a in [*real["annotations"], *found] if "keypoints" in a), None)
-    expected = _COCO_KEYPOINTS if sigmas is None else len(sigmas)
+    expected = COCO_KEYPOINTS if sigmas is None else len(sigmas)
     if kind == "keypoints" and points not in (None, expected):
         raise UserError(f"objects have {points} keypoints, and the metric has the sigmas of {expected}")
     truth = library("core.coco").COCO(real)

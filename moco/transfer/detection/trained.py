@@ -1,0 +1,69 @@
+"""A trained detector as a function of images, in Python."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor, nn
+
+from moco.data.formats.decode import read_image
+from moco.evaluation.features import evaluating
+from moco.runtime.errors import UserError
+from moco.transfer.detection.detector import Detector
+from moco.transfer.detection.instances import Detections
+from moco.transfer.detection.transforms import resize_image, resized
+
+
+class TrainedDetector(nn.Module):
+    """A detector with its classes and the size that it detects at.
+
+    `trained(images)` gives the `Detections` of each image, in its own pixels: boxes, scores (from 0.05), classes, and
+    masks and keypoints where the detector has them. `trained.to("cuda")` moves it. In any mode it detects as in
+    evaluation, each image by itself, and so alike whichever come with it.
+
+        trained = moco.load_detector("runs/voc")
+        (found,) = trained(["street.jpg"])
+        [trained.classes[label] for label in found.classes]
+
+    Args:
+        detector: a `Detector`.
+        classes: their names.
+        side, maximum: the shorter side that images are resized to, and the most of the longer one, in pixels.
+    """
+
+    def __init__(self, detector: Detector, classes: Sequence[str], side: int, maximum: int = 1333) -> None:
+        super().__init__()
+        self.detector, self.classes, self.side, self.maximum = detector, list(classes), side, maximum
+        self.eval()
+
+    @torch.no_grad()
+    def forward(self, images: Sequence[Tensor | Image.Image | Path | str]) -> list[Detections]:
+        """Detections of each image: uint8 (3, height, width) in RGB, a picture of Pillow's, or the path of a file.
+
+        Raises UserError for an image that cannot be read, or is something else.
+        """
+        if isinstance(images, Tensor | Image.Image | Path | str):
+            raise UserError("a detector takes a list of images: put a single one in brackets")
+        found = []
+        with evaluating(self.detector):
+            for image in images:
+                pixels = as_pixels(image)
+                size = int(pixels.shape[1]), int(pixels.shape[2])
+                small = resize_image(pixels.cpu(), *resized(*size, self.side, self.maximum))
+                found += self.detector([small.to(self.detector.mean.device)], sizes=[size])
+        return found
+
+
+def as_pixels(image: Tensor | Image.Image | Path | str) -> Tensor:
+    """Any of what `TrainedDetector` takes as uint8 (3, height, width), upright. Raises UserError."""
+    if isinstance(image, Path | str):
+        return read_image(Path(image).expanduser())
+    if isinstance(image, Image.Image):
+        upright = ImageOps.exif_transpose(image).convert("RGB")
+        return torch.from_numpy(np.array(upright)).permute(2, 0, 1)
+    if not isinstance(image, Tensor) or image.dtype != torch.uint8 or image.ndim != 3 or len(image) != 3:
+        what = f"{image.dtype} {tuple(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
+        raise UserError(f"an image is uint8 (3, height, width) in RGB, a Pillow image or a path, not {what}")
+    return image
