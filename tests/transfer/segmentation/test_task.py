@@ -25,8 +25,8 @@ from moco.transfer.trainer import Trainer
 from tests.ranks import run_ranks
 
 NETWORK = "--encoder resnet18w0.125 --head-width 0.05 --crop 33 --batch-size 2"
-COMPUTE = "--workers 0 --log-every 2 --device cpu --precision fp32"
-TINY = shlex.split(f"--recipe own-fcn --iterations 4 --milestones 3 --lr 0.02 --labels 8 {NETWORK} {COMPUTE}")
+COMPUTE = "--workers 0 --device cpu --precision fp32"
+TINY = shlex.split(f"--recipe own-fcn --iterations 4 --milestones 3 --lr 0.02 --labels 8 --log-every 2 {NETWORK} {COMPUTE}")
 
 
 def segment(*words: object, code: int | None = None) -> None:
