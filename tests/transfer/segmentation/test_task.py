@@ -24,9 +24,10 @@ from moco.transfer.segmentation.task import Reader, SegmentationTask
 from moco.transfer.trainer import Trainer
 from tests.ranks import run_ranks
 
+SCHEDULE = "--iterations 4 --milestones 3 --lr 0.02 --log-every 2"
 NETWORK = "--encoder resnet18w0.125 --head-width 0.05 --crop 33 --batch-size 2"
 COMPUTE = "--workers 0 --device cpu --precision fp32"
-TINY = shlex.split(f"--recipe own-fcn --iterations 4 --milestones 3 --lr 0.02 --labels 8 --log-every 2 {NETWORK} {COMPUTE}")
+TINY = shlex.split(f"--recipe own-fcn --labels 8 {SCHEDULE} {NETWORK} {COMPUTE}")
 
 
 def segment(*words: object, code: int | None = None) -> None:
