@@ -219,7 +219,6 @@ def test_what_would_be_ignored_or_lost_is_refused(trained, own, tmp_path, capsys
     ):
         segment(*words, code=2)
         assert message in capsys.readouterr().err
-    segment(trained, "--eval-only", "--data", "shapes:", "--out", tmp_path / "x", code=2)
     assert (trained / "results.json").read_bytes() == before
 
 
