@@ -103,7 +103,8 @@ def results(runs: list[Run], names: list[str], curves: list[Curves]) -> dict[str
     if not any(row[3] for row in rows):
         head, rows = head[:3], [row[:3] for row in rows]
     empty = "Nothing is evaluated yet: moco knn RUN and moco linear RUN add their accuracies here."
-    return {"head": head, "rows": rows, "caption": "Accuracies in per cent", "empty": empty}
+    text = {"caption": "Accuracies in per cent", "empty": empty}
+    return {"head": head, "rows": rows, "align": True, "more": [], **text}
 
 
 def _beside(value: float, key: tuple[str, str], comparable: bool = True) -> list[str]:

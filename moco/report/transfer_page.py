@@ -145,6 +145,8 @@ def _results(config: dict[str, Any], measured: dict[str, Any]) -> dict[str, Any]
     return {
         "head": ["", *columns, *(["published in"] if published else [])],
         "rows": rows,
+        "align": "numbers wide sourced" if published else "numbers wide",
+        "more": [[name, _shown(value)] for name, value in found.items()] if len(found) > len(columns) else [],
         "caption": f"{METRICS.get(metric, metric)}, in per cent, on {images} test images{without}",
         "empty": f"Nothing is evaluated yet: moco {config.get('task', 'detect')} RUN --eval-only does.",
     }

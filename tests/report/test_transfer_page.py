@@ -69,6 +69,7 @@ def test_it_holds_results_classes_published_figures_pictures_and_curves(folder):
     assert cells(page, "MoCo IG-1B")[:4] == ["57.2", "82.2", "63.7", "-"]
     assert "on 29 test images, without 1 that cannot be read" in page
     assert cells(page, "unicorn")[:3] == ["0", "-", "-"]
+    assert cells(page, "mask APs") == [f"{numbers['mask APs']:.1f}"]
     assert page.count("data:image/png;base64,") == 2
     curves = data_of(page)["runs"][0]["curves"]
     assert list(curves) == [
