@@ -133,4 +133,3 @@ def main(words: list[str]) -> None:
     torch.save(results, folder / f"{rank()}.pt")
     dist.barrier()  # none leaves while another still works
     dist.destroy_process_group()
-

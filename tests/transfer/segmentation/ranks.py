@@ -36,4 +36,3 @@ def main(words: list[str]) -> None:
     torch.testing.assert_close(gradient[0], single.grad)
     (folder / str(rank())).write_text("equal")
     dist.destroy_process_group()
-
