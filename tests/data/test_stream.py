@@ -91,7 +91,9 @@ def steps_of(order, start, stop):
     return [pairs(indices) for indices in order.plan(start, stop)]
 
 
-counts_of_shards = st.lists(st.integers(0, 40), min_size=1, max_size=12).filter(sum)
+counts_of_shards = st.lists(st.integers(0, 20), min_size=1, max_size=8).filter(sum)
+many = st.lists(st.integers(0, 40), min_size=1, max_size=12).filter(lambda counts: sum(counts) >= 40)
+"""So many images that a few hundred are not a hundred epochs."""
 
 
 @given(
@@ -109,10 +111,10 @@ def test_every_image_comes_once_in_every_epoch(counts, streams, batch, block, se
         assert sorted(endless[epoch * n : (epoch + 1) * n]) == [(epoch, image) for image in range(n)]
 
 
-@given(counts=counts_of_shards, streams=st.integers(1, 20), each=st.integers(1, 6), data=st.data())
+@given(counts=many, streams=st.integers(1, 20), each=st.integers(1, 6), data=st.data())
 @settings(max_examples=40, deadline=None)
 def test_the_order_is_the_same_for_any_ranks_and_any_start(counts, streams, each, data):
-    batch, stop = 12 * each, 12
+    batch, stop = 12 * each, 6
     whole = steps_of(StreamOrder(counts, batch, streams, 5, 8), 0, stop)
     start, count = data.draw(st.integers(0, stop)), data.draw(st.sampled_from([1, 2, 3, 4, 6]))
     shares = []

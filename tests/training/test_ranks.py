@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from moco.encoders import build_encoder, save_encoder
 from moco.runs.checkpoint import newest_checkpoint, read_checkpoint
 from moco.runs.folder import Run
 from tests.launch import launch
@@ -194,6 +195,19 @@ def test_all_ranks_start_with_the_main_ranks_state(data):
     ended = run_ranks(2, words, [data], "other_weights")
     assert {rank.code for rank in ended} == {0}, ended
     assert_same(plain, recorded(data / "other-weights")[1])
+
+
+def test_two_ranks_start_from_given_weights_as_one_does(data):
+    torch.manual_seed(1)
+    encoder = build_encoder("tiny")
+    encoder(torch.randn(8, 3, 16, 16))  # moves BN's statistics
+    save_encoder(encoder, data / "given.safetensors")
+    more = "--init given.safetensors --knn-every 0"
+    one, two = pretrain(1, data, "one-given", more), pretrain(2, data, "two-given", more)
+    assert_close(one, two)
+    assert abs(one[0][1]["loss"] - pretrain(1, data, "one")[0][2]["loss"]) > 1e-3  # of random weights
+    for out in ("one-given", "two-given"):
+        assert (data / out / "log.txt").read_text().count("starting from given.safetensors: ") == 1
 
 
 def test_three_ranks_continue_bit_for_bit(data):
