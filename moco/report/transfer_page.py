@@ -95,8 +95,10 @@ def _measured(folder: Path) -> dict[str, Any]:
     """What results.json holds; {} if it is not there, or of another kind."""
     path = folder / "results.json"
     values = read_json(path) if path.exists() else None
-    whole = isinstance(values, dict) and isinstance(values.get("numbers"), dict)
-    return values if whole and isinstance(values.get("per_class"), list) else {}
+    if not isinstance(values, dict):
+        return {}
+    whole = isinstance(values.get("numbers"), dict) and isinstance(values.get("per_class"), list)
+    return values if whole else {}
 
 
 def _what_was_run(
@@ -104,7 +106,10 @@ def _what_was_run(
 ) -> dict[str, Any]:
     groups = {group: content for group, content in config.items() if isinstance(content, dict)}
     options = [[f"{group}.{option}", repr(v)] for group, content in groups.items() for option, v in content.items()]
-    option = lambda group, key: groups.get(group, {}).get(key)  # noqa: E731
+
+    def option(group: str, key: str) -> Any:
+        return groups.get(group, {}).get(key)
+
     steps = [curve["step"][-1] for curve in curves.values()]
     structure, labels = option("model", "structure"), option("data", "labels")
     schedule = [
