@@ -95,9 +95,10 @@ def _measured(folder: Path) -> dict[str, Any]:
     """What results.json holds; {} if it is not there, or of another kind."""
     path = folder / "results.json"
     values = read_json(path) if path.exists() else None
-    if not isinstance(values, dict) or not isinstance(values.get("numbers"), dict):
+    if not isinstance(values, dict):
         return {}
-    return values if isinstance(values.get("per_class"), list) else {}
+    whole = isinstance(values.get("numbers"), dict) and isinstance(values.get("per_class"), list)
+    return values if whole else {}
 
 
 def _what_was_run(
