@@ -133,10 +133,10 @@ class Duplicates:
 
     evaluated: Annotated[Evaluated, Flat]
     threshold: Annotated[float | None, Range(-1, 1)] = None
-    """The least cosine of two candidates; None: what 90 % of slightly altered copies of its images reach."""
-    correlation: Annotated[float, Range(-1, 1)] = 0.9
-    """The least correlation of the pixels of two duplicates (small, grey, over small shifts, mirrored too); -1:
-    features alone decide."""
+    """The least cosine of two candidates; None: what 95 % of copies of its images, slightly cropped and tinted, reach."""
+    correlation: Annotated[float, Range(-1, 1)] = 0.75
+    """The least correlation of the pixels of two duplicates (small, grey, local contrast, over small shifts, mirrored
+    too); -1: features alone decide."""
     out: Path | None = None
     """Draw the groups to this .png or .jpg: the first 24, those with a test and a training image before others."""
     drop: Path | None = None

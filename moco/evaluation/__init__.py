@@ -1,12 +1,12 @@
 """Protocols on a trained encoder, each one function of (encoder, data). The monitor during training calls the same."""
 
-from moco.evaluation.embed import Embedding, embed, fingerprint
+from moco.evaluation.embedding import Embedding, embed, fingerprint
 from moco.evaluation.feature_files import FeatureFile, write_features
 from moco.evaluation.features import Features, encode, extract
 from moco.evaluation.knn import evaluate_knn, knn_predict
 from moco.evaluation.linear import evaluate_linear
 from moco.evaluation.neighbours import Neighbours, nearest
-from moco.evaluation.search import search
+from moco.evaluation.search import search_bank
 from moco.evaluation.trained import Trained, open_trained
 
 __all__ = [
@@ -24,6 +24,6 @@ __all__ = [
     "knn_predict",
     "nearest",
     "open_trained",
-    "search",
+    "search_bank",
     "write_features",
 ]

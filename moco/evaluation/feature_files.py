@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from moco.evaluation.embed import BLOCK, About, Embedding, Row
+from moco.evaluation.embedding import BLOCK, About, Embedding, Row
 from moco.runtime.errors import UserError, one_line
 from moco.runtime.files import write_whole
 
@@ -233,11 +233,11 @@ class FeatureFile:
             return _open_parquet(path) if path.suffix == ".parquet" else _open_npz(path)
 
     def require(self, fingerprint: str, weights: str) -> None:
-        """Raises UserError unless the features are of the encoder with that fingerprint."""
+        """Raises UserError unless the features are of the encoder, and the size of images, of that fingerprint."""
         if self.about.get("fingerprint") != fingerprint:
-            made = f"{self.about.get('encoder')}, {self.num_features} features, of {self.about.get('weights')}"
+            made = "{encoder} of {weights} at {image_size} pixels, {num_features} features".format(**self.about)
             raise UserError(
-                f"{self.path}: holds features of another encoder ({made}) than {weights}: moco embed writes its own"
+                f"{self.path}: was made by another encoder ({made}) than {weights}: embed the images with it"
             )
 
     def blocks(self) -> Iterator[Tensor]:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from moco.data import ImageSet
 from moco.evaluation.approximate import Index, neighbours_by
-from moco.evaluation.embed import Row
+from moco.evaluation.embedding import Row
 from moco.evaluation.feature_files import FeatureFile
 from moco.evaluation.features import Progress, encode_share, evaluating
 from moco.runtime.device import Device
@@ -53,7 +53,7 @@ def image_blocks(
             offset += len(images)
 
 
-def search(queries: Tensor, bank: Blocks, count: int, k: int, index: Index = "auto") -> tuple[Tensor, Tensor]:
+def search_bank(queries: Tensor, bank: Blocks, count: int, k: int, index: Index = "auto") -> tuple[Tensor, Tensor]:
     """The k rows of a bank most similar to each query (m, d) by cosine; called on all ranks, which share the bank.
 
     Args:

@@ -31,17 +31,22 @@ def image_cell(images: ImageSet, index: int, *lines: str) -> Cell:
     return Cell(lambda: images.pixels(index), (Path(images.name(index)).name, *lines))
 
 
-def draw_rows(rows: Iterable[Sequence[Cell]], path: Path) -> None:
-    """Draws pictures, a row each, as the path's ending has it: .png, or .jpg."""
+def draw_rows(rows: Iterable[Sequence[Cell]], path: Path, across: int = 0) -> None:
+    """Draws rows of pictures, as the path's ending has it: .png, or .jpg.
+
+    Rows so short that two or more take no more than `across` pictures stand side by side.
+    """
     rows = list(rows)
     text = _LINE * max((len(one.lines) for row in rows for one in row), default=0)
     wide, high = CELL + GAP, CELL + text + 2 * GAP
     columns = max((len(row) for row in rows), default=1)
-    sheet = Image.new("RGB", (columns * wide + GAP, max(1, len(rows)) * high + GAP), "white")
+    beside = max(1, min(across // columns, len(rows)))
+    size = beside * (columns * wide + 4 * GAP), -(-len(rows) // beside) * high + GAP
+    sheet = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(sheet)
     for i, row in enumerate(rows):
         for j, one in enumerate(row):
-            left, top = j * wide + GAP, i * high + GAP
+            left, top = i % beside * (columns * wide + 4 * GAP) + j * wide + GAP, i // beside * high + GAP
             for number, line in enumerate(one.lines):
                 draw.text((left, top + number * _LINE), _cut(draw, line), fill="black")
             try:

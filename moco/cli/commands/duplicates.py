@@ -10,7 +10,7 @@ from moco.cli.commands.evaluated import data_of, open_encoder, open_images
 from moco.cli.options import Duplicates as Options
 from moco.data import ImageSet
 from moco.evaluation.duplicates import Duplicates, Pair, find_duplicates
-from moco.evaluation.embed import Row, rows_of
+from moco.evaluation.embedding import Row, rows_of
 from moco.report import Cell, draw_rows, image_cell
 from moco.report.sheets import SUFFIXES
 from moco.runtime.files import write_whole
@@ -83,7 +83,7 @@ def _write(found: Duplicates, sets: Mapping[str, ImageSet], classes: list[str] |
             shown = group if len(group) <= _ACROSS else [*group[: _ACROSS - 1], group[-1]]
             sheet.append([_cell(sets, rows[place], nearest[place]) for place in shown])
         if sheet:
-            draw_rows(sheet, options.out)
+            draw_rows(sheet, options.out, _ACROSS)
             print_on_main(f"written to {options.out}: {len(sheet)} of {len(found.groups):,} groups, a row each")
         else:
             print_on_main(f"{options.out} is not written: there are no duplicates to draw")

@@ -14,8 +14,8 @@ from moco.cli.options import Search
 from moco.data import Encoded, Files, ImageSet
 from moco.data.formats.decode import read_image
 from moco.data.sources.folder import find_images
-from moco.evaluation import FeatureFile, Trained, encode, fingerprint, search
-from moco.evaluation.embed import Row, rows_of
+from moco.evaluation import FeatureFile, Trained, encode, fingerprint, search_bank
+from moco.evaluation.embedding import Row, rows_of
 from moco.evaluation.feature_files import SEARCHED
 from moco.evaluation.search import Hit, file_blocks, image_blocks
 from moco.report import Cell, draw_rows, image_cell
@@ -44,6 +44,7 @@ class Found:
     sets: Mapping[str, ImageSet] | None
     classes: list[str] | None
     spec: str
+    trained: Trained
 
     def class_of(self, row: Row) -> str:
         return self.classes[row.label] if self.classes and row.label >= 0 else ""
@@ -91,22 +92,21 @@ def _search(options: Search, queries: list[Path], device: Device) -> Found:
     values = _query_features(trained, queries, device)
     k = options.k + 1  # a query that is among the images is not its own neighbour
     if file is not None:
-        cosines, places = search(values, file_blocks(file), len(file), k, options.index)
+        cosines, places = search_bank(values, file_blocks(file), len(file), k, options.index)
         rows, sets = file.rows(_valid(places)), None
         classes, spec = file.about.get("classes"), str(file.about["data"])
     else:
         source = open_images(spec, trained, options.download, options.max_bad)
         sets, classes = source.whole_splits, source.classes
         bank = image_blocks(encoder, sets, centre, device, workers, progress("searching"))
-        cosines, places = search(values, bank, sum(map(len, sets.values())), k, options.index)
+        cosines, places = search_bank(values, bank, sum(map(len, sets.values())), k, options.index)
         rows = rows_of(sets, _valid(places))
     hits = [
         [Hit(rows[place], cosine) for cosine, place in zip(*one, strict=True) if place >= 0]
         for one in zip(cosines.tolist(), places.tolist(), strict=True)
     ]
-    return Found(
-        queries, [_without(q, of)[: options.k] for q, of in zip(queries, hits, strict=True)], sets, classes, spec
-    )
+    others = [_without(query, own)[: options.k] for query, own in zip(queries, hits, strict=True)]
+    return Found(queries, others, sets, classes, spec, trained)
 
 
 def _valid(places: Tensor) -> list[int]:
@@ -174,7 +174,7 @@ def _draw(found: Found, options: Search) -> None:
     assert options.out is not None
     sets = found.sets
     if sets is None:
-        sets = open_images(found.spec, open_encoder(options), options.download, options.max_bad).whole_splits
+        sets = open_images(found.spec, found.trained, options.download, options.max_bad).whole_splits
     rows = []
     for query, hits in list(zip(found.queries, found.hits, strict=True))[:_DRAWN]:
         first = Cell(lambda query=query: read_image(query), (query.name, "query"))  # type: ignore[misc]
