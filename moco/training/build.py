@@ -82,7 +82,7 @@ def start_from(mechanism: Mechanism, init: str) -> Loaded:
     return loaded
 
 
-def check_mechanism(config: Config, new: bool = True) -> None:
+def check_mechanism(config: Config, new: bool) -> None:
     """Raises UserError for a mechanism that cannot be built, or an encoder that cannot take the views' images.
 
     Of a `new` run, also for weights to start from that are not there or do not fit.

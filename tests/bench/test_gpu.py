@@ -25,6 +25,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict]:
     return (folder / "gpu.md").read_text(), json.loads((folder / "gpu.json").read_text())
 
 
+@pytest.mark.slow
 def test_every_work_is_measured(written):
     _, result = written
     assert len(result["rows"]) == 5
@@ -34,6 +35,7 @@ def test_every_work_is_measured(written):
     assert {"device", "torch", "date", "commit", "command", "ceilings"} <= set(result)
 
 
+@pytest.mark.slow
 def test_the_table_has_a_line_for_each_side_and_the_floor(written):
     page, result = written
     lines = [line for line in page.splitlines() if line.startswith("| ")][2:]
