@@ -158,12 +158,7 @@ def _jpeg_size(data: bytes) -> tuple[int, int] | None:
 def _decode_any(data: bytes) -> Tensor:
     if not data:
         raise _RefusedError("the file is empty")
-    plugin = next((plugin for magic, plugin in _PLUGINS.items() if data.startswith(magic)), None)
-    if data[4:12] in (b"ftypavif", b"ftypavis"):
-        plugin = AvifImagePlugin.AvifImageFile
-    if plugin is None:
-        raise _RefusedError(f"is no image of a known format: begins with {data[:16].decode('latin-1')!a}")
-    with plugin(io.BytesIO(data)) as image:
+    with _opened(data) as image:
         _check(*image.size)
         image.load()
         turn = _UPRIGHT.get(_orientation(image))
@@ -173,9 +168,27 @@ def _decode_any(data: bytes) -> Tensor:
     return torch.from_numpy(np.array(rgb)).permute(2, 0, 1)
 
 
+def _opened(data: bytes) -> ImageFile.ImageFile:
+    plugin = next((plugin for magic, plugin in _PLUGINS.items() if data.startswith(magic)), None)
+    if data[4:12] in (b"ftypavif", b"ftypavis"):
+        plugin = AvifImagePlugin.AvifImageFile
+    if plugin is None:
+        raise _RefusedError(f"is no image of a known format: begins with {data[:16].decode('latin-1')!a}")
+    return plugin(io.BytesIO(data))
+
+
 def _check(width: int, height: int) -> None:
     if width * height > MAX_PIXELS:
         raise _RefusedError(f"has {width}x{height} pixels, more than {MAX_PIXELS // 10**6} million")
+
+
+def is_turned_in_place(path: Path) -> bool:
+    """Whether a file's EXIF tag turns its image by 180 degrees or mirrors it, which leaves its size as it is."""
+    try:
+        with _opened(path.read_bytes()) as image:
+            return _orientation(image) in (2, 3, 4)
+    except Exception:  # `read_image` reports what cannot be read
+        return False
 
 
 def _orientation(image: Image.Image) -> int:

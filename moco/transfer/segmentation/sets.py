@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from moco.data.formats.decode import read_image
+from moco.data.formats.decode import is_turned_in_place, read_image
 from moco.data.sources import shapes
 from moco.data.sources.folder import SUFFIXES
 from moco.data.sources.spec import split_spec
@@ -86,6 +86,11 @@ class Files:
         image = read_image(path)
         labels = self.labels(index)
         require_same_size(image, labels, str(path))
+        if is_turned_in_place(path):  # by a quarter, the sizes show whether the mask was turned as well
+            raise UserError(
+                f"{path}: its EXIF turns or mirrors it, and nothing shows whether its mask was drawn before or after: "
+                "turn the pixels and drop the EXIF"
+            )
         return image, labels
 
     def labels(self, index: int) -> Tensor:

@@ -13,7 +13,9 @@ from moco.transfer.detection.structures import build_detector
 @pytest.mark.parametrize(
     ("structure", "options"), [("c4", {}), ("c4", {"masks": True}), ("dc5", {}), ("fpn", {"masks": True})]
 )
-def test_a_step_of_two_images_of_800_pixels(structure, options):
+def test_a_step_of_two_images_of_800_pixels(structure, options, monkeypatch):
+    # Of 512 regions an image the heads' share alone takes minutes; `python -m bench.detection --full` has them all.
+    monkeypatch.setattr("moco.transfer.detection.roi_heads.SAMPLED", 32)
     detector = build_detector(structure, build_encoder("resnet50"), 20, **options)
     detector.checkpointing = True
     images = [torch.randint(0, 256, (3, 800, side), dtype=torch.uint8) for side in (1066, 800)]

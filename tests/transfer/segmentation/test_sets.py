@@ -192,3 +192,16 @@ def test_grey_of_few_bits_is_not_scaled(tmp_path, bits, row):
     content = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes([0, row]))) + chunk(b"IEND", b"")
     (tmp_path / "grey.png").write_bytes(b"\x89PNG\r\n\x1a\n" + content)
     assert read_mask(tmp_path / "grey.png").tolist() == [[0, 1]]
+
+
+@pytest.mark.parametrize("orientation", [1, 2, 3, 4])
+def test_an_image_that_exif_turns_in_place_may_not_fit_its_mask(own, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.new("RGB", (6, 4)).save(own / "images" / "1.jpg", exif=exif)
+    train, _ = open_segmentation(f"own:{own}")
+    if orientation == 1:
+        assert train.read(0)[0].shape == (3, 4, 6)
+        return
+    with pytest.raises(UserError, match=r"1\.jpg: its EXIF turns or mirrors it"):
+        train.read(0)
