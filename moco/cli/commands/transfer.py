@@ -11,7 +11,7 @@ from rich.table import Table
 
 from moco.cli.commands.pretrain import with_resume
 from moco.cli.options import Transfer, parse
-from moco.runs.options import check_ranges, differences
+from moco.runs.options import check_ranges, differences, to_dict
 from moco.runtime.errors import UserError, require_all
 from moco.transfer.config import TransferCompute, TransferConfig, as_before, check, scaled
 from moco.transfer.recipes import TransferRecipe, find_recipe
@@ -155,7 +155,8 @@ def train_one(kind: Kind, config: TransferConfig, folder: Path, continued: bool)
         command = shlex.join(["moco", kind.task, "--recipe", config.recipe, "--out", str(folder), "--resume"])
         print_on_main(f"stopped after step {stopped.step}; continue it by:\n  {command}")
         raise SystemExit(128 + stopped.signal_number) from None
-    on_main(lambda: write_transfer_page(folder, folder / "report.html"))
+    recipe = to_dict(kind.recipes[config.recipe].config)
+    on_main(lambda: write_transfer_page(folder, folder / "report.html", recipe))
     numbers = ", ".join(f"{name} {value:.1f}" for name, value in measured.numbers.items())
     print_on_main(f"{numbers}\ndone: {folder} holds results.json, report.html, pictures and the checkpoints")
 
