@@ -6,7 +6,9 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from moco.contrast import EndToEnd, InfoNCE, MemoryBank, MoCo, MoCoV3, Queue, info_nce, momentum_update
-    from moco.encoders import build_encoder, load_encoder, save_encoder
+    from moco.encoders import build_encoder, save_encoder
+    from moco.evaluation import load_encoder
+    from moco.runs.weights import load_weights
     from moco.runtime.errors import UserError
     from moco.transfer.detection.load import load_detector
     from moco.views import Views
@@ -23,7 +25,8 @@ _HOMES = {
     "build_encoder": "encoders",
     "info_nce": "contrast",
     "load_detector": "transfer.detection.load",
-    "load_encoder": "encoders",
+    "load_encoder": "evaluation",
+    "load_weights": "runs.weights",
     "momentum_update": "contrast",
     "save_encoder": "encoders",
 }
@@ -40,6 +43,7 @@ __all__ = [
     "info_nce",
     "load_detector",
     "load_encoder",
+    "load_weights",
     "momentum_update",
     "save_encoder",
 ]

@@ -132,6 +132,7 @@ COMMANDS = [
     ["pretrain", "shapes-cpu", "--lr", "nope"],
     ["pretrain", "shapes-cpu", "--batch-size", "0"],
     ["knn", "--help"],
+    ["export", "--help"],
     ["pretran"],
 ]
 SCRIPT = """

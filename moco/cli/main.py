@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, Any]] = {
     "duplicates": ("find near duplicates, and test images that are among the training images", options.Duplicates),
     "reproduce": ("run an experiment of the paper and report which findings are reproduced", options.Reproduce),
     "doctor": ("diagnose a run: what goes well or wrong, and what to change", options.Doctor),
+    "export": ("write an encoder for torchvision, timm, Detectron2, mmdet, ONNX or the hub", options.Export),
     "report": ("write an HTML page about runs: curves, nearest neighbours, a map of the features", options.Report),
     "recipes": ("list the recipes, or show one", None),
 }

@@ -272,6 +272,31 @@ class Report:
 
 
 @dataclass(frozen=True)
+class Export:
+    """Write an encoder in the form of another library, where it gives the same features."""
+
+    run: tyro.conf.Positional[Path]
+    """A run's folder, a file of weights (.pth.tar, .pt, .safetensors), torchvision:NAME, timm:NAME or hf:OWNER/NAME."""
+    to: Literal["torchvision", "timm", "detectron2", "mmdet", "safetensors", "onnx", "hub"]
+    """torchvision, timm: a state dict; detectron2, mmdet: a ResNet and a config file; safetensors: for
+    moco.load_encoder; onnx: a graph; hub: a folder for the Hugging Face hub, with a model card."""
+    out: Path | None = None
+    """The file, for hub the folder; None: in the run's folder, named as the run and the form."""
+    overwrite: bool = False
+    """Overwrite what is there."""
+    encoder: str | None = None
+    """The encoder's name, for a file of weights that does not hold it."""
+    image_size: Annotated[int | None, AtLeast1] = None
+    """Height and width of an image in pixels; None: the run's, 224 for a file of weights that does not hold it."""
+    push: Annotated[str | None, tyro.conf.arg(metavar="OWNER/NAME")] = None
+    """Upload the folder of --to hub to this repository; --overwrite if it exists."""
+    private: bool = False
+    """Make the repository of --push a private one."""
+    license: str = "unknown"
+    """Licence of the weights in the model card of --to hub, as the hub spells it: mit, apache-2.0, cc-by-nc-4.0."""
+
+
+@dataclass(frozen=True)
 class Transfer:
     """What the commands that train a network for a task have in common; each derives its own."""
 

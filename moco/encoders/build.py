@@ -85,10 +85,8 @@ def remove_classifier(encoder: nn.Module, name: str) -> int:
 
 def build_from_timm(name: str) -> nn.Module:
     """timm's model `name` or `timm:name`, without its classifier."""
-    timm = import_timm()
+    timm = require_timm(name) if name.startswith("timm:") else import_timm()
     short = name.removeprefix("timm:")
-    if timm is None and name.startswith("timm:"):
-        raise UserError(f"{name} needs timm: pip install 'momentum-contrast[timm]'")
     if timm is None or not timm.is_model(short):
         raise unknown(name, timm)
     encoder: nn.Module = timm.create_model(short, pretrained=False, num_classes=0)
@@ -103,6 +101,14 @@ def import_timm() -> ModuleType | None:
         import timm
     except ImportError:
         return None
+    return timm
+
+
+def require_timm(what: str) -> ModuleType:
+    """timm. Raises UserError, naming what needs it and the extra, if it is not installed."""
+    timm = import_timm()
+    if timm is None:
+        raise UserError(f"{what} needs timm: pip install 'momentum-contrast[timm]'")
     return timm
 
 

@@ -1,15 +1,18 @@
 """A file of weights, read without executing anything in it."""
 
+import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
 
+from moco.encoders.description import Description, known
 from moco.runtime.errors import UserError
 
 WRAPPERS = (
@@ -28,6 +31,8 @@ V3 = ("module.base_encoder.", "module.momentum_encoder.")
 V3_VITS = {"vit_small": "vit_s_16", "vit_base": "vit_b_16"}
 """The names of MoCo v3's released ViTs, and those of `build_encoder`."""
 LINEAR_CLASSIFIERS = ("module.fc.weight", "module.head.weight", "fc.weight", "head.weight")
+HEADER = "moco"
+"""The entry of a safetensors file's header that holds an encoder's description as JSON."""
 NAMED = 3  # keys of a kind that a message names
 
 
@@ -45,6 +50,10 @@ class Weights:
     mean: tuple[float, ...] | None = None
     """What images were normalised by, of RGB values in 0..1; None: not known, and taken to be ImageNet's."""
     std: tuple[float, ...] | None = None
+    small_stem: bool = False
+    """Of its `build_encoder`, if the source gives it, as what `moco export` writes does."""
+    image_size: int | None = None
+    """Height and width in pixels of the images that it was trained on, if the source gives it."""
 
 
 def read_file(path: Path) -> Weights:
@@ -64,7 +73,29 @@ def read_file(path: Path) -> Weights:
     is_v3_vit = any(key.startswith(V3) and ".blocks.0.attn." in key for key in tensors)
     if is_v3_vit:
         name = V3_VITS.get(name or "", name)
-    return Weights(str(path), tensors, name, heads=12 if is_v3_vit else None)  # all of MoCo v3's ViTs have 12
+    weights = Weights(str(path), tensors, name, heads=12 if is_v3_vit else None)  # all of MoCo v3's ViTs have 12
+    return replace(weights, **read_description(path)) if path.suffix == ".safetensors" else weights
+
+
+def read_description(path: Path) -> dict[str, Any]:
+    """The fields of `Weights` that the header of a safetensors file gives; those of others' files give none."""
+    with safetensors.safe_open(path, framework="pt") as file:
+        text = (file.metadata() or {}).get(HEADER)
+    try:
+        return known(json.loads(text)) if text else {}
+    except ValueError:
+        return {}
+
+
+def as_safetensors(tensors: Mapping[str, Tensor], description: Description | None = None) -> bytes:
+    """The content of a safetensors file, with the encoder's description in its header if there is one."""
+    described = {} if description is None else {HEADER: json.dumps(description.as_values())}
+    return safetensors.torch.save(copied(tensors), metadata={"format": "pt", **described})
+
+
+def copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """On the CPU and contiguous: safetensors refuses tensors that share memory or lie in it in another order."""
+    return {key: value.detach().cpu().clone(memory_format=torch.contiguous_format) for key, value in tensors.items()}
 
 
 def read_content(path: Path) -> Mapping[str, Any]:

@@ -91,7 +91,8 @@ def _as_it_is(name: str) -> str:
     return name
 
 
-def _from_timm_vit(name: str) -> str:
+def from_timm_vit(name: str) -> str:
+    """torchvision's name of a ViT's tensor that timm calls `name`; of any other, the same name."""
     for pattern, replacement in VIT:
         renamed, number = re.subn(f"^{pattern}", replacement, name)
         if number:
@@ -104,4 +105,4 @@ def _from_children(name: str) -> str:
     return CHILDREN.get(child, child) + dot + rest
 
 
-RENAMINGS: tuple[Callable[[str], str], ...] = (_as_it_is, _from_timm_vit, _from_children)
+RENAMINGS: tuple[Callable[[str], str], ...] = (_as_it_is, from_timm_vit, _from_children)

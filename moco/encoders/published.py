@@ -10,8 +10,9 @@ import torch
 from torch import nn
 from torchvision import models
 
-from moco.encoders.build import OURS, TORCHVISION, import_timm, unknown
-from moco.encoders.files import Weights, read_file
+from moco.encoders.build import OURS, TORCHVISION, require_timm, unknown
+from moco.encoders.description import known, three_numbers
+from moco.encoders.files import HEADER, Weights, read_file
 from moco.runtime.errors import UserError, one_line
 
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -41,7 +42,7 @@ def read_torchvision(spec: str) -> Weights:
         raise _not_there(spec, f"{chosen.url} cannot be downloaded, and is not in {kept}", error) from error
     transform = chosen.transforms()
     mean, std = (getattr(transform, name, None) for name in ("mean", "std"))
-    return Weights(spec, state, name, mean=_numbers(mean), std=_numbers(std))
+    return Weights(spec, state, name, mean=three_numbers(mean), std=three_numbers(std))
 
 
 def read_timm(spec: str) -> Weights:
@@ -50,9 +51,7 @@ def read_timm(spec: str) -> Weights:
     Raises:
         UserError: timm is not installed, has no such model, or its weights are not there and cannot be downloaded.
     """
-    timm, name = import_timm(), spec.removeprefix("timm:")
-    if timm is None:
-        raise UserError(f"{spec} needs timm: pip install 'momentum-contrast[timm]'")
+    timm, name = require_timm(spec), spec.removeprefix("timm:")
     if not timm.is_model(name):
         raise unknown(spec, timm)
     try:
@@ -82,7 +81,8 @@ def read_hub(spec: str) -> Weights:
     arch = settings.get("architecture")
     mean, std = _normalisation(settings.get("pretrained_cfg"))
     encoder = _encoder_name(arch) if isinstance(arch, str) else None
-    return replace(read_file(found), source=spec, encoder=encoder, mean=mean, std=std)
+    weights = replace(read_file(found), source=spec, encoder=encoder, mean=mean, std=std)
+    return replace(weights, **known(settings.get(HEADER)))
 
 
 def attention_heads(encoder: nn.Module) -> int | None:
@@ -134,11 +134,7 @@ def _read_json(path: Path | None) -> Mapping[str, Any]:
 
 def _normalisation(config: Any) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
     values = config if isinstance(config, Mapping) else {}
-    return _numbers(values.get("mean")), _numbers(values.get("std"))
-
-
-def _numbers(values: Any) -> tuple[float, ...] | None:
-    return tuple(float(value) for value in values) if isinstance(values, list | tuple) else None
+    return three_numbers(values.get("mean")), three_numbers(values.get("std"))
 
 
 def _not_there(spec: str, what: str, error: Exception) -> UserError:

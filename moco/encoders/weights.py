@@ -4,12 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import safetensors.torch
-import torch
 from torch import Tensor, nn
 from torchvision.models import VisionTransformer
 
-from moco.encoders.files import Weights, read_content, read_file, some
+from moco.encoders.description import Normalisation
+from moco.encoders.files import Weights, as_safetensors, read_content, some
 from moco.encoders.names import convert, group
 from moco.encoders.published import attention_heads
 from moco.runtime.errors import UserError
@@ -44,27 +43,16 @@ class Loaded:
         return f"{self.source}: {counted}{unused}{self.remark}"
 
 
-def load_encoder(encoder: nn.Module, path: Path) -> Loaded:
-    """Fills an encoder from a file; an encoder that the file does not fit stays as it was.
-
-    The file is one of
-    - a checkpoint of our runs: `{"mechanism": {"query.backbone.*": ...}, ...}`;
-    - one of the released code: `{"state_dict": {...}, "arch": ..., ...}` with `module.encoder_q.*` (MoCo v1 and v2) or
-      `module.base_encoder.*` (MoCo v3, ResNet and ViT);
-    - any state dict, as `torch.save` or safetensors (`*.safetensors`) wrote it, with the prefixes of `names.PREFIXES`,
-      under one of `files.WRAPPERS`.
+def fill(encoder: nn.Module, weights: Weights, normalisation: Normalisation = IMAGENET) -> Loaded:
+    """Fills the whole encoder with weights; one that they do not fit stays as it was.
 
     A head or classifier that the encoder does not have is left out. BN's `num_batches_tracked` may be absent, as in old
-    checkpoints: it changes nothing in a BN that has a momentum. Nothing in the file is executed.
+    checkpoints: it changes nothing in a BN that has a momentum.
 
-    Raises:
-        UserError: the file cannot be read or holds no weights; or its keys or shapes are not the encoder's, and which.
-    """
-    return fill(encoder, read_file(path))
-
-
-def fill(encoder: nn.Module, weights: Weights) -> Loaded:
-    """Fills the whole encoder with weights; one that they do not fit stays as it was.
+    Args:
+        encoder: of `build_encoder`, on any device.
+        weights: as `read_file` or a library gives them, under any of the names of `names.convert`.
+        normalisation: of the images that the encoder will see; that they had another in training is remarked on.
 
     Raises:
         UserError: a tensor of the encoder is missing or has another shape; the source has tensors that are neither the
@@ -85,7 +73,7 @@ def fill(encoder: nn.Module, weights: Weights) -> Loaded:
     parameters = sum(value.numel() for key, value in encoder.named_parameters() if key in body)
     used = {names[key] for key in body}
     unused = _unused([name for name in weights.tensors if name not in used], prefix)
-    return Loaded(weights.source, len(body), parameters, unused, _remark(weights))
+    return Loaded(weights.source, len(body), parameters, unused, _remark(weights, normalisation))
 
 
 def read_arch(path: Path) -> str | None:
@@ -106,12 +94,7 @@ def save_encoder(encoder: nn.Module, path: Path) -> None:
     """
     if path.suffix != ".safetensors":
         raise UserError(f"{path}: weights are written as safetensors, so let its name end in .safetensors")
-    # Copies: safetensors refuses tensors that share memory or lie in it in another order.
-    weights = {
-        key: value.detach().cpu().clone(memory_format=torch.contiguous_format)
-        for key, value in encoder.state_dict().items()
-    }
-    content = safetensors.torch.save(weights, metadata={"format": "pt"})
+    content = as_safetensors(encoder.state_dict())
     write_whole(path, lambda file: file.write(content))
 
 
@@ -170,10 +153,12 @@ def _unused(names: list[str], prefix: str) -> tuple[str, ...]:
     return tuple(f"{name} ({groups.count(name)})" for name in dict.fromkeys(groups))
 
 
-def _remark(weights: Weights) -> str:
-    if weights.mean is None or weights.std is None or (weights.mean, weights.std) == IMAGENET:
+def _remark(weights: Weights, normalisation: Normalisation) -> str:
+    theirs = (weights.mean, weights.std)
+    if None in theirs or theirs == normalisation:
         return ""
-    return f"; its images were normalised by mean {weights.mean} and std {weights.std}, here they are by ImageNet's"
+    here = "ImageNet's" if normalisation == IMAGENET else f"mean {normalisation[0]} and std {normalisation[1]}"
+    return f"; its images were normalised by mean {weights.mean} and std {weights.std}, here they are by {here}"
 
 
 def _shape(tensor: Tensor) -> str:

@@ -5,6 +5,7 @@ from moco.evaluation.feature_files import FeatureFile, write_features
 from moco.evaluation.features import Features, encode, extract
 from moco.evaluation.knn import evaluate_knn, knn_predict
 from moco.evaluation.linear import evaluate_linear
+from moco.evaluation.load import Preprocess, load_encoder
 from moco.evaluation.neighbours import Neighbours, nearest
 from moco.evaluation.search import search_bank
 from moco.evaluation.trained import Trained, open_trained
@@ -14,6 +15,7 @@ __all__ = [
     "FeatureFile",
     "Features",
     "Neighbours",
+    "Preprocess",
     "Trained",
     "embed",
     "encode",
@@ -22,6 +24,7 @@ __all__ = [
     "extract",
     "fingerprint",
     "knn_predict",
+    "load_encoder",
     "nearest",
     "open_trained",
     "search_bank",

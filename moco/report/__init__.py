@@ -1,5 +1,6 @@
 """Tables, pictures and the HTML page of runs."""
 
+from moco.report.card import model_card
 from moco.report.gallery import Gallery, GalleryMaker
 from moco.report.page import write_page
 from moco.report.pictures import draw_contacts, draw_curves, draw_views
@@ -17,6 +18,7 @@ __all__ = [
     "draw_rows",
     "draw_views",
     "image_cell",
+    "model_card",
     "survey_table",
     "write_page",
 ]

@@ -23,7 +23,7 @@ def what_was_run(runs: list[Run], names: list[str], curves: list[Curves]) -> dic
         "runs": [
             {
                 "name": name,
-                "facts": _facts(config, curve),
+                "facts": facts(config, curve),
                 "command": rerun(config, f"{run.path}-again"),
                 "options": [[option, repr(value)] for option, value in _options(config)],
             }
@@ -36,7 +36,7 @@ def what_was_run(runs: list[Run], names: list[str], curves: list[Curves]) -> dic
     }
 
 
-def _facts(config: Config, curves: Curves) -> list[tuple[str, Any]]:
+def facts(config: Config, curves: Curves) -> list[tuple[str, Any]]:
     """The settings that matter, and how far the run is."""
     training, contrast, views = config.training, config.contrast, config.views
     steps = [curve["step"][-1] for curve in curves.values()]

@@ -148,6 +148,8 @@ class Log:
     """k of the kNN classifier: the neighbours that vote."""
     knn_temperature: Annotated[float, Above0] = 0.1
     """A vote weighs exp(similarity / temperature): 0.1 for CIFAR, 0.07 for ImageNet (InstDisc)."""
+    logger: Literal["tensorboard", "wandb", "mlflow"] = "tensorboard"
+    """Where metrics go. TensorBoard's events are always in the run's folder; wandb and mlflow, extras, come beside."""
     log_every: Annotated[int, AtLeast1] = 10
     """Steps between two lines of metrics."""
     monitor_every: Annotated[int | None, AtLeast0] = None

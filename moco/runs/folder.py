@@ -5,6 +5,7 @@ checkpoints/     step-000001234.pt: {"step", "mechanism", "optimizer", ...}, the
 metrics.jsonl    a line every few steps: loss, contrastive accuracy, learning rate; kNN; the same for the same config
 timing.jsonl     images/s beside them, which no two runs share
 tensorboard/     both, as events
+logger.json      which run this is of --logger wandb or mlflow
 views.png        pairs of views as the encoder sees them
 curves.png       the metrics, drawn
 report.html      all of it, as a page

@@ -23,7 +23,9 @@ def load_weights(spec: str, encoder: nn.Module) -> Loaded:
         spec: one of
             - `random`: the encoder stays as it is;
             - a run's folder: the query encoder of its newest whole checkpoint;
-            - a file: a released checkpoint of MoCo v1, v2 or v3, or any that `load_encoder` reads;
+            - a file: a released checkpoint of MoCo v1 or v2 (`module.encoder_q.*`) or v3 (`module.base_encoder.*`,
+              ResNet and ViT), or any state dict as `torch.save` or safetensors wrote it, with the prefixes of
+              `names.PREFIXES`, under one of `files.WRAPPERS`; nothing in it is executed;
             - `torchvision:NAME`, `torchvision:NAME:WEIGHTS`, `timm:NAME`: what these have cached or can download;
             - `hf:OWNER/NAME`, `hf:FOLDER`: of the Hugging Face hub.
         encoder: of `build_encoder`, on any device.

@@ -7,11 +7,11 @@ import time
 from typing import Any
 
 from rich.logging import RichHandler
-from torch.utils.tensorboard import SummaryWriter
 
 from moco.runs.folder import RunFolder
 from moco.runtime import progress
 from moco.runtime.errors import UserError
+from moco.training.loggers import Logger, TensorBoard
 
 log = logging.getLogger("moco")
 
@@ -39,9 +39,10 @@ class MetricsWriter:
         size: how many bytes of metrics.jsonl belong to the checkpoint that is continued; what came after is cut off.
         step: the checkpoint's.
         main: whether this rank writes; the others do nothing.
+        logger: what takes the metrics beside TensorBoard, of the rank that writes.
     """
 
-    def __init__(self, run: RunFolder[Any], size: int, step: int, main: bool) -> None:
+    def __init__(self, run: RunFolder[Any], size: int, step: int, main: bool, logger: Logger | None = None) -> None:
         self.main = main
         if not main:
             return
@@ -51,7 +52,7 @@ class MetricsWriter:
             self._timing = run.timing.open("a")
         except OSError as error:
             raise UserError(f"{error.filename}: cannot be written: {error.strerror}") from error
-        self._events = SummaryWriter(str(run.path / "tensorboard"), purge_step=step)
+        self._loggers = [TensorBoard(run, step), *([logger] if logger else [])]
 
     def write(self, step: int, values: dict[str, Any]) -> None:
         """Adds a line to metrics.jsonl."""
@@ -66,9 +67,9 @@ class MetricsWriter:
             self._scalars(step, values)
 
     def _scalars(self, step: int, values: dict[str, Any]) -> None:
-        for name, value in values.items():
-            if not isinstance(value, list):  # a histogram stays in metrics.jsonl
-                self._events.add_scalar(name, value, step)
+        numbers = {name: value for name, value in values.items() if not isinstance(value, list)}
+        for logger in self._loggers:  # a histogram stays in metrics.jsonl
+            logger.log(step, numbers)
 
     def size(self) -> int:
         """Bytes of metrics.jsonl, after they are on the disk."""
@@ -82,7 +83,8 @@ class MetricsWriter:
         if self.main:
             self._metrics.close()
             self._timing.close()
-            self._events.close()
+            for logger in self._loggers:
+                logger.close()
 
 
 class Bar:

@@ -14,6 +14,7 @@ from moco.runtime.errors import UserError
 from moco.runtime.ranks import is_main, world_size
 from moco.runtime.signals import Signals, Stopped
 from moco.training.log import Bar, MetricsWriter
+from moco.training.loggers import open_logger
 from moco.training.step import Diverged, Metrics, Pretraining
 
 log = logging.getLogger("moco")
@@ -32,7 +33,8 @@ def pretrain(
     new = not (resume and training.load())
     if new:
         training.start()
-    writer = MetricsWriter(run, training.metrics_size, training.step, is_main())
+    logger = open_logger(run, config) if is_main() else None
+    writer = MetricsWriter(run, training.metrics_size, training.step, is_main(), logger)
     bar = Bar(training.step, training.steps, config.training.batch_size)
     try:
         with Signals(deadline) as signals:

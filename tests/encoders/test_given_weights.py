@@ -11,8 +11,9 @@ import torch
 from torch import nn
 from torchvision.models import ResNet18_Weights, VisionTransformer
 
-from moco.encoders import Weights, build_encoder, fill, load_encoder, read_file, save_encoder
+from moco.encoders import Weights, build_encoder, fill, read_file, save_encoder
 from moco.encoders.published import read_hub, read_timm, read_torchvision
+from moco.runs.weights import load_weights
 from moco.runtime.errors import UserError
 
 
@@ -86,7 +87,7 @@ LAYOUTS = {
 def test_every_layout_fills_the_whole_encoder(tmp_path, source, layout):
     torch.save(LAYOUTS[layout](source.state_dict()), tmp_path / "weights.pth")
     encoder = build_encoder("resnet18")
-    loaded = load_encoder(encoder, tmp_path / "weights.pth")
+    loaded = load_weights(str(tmp_path / "weights.pth"), encoder)
     assert_filled(encoder, source)
     assert loaded.tensors == len(source.state_dict())
     assert loaded.parameters == sum(p.numel() for p in source.parameters())
@@ -94,7 +95,7 @@ def test_every_layout_fills_the_whole_encoder(tmp_path, source, layout):
 
 def test_what_is_not_used_is_named_in_one_line(tmp_path, source):
     torch.save(LAYOUTS["moco-v3"](source.state_dict()), tmp_path / "v3.pth.tar")
-    line = str(load_encoder(build_encoder("resnet18"), tmp_path / "v3.pth.tar"))
+    line = str(load_weights(str(tmp_path / "v3.pth.tar"), build_encoder("resnet18")))
     assert line == (
         f"{tmp_path}/v3.pth.tar: 120 tensors, 11,176,512 parameters, the whole encoder; "
         "tensors not used: momentum_encoder (120), fc (1), predictor (1)"
@@ -163,12 +164,12 @@ def test_a_linear_classifier_is_refused(tmp_path, source, name, optimised):
     optimizer = {"optimizer": {"param_groups": [{"params": [0, 1]}]}} if optimised else {}
     torch.save({"arch": "resnet18", "state_dict": state, **optimizer}, tmp_path / name)
     with pytest.raises(UserError, match=r"holds a linear classifier \(module\.fc\.weight\) .* on a frozen encoder"):
-        load_encoder(build_encoder("resnet18"), tmp_path / name)
+        load_weights(str(tmp_path / name), build_encoder("resnet18"))
 
 
 def test_a_supervised_state_dict_is_no_linear_classifier(tmp_path, source):
     torch.save(source.state_dict() | {"fc.weight": torch.ones(9, 512)}, tmp_path / "supervised.pth")
-    assert load_encoder(build_encoder("resnet18"), tmp_path / "supervised.pth").unused == ("fc (1)",)
+    assert load_weights(str(tmp_path / "supervised.pth"), build_encoder("resnet18")).unused == ("fc (1)",)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 from torchvision.models import resnet18
 
-from moco.encoders import build_encoder, load_encoder, read_arch, save_encoder
+from moco.encoders import build_encoder, fill, read_arch, read_file, save_encoder
+from moco.runs.weights import load_weights
 from moco.runtime.errors import UserError
 
 ZERO = torch.zeros(())  # expanded, it takes no room in a file
@@ -66,14 +67,14 @@ def assert_filled(encoder: nn.Module, source: nn.Module) -> None:
 def test_every_kind_of_checkpoint_fills_the_encoder(tmp_path, source, name, content, zipped):
     torch.save(content(source), tmp_path / name, _use_new_zipfile_serialization=zipped)
     encoder = build_encoder("resnet18")
-    load_encoder(encoder, tmp_path / name)
+    load_weights(str(tmp_path / name), encoder)
     assert_filled(encoder, source)
 
 
 def test_safetensors_fill_the_encoder(tmp_path, source):
     safetensors.torch.save_file(source.state_dict(), tmp_path / "model.safetensors")
     encoder = build_encoder("resnet18")
-    load_encoder(encoder, tmp_path / "model.safetensors")
+    load_weights(str(tmp_path / "model.safetensors"), encoder)
     assert_filled(encoder, source)
 
 
@@ -82,7 +83,7 @@ def test_a_classifier_that_the_encoder_keeps_in_part_is_read_in_part(tmp_path):
     last = {"classifier.3.weight": torch.randn(1000, 1024), "classifier.3.bias": torch.randn(1000)}
     torch.save(with_classifier | last, tmp_path / "mobilenet.pth")
     encoder = build_encoder("mobilenet_v3_small")
-    load_encoder(encoder, tmp_path / "mobilenet.pth")
+    load_weights(str(tmp_path / "mobilenet.pth"), encoder)
     assert torch.equal(encoder.classifier[0].weight, with_classifier["classifier.0.weight"])
 
 
@@ -90,7 +91,7 @@ def test_bn_may_lack_its_count_of_batches(tmp_path, source):
     state = {key: value for key, value in source.state_dict().items() if not key.endswith("num_batches_tracked")}
     torch.save(state, tmp_path / "old.pth")
     encoder = build_encoder("resnet18")
-    load_encoder(encoder, tmp_path / "old.pth")
+    load_weights(str(tmp_path / "old.pth"), encoder)
     assert_filled(encoder, source)
 
 
@@ -104,10 +105,10 @@ def test_read_arch(tmp_path, source):
 
 
 def refusal(encoder: nn.Module, path) -> str:
-    """What load_encoder says of a file that it refuses: one line, with the path; the encoder stays as it was."""
+    """The message for a file that is refused: one line, with the path; the encoder stays as it was."""
     before = {key: value.clone() for key, value in encoder.state_dict().items()}
     with pytest.raises(UserError) as caught:
-        load_encoder(encoder, path)
+        fill(encoder, read_file(path))
     assert all(torch.equal(value, before[key]) for key, value in encoder.state_dict().items())
     message = str(caught.value)
     assert message.startswith(str(path))
@@ -214,7 +215,7 @@ def test_saving_and_loading_gives_the_same_features(tmp_path):
     images = torch.rand(2, 3, 16, 16)
     saved.to(memory_format=torch.channels_last)(images)  # moves BN's statistics; lays the weights out otherwise
     save_encoder(saved, tmp_path / "tiny.safetensors")
-    load_encoder(loaded, tmp_path / "tiny.safetensors")
+    load_weights(str(tmp_path / "tiny.safetensors"), loaded)
     assert_filled(loaded, saved)
     torch.testing.assert_close(loaded.eval()(images), saved.eval()(images))
     assert [path.name for path in tmp_path.iterdir()] == ["tiny.safetensors"]

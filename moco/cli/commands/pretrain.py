@@ -105,6 +105,7 @@ def _to_train(
     """
     from moco.runtime.ranks import world_size
     from moco.training.build import check_mechanism
+    from moco.training.loggers import check_logger
     from moco.views import get_pretext
 
     resumed = resume == "yes" or (resume == "auto" and Run(folder).exists)
@@ -117,6 +118,7 @@ def _to_train(
         run.require(config)
     get_pretext(config.views.views)
     check(config, world_size())
+    check_logger(config)
     check_mechanism(config, new=not resumed)
     return config, resumed
 

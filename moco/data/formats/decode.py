@@ -132,8 +132,8 @@ def _decode_jpeg(data: bytes) -> Tensor | None:
     if decode_jpeg is None:
         return None
     try:
-        pixels: Tensor = decode_jpeg(data)
-        return pixels
+        decoded: Tensor = decode_jpeg(data)
+        return decoded
     except RuntimeError:
         return None
 
@@ -161,8 +161,20 @@ def _decode_any(data: bytes) -> Tensor:
     with _opened(data) as image:
         _check(*image.size)
         image.load()
-        turn = _UPRIGHT.get(_orientation(image))
-        rgb = _as_rgb(image)
+        return _as_tensor(image)
+
+
+def pixels(image: Image.Image) -> Tensor:
+    """The pixels of Pillow's image, as `decode` gives those of a file. Raises UserError for 32 bits a channel."""
+    try:
+        return _as_tensor(image)
+    except _RefusedError as error:
+        raise UserError(f"the image {error}") from error
+
+
+def _as_tensor(image: Image.Image) -> Tensor:
+    turn = _UPRIGHT.get(_orientation(image))
+    rgb = _as_rgb(image)
     if turn is not None:
         rgb = rgb.transpose(turn)
     return torch.from_numpy(np.array(rgb)).permute(2, 0, 1)

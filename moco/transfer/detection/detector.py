@@ -37,7 +37,7 @@ class Detector(nn.Module):
     to the image's own size.
 
     Attributes:
-        encoder: the whole ResNet, under torchvision's names: `load_encoder(detector.encoder, path)`.
+        encoder: the whole ResNet, under torchvision's names: `load_weights(path, detector.encoder)`.
         order: of anchors and proposals when they are sampled; random, from PyTorch's own generator.
         sampled_regions: regions of an image in the losses of the box head, at most a quarter of them with an object.
         checkpointing: activations of the encoder's blocks are computed again in backward instead of kept.

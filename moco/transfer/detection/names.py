@@ -1,22 +1,14 @@
 """The names of a detector's tensors here and in Detectron2, both ways."""
 
-import re
 from collections.abc import Mapping
 
 from torch import Tensor
 
+from moco.encoders.export.detectron2 import Rules, encoder_name, renamed
 from moco.transfer.detection.detector import Detector
 from moco.transfer.detection.structures import C4, FPN
 
-ENCODER = [
-    (r"conv1\.", "stem.conv1."),
-    (r"bn1\.", "stem.conv1.norm."),
-    (r"layer(\d)\.(\d+)\.conv(\d)\.", lambda m: f"res{int(m[1]) + 1}.{m[2]}.conv{m[3]}."),
-    (r"layer(\d)\.(\d+)\.bn(\d)\.", lambda m: f"res{int(m[1]) + 1}.{m[2]}.conv{m[3]}.norm."),
-    (r"layer(\d)\.(\d+)\.downsample\.0\.", lambda m: f"res{int(m[1]) + 1}.{m[2]}.shortcut."),
-    (r"layer(\d)\.(\d+)\.downsample\.1\.", lambda m: f"res{int(m[1]) + 1}.{m[2]}.shortcut.norm."),
-]
-HEADS = [
+HEADS: Rules = [
     (r"extra_norm\.", "roi_heads.res5.norm."),
     (r"rpn\.conv\.", "proposal_generator.rpn_head.conv."),
     (r"rpn\.objectness\.", "proposal_generator.rpn_head.objectness_logits."),
@@ -38,15 +30,10 @@ HEADS = [
 ]
 
 
-def encoder_name(name: str) -> str:
-    """A ResNet's tensor, from torchvision's name to Detectron2's: `layer1.0.conv1.weight` is `res2.0.conv1.weight`."""
-    return _renamed(name, ENCODER)
-
-
 def detectron2_name(detector: Detector, name: str) -> str:
     """The name in Detectron2 of a tensor in the detector's state dict. Its own are refused with KeyError."""
     if not name.startswith("encoder."):
-        return _renamed(name, HEADS)
+        return renamed(name, HEADS)
     short = encoder_name(name.removeprefix("encoder."))
     if isinstance(detector, C4) and short.startswith("res5."):
         return f"roi_heads.{short}"
@@ -61,11 +48,3 @@ def to_detectron2(detector: Detector) -> dict[str, Tensor]:
 def from_detectron2(detector: Detector, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Detectron2's state dict under the detector's names. KeyError: a tensor is missing."""
     return {name: state[detectron2_name(detector, name)] for name in detector.state_dict()}
-
-
-def _renamed(name: str, rules: list) -> str:  # type: ignore[type-arg]
-    for pattern, new in rules:
-        changed, found = re.subn(f"^{pattern}", new, name)
-        if found:
-            return changed
-    raise KeyError(name)

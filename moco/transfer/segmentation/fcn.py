@@ -25,7 +25,7 @@ class FCN(nn.Module):
         width: channels of the two convolutions.
 
     Attributes:
-        encoder: the whole ResNet, under torchvision's names: `load_encoder(fcn.encoder, path)`.
+        encoder: the whole ResNet, under torchvision's names: `load_weights(path, fcn.encoder)`.
         stride: pixels from one position of the classifier's input to the next: 16, less with a small stem.
         checkpointing: activations of the encoder's blocks are computed again in backward instead of kept.
     """
