@@ -25,6 +25,7 @@ from moco.data.formats.pack import pack
 from moco.data.sources.shards import open_shards
 from moco.runtime.device import choose_device
 from moco.views import Parameters, Views
+from moco.views.operations import crop_and_resize
 from moco.views.recipes import IMAGENET
 
 # Ours.
@@ -33,8 +34,8 @@ from moco.views.recipes import IMAGENET
 class Crops(Views):
     """Crops alone, uint8: what leaves the CPU when the photometric work is the device's."""
 
-    def photometric(self, crops: Tensor, parameters: Parameters) -> list[Tensor]:
-        return list(crops.chunk(self.count))
+    def of(self, images: Tensor | Sequence[Tensor], parameters: Parameters) -> list[Tensor]:
+        return list(crop_and_resize(images, parameters.box, parameters.flip, self.size).chunk(self.count))
 
 
 def load(images: Encoded | InMemory, views: Views, batch: int, workers: int) -> Turn:

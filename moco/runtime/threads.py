@@ -24,7 +24,7 @@ def each(function: Callable[[Item], Result], items: Iterable[Item]) -> list[Resu
     raises.
     """
     items, threads = list(items), torch.get_num_threads()
-    if threads == 1 or len(items) < 2:
+    if threads == 1 or len(items) < 2 or threading.current_thread().name.startswith(_NAME):
         return [function(item) for item in items]
     return list(_pool(threads, os.getpid()).map(function, items))
 
@@ -46,16 +46,20 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+_NAME = "moco-each"
+
+
 @cache
 def _pool(threads: int, process: int) -> ThreadPoolExecutor:
     """The threads, started; of this process, as none survives a fork."""
     started = threading.Barrier(threads + 1)
 
     def start() -> None:
+        torch.get_num_threads()  # PyTorch sets up a thread when it is first used there, which would undo what follows
         torch.set_num_threads(1)
         started.wait()
 
-    pool = ThreadPoolExecutor(threads, "moco", initializer=start)
+    pool = ThreadPoolExecutor(threads, _NAME, initializer=start)
     for _ in range(threads):
         pool.submit(bool)
     started.wait()

@@ -148,11 +148,11 @@ def colour_jitter(images: Tensor, jitter: Tensor, order: Tensor) -> Tensor:
         jitter: float32 (n, 4), factors of the first three and the shift of the hue in turns.
         order: int64 (n, 4), which comes first, second, third, last.
     """
-    changed = (jitter != torch.tensor([1.0, 1.0, 1.0, 0.0])).tolist()
+    changed = [[own != none for own, none in zip(row, _UNCHANGED, strict=True)] for row in jitter.tolist()]
     for operations in order.t().tolist():
-        for which, operation in enumerate(_JITTERS):
+        for which in set(operations):
             rows = [row for row, own in enumerate(operations) if own == which and changed[row][which]]
-            _on_rows(images, rows, operation, jitter[:, which])
+            _on_rows(images, rows, _JITTERS[which], jitter[:, which])
     return images
 
 
@@ -209,12 +209,15 @@ def adjust_hue(images: Tensor, shift: Tensor) -> Tensor:
 
 _JITTERS = (adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue)
 """In the order of BRIGHTNESS, CONTRAST, SATURATION, HUE."""
+_UNCHANGED = (1.0, 1.0, 1.0, 0.0)
+"""What changes nothing, of each."""
 
 
 def gaussian_blur(images: Tensor, sigma: Tensor) -> Tensor:
     """Blurs each image with standard deviation sigma (n,) in pixels, edges reflected; 0 leaves it. In place."""
-    reach = min(_KERNEL_RADIUS, math.ceil(_REACH * float(sigma.max()))) if len(sigma) else 0
-    _on_rows(images, _where(sigma > 0), lambda chosen, own: _blur(chosen, own, reach), sigma)
+    sigmas = sigma.tolist()
+    reach = min(_KERNEL_RADIUS, math.ceil(_REACH * max(sigmas, default=0.0)))
+    _on_rows(images, [row for row, own in enumerate(sigmas) if own > 0], lambda chosen, own: _blur(chosen, own, reach), sigma)
     return images
 
 
@@ -223,7 +226,8 @@ def _blur(images: Tensor, sigma: Tensor, reach: int) -> Tensor:
     height, width = images.shape[2:]
     across, down = min(reach, width - 1), min(reach, height - 1)
     padded = F.pad(images, (across, across, down, down), mode="reflect")
-    rows, columns = _kernel(sigma, height, down), _kernel(sigma, width, across)
+    rows = _kernel(sigma, height, down)
+    columns = rows if width == height else _kernel(sigma, width, across)
     return (_sum_shifted if images.device.type == "cpu" else _multiply_matrices)(padded, rows, columns)
 
 
@@ -280,6 +284,9 @@ def _on_rows(images: Tensor, rows: list[int], operation: Callable[[Tensor, Tenso
     """In place: operation(images, own parameters) on some of the images."""
     if len(rows) == len(images):
         images.copy_(operation(images, own.to(images.device, non_blocking=True)))
+    elif rows and rows[-1] - rows[0] + 1 == len(rows):
+        together = slice(rows[0], rows[-1] + 1)
+        images[together] = operation(images[together], own[together].to(images.device, non_blocking=True))
     elif rows:
         chosen = torch.tensor(rows)
         on_device = chosen.to(images.device, non_blocking=True)
@@ -287,4 +294,4 @@ def _on_rows(images: Tensor, rows: list[int], operation: Callable[[Tensor, Tenso
 
 
 def _where(chosen: Tensor) -> list[int]:
-    return chosen.nonzero()[:, 0].tolist()
+    return [row for row, one in enumerate(chosen.tolist()) if one]

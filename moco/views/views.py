@@ -1,7 +1,7 @@
 """Views of a batch of images: crops by one function, photometric operations batched where the encoder runs."""
 
-from collections.abc import Sequence
-from functools import partial
+import itertools
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from moco.views.operations import colour_jitter, crop_and_resize, gaussian_blur,
 from moco.views.parameters import Parameters, draw_parameters
 from moco.views.recipes import Pretext, get_pretext
 
-_PORTION = 2**14
+_PORTION = 2**15
 """Pixels that a CPU's thread works on at once: few enough for its core's cache, enough to hide the cost of a call."""
 
 
@@ -54,11 +54,22 @@ class Views:
         Returns a tensor (n, 3, size, size) for each view, normalised, on the device of the images.
         """
         parameters = self.parameters(index, epoch, *(torch.full_like(index, side) for side in images[0].shape[1:]))
-        return self.photometric(crop_and_resize(images, parameters.box, parameters.flip, self.size), parameters)
+        return self.of(images, parameters)
 
     def parameters(self, index: Tensor, epoch: int | Tensor, height: Tensor, width: Tensor) -> Parameters:
         """What the views of each image are made of, all of view 0, then all of view 1; sizes in pixels, int64 (n,)."""
         return draw_parameters(self.pretexts, self.seed, epoch, index, height, width)
+
+    def of(self, images: Tensor | Sequence[Tensor], parameters: Parameters) -> list[Tensor]:
+        """The views of whole images, uint8 (3, height, width) each, of any sizes on one device, by their parameters."""
+        if images[0].device.type != "cpu":
+            return self.photometric(crop_and_resize(images, parameters.box, parameters.flip, self.size), parameters)
+
+        def crops(rows: Tensor, own: Parameters) -> Tensor:
+            chosen = [images[row % len(images)] for row in rows.tolist()]
+            return crop_and_resize(chosen, own.box, own.flip, self.size)
+
+        return self._in_portions(crops, parameters)
 
     def photometric(self, crops: Tensor, parameters: Parameters) -> list[Tensor]:
         """The views of crops that are resized and flipped already, on the device of the crops.
@@ -67,22 +78,35 @@ class Views:
             crops: uint8 (count * n, 3, size, size), all of view 0, then all of view 1.
             parameters: of each.
         """
-        made = torch.empty(crops.shape, dtype=self.dtype, device=crops.device, memory_format=self.memory_format)
         if crops.device.type == "cpu":
-            most = max(1, _PORTION // self.size**2)
-            each(partial(self._portion, crops.unbind(), parameters, made.unbind()), _alike(parameters, most))
-        else:
-            self._finish(crops.to(torch.float32, memory_format=torch.contiguous_format).div_(255), parameters, made)
+            return self._in_portions(lambda rows, _: crops[rows], parameters)
+        made = torch.empty(crops.shape, dtype=self.dtype, device=crops.device, memory_format=self.memory_format)
+        self._finish(crops.to(torch.float32, memory_format=torch.contiguous_format).div_(255), parameters, made)
         return list(made.chunk(self.count))
 
-    def _portion(self, crops: Sequence[Tensor], parameters: Parameters, made: Sequence[Tensor], rows: Tensor) -> None:
-        """`photometric` of some rows on a CPU: in one piece of memory, one channel after the other."""
-        floats = torch.empty((len(rows), 3, self.size, self.size))
-        for row, image in zip(rows.tolist(), floats.unbind(), strict=True):
-            image.copy_(crops[row])
-        self._finish(floats.div_(255), parameters.take(rows), floats)
-        for row, image in zip(rows.tolist(), floats.unbind(), strict=True):
-            made[row].copy_(image)
+    def _in_portions(self, crops: Callable[[Tensor, Parameters], Tensor], parameters: Parameters) -> list[Tensor]:
+        """The views on a CPU: each thread takes some rows at a time, whose pixels then stay in its core's cache.
+
+        Args:
+            crops: gives the crops of some rows, which have these parameters.
+            parameters: of all rows.
+        """
+        shape = (len(parameters.box), 3, self.size, self.size)
+        made = torch.empty(shape, dtype=self.dtype, memory_format=self.memory_format)
+        ranked, kinds = _alike(parameters)
+        parameters, views = parameters.take(ranked), made.unbind()
+
+        def finish(portion: slice) -> None:
+            rows, own = ranked[portion], parameters.take(portion)
+            # One channel after the other: colours are worked on by channel.
+            floats = crops(rows, own).to(torch.float32, memory_format=torch.contiguous_format).div_(255)
+            self._finish(floats, own, floats)
+            for row, view in zip(rows.tolist(), floats.unbind(), strict=True):
+                views[row].copy_(view)
+
+        most = max(1, _PORTION // self.size**2)
+        each(finish, [slice(at, min(at + most, stop)) for start, stop in kinds for at in range(start, stop, most)])
+        return list(made.chunk(self.count))
 
     def _finish(self, crops: Tensor, parameters: Parameters, out: Tensor) -> None:
         """Everything but crop and flip, which come first here as they change no colour and commute with the blur.
@@ -102,14 +126,16 @@ class Views:
         normalise(crops, *pretext.normalisation, out=out)
 
 
-def _alike(parameters: Parameters, most: int) -> list[Tensor]:
-    """The rows in portions of at most so many, all of one order of colour jitters, which are then worked on in place."""
-    code = (parameters.order * torch.tensor([64, 16, 4, 1])).sum(dim=1)
+def _alike(parameters: Parameters) -> tuple[Tensor, list[tuple[int, int]]]:
+    """All rows, int64 (n,), and where those of one order of colour jitters start and stop: these are worked on together.
+
+    Of these, rows without jitter come first, and those that become grey last.
+    """
     jittered = (parameters.jitter != torch.tensor([1.0, 1.0, 1.0, 0.0])).any(dim=1)
-    code = torch.where(jittered, code, -1)
-    ranked = code.argsort(stable=True)
-    kinds = code[ranked].unique_consecutive(return_counts=True)[1].tolist()
-    return [rows for kind in ranked.split(kinds) for rows in kind.split(most)]
+    order = torch.where(jittered, (parameters.order * torch.tensor([64, 16, 4, 1])).sum(dim=1), 0)
+    ranked = (2 * order + parameters.grey).argsort(stable=True)
+    stops = order[ranked].unique_consecutive(return_counts=True)[1].cumsum(dim=0).tolist()
+    return ranked, list(itertools.pairwise([0, *stops]))
 
 
 class CentreCrop(Views):

@@ -33,6 +33,8 @@ class CropBatch(NamedTuple):
     """(views * n)."""
     errors: dict[int, str]
     """What could not be read, by position."""
+    views: list[Tensor] | None = None
+    """In place of the crops, from `ViewDataset`: finished views."""
 
 
 class CropDataset(torch.utils.data.Dataset[Any]):
@@ -52,5 +54,19 @@ class CropDataset(torch.utils.data.Dataset[Any]):
         pictures = [picture for _, picture in decoded]
         height, width = torch.tensor([picture.shape[1:] for picture in pictures]).unbind(dim=1)
         parameters = self.views.parameters(actual, epoch, height, width)
+        return self.batch(actual, pictures, parameters, errors)
+
+    def batch(
+        self, actual: Tensor, pictures: list[Tensor], parameters: Parameters, errors: dict[int, str]
+    ) -> CropBatch:
         crops = crop_and_resize(pictures, parameters.box, parameters.flip, self.views.size)
         return CropBatch(actual, crops, parameters, errors)
+
+
+class ViewDataset(CropDataset):
+    """The views themselves, where the device is a CPU."""
+
+    def batch(
+        self, actual: Tensor, pictures: list[Tensor], parameters: Parameters, errors: dict[int, str]
+    ) -> CropBatch:
+        return CropBatch(actual, torch.empty(0), parameters, errors, self.views.of(pictures, parameters))

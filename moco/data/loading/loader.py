@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from moco.data.dataset import Encoded, ImageSet, InMemory
-from moco.data.loading.crops import CropBatch, CropDataset, Request
+from moco.data.loading.crops import CropBatch, CropDataset, Request, ViewDataset
 from moco.data.loading.gpu import EncodedDataset, decode_and_crop, faster_on_gpu
 from moco.data.order import Plan, StreamOrder, training_plan
 from moco.data.sources.shards import Shards
@@ -88,7 +88,8 @@ class Loader:
         if self.decoder == "auto":
             on_gpu = faster_on_gpu(images, self.views, self.device, self.workers)
             self.decoder = "gpu" if on_gpu else "cpu"
-        worker = EncodedDataset if self.decoder == "gpu" else CropDataset
+        finished = self.device.type == "cpu"
+        worker = EncodedDataset if self.decoder == "gpu" else ViewDataset if finished else CropDataset
         loader = DataLoader(
             worker(images, self.views),
             batch_sampler=requests,  # type: ignore[arg-type]  # any iterable; its items go to the dataset as they are
@@ -100,7 +101,8 @@ class Loader:
             worker_init_fn=ignore_signals,
         )
         for read in self._ahead(self._checked(images, loader)):
-            yield Batch(read.images, self.views.photometric(read.crops, read.parameters))
+            views = read.views or self.views.photometric(read.crops, read.parameters)
+            yield Batch(read.images, views)
 
     def _checked(self, images: Encoded, loader: Any) -> Iterator[CropBatch]:
         for read in loader:
