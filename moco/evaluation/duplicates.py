@@ -36,8 +36,8 @@ _SAMPLE = 512
 THUMB, SHIFT, LOCAL = 32, 2, 9
 """Pixels: the side of the grey version, how far it is shifted, and the side of the squares whose mean is removed."""
 CORRELATION = 0.75
-"""The least correlation of a duplicate's pixels: on CIFAR-10 about three in four pairs at 0.7..0.8 are duplicates, nearly
-all above, few below (docs/duplicates.md)."""
+"""The least correlation of a duplicate's pixels: of 32 CIFAR-10 pairs at 0.7..0.8 about 24 are duplicates, of as many
+at 0.5..0.6 few (docs/duplicates.md)."""
 _PAIRS = 1024
 """Pairs of images whose pixels are compared at once."""
 
@@ -141,8 +141,8 @@ def find_duplicates(
 
 
 def altered(pretext: Pretext) -> Pretext:
-    """An altered copy of an image, as ciFAIR has near duplicates (Barz and Denzler 2020): the same photograph, cropped by
-    up to a quarter of its area, its brightness, contrast and saturation changed by up to a fifth."""
+    """An altered copy of an image, as ciFAIR has near duplicates (Barz and Denzler 2020): the same photograph, cropped
+    by up to a quarter of its area, its brightness, contrast and saturation changed by up to a fifth."""
     return replace(
         pretext,
         area=(0.75, 1.0),
@@ -220,8 +220,8 @@ def correlations(first: Tensor, second: Tensor) -> Tensor:
     """Pearson's correlation of the local contrasts of grey images, the best over shifts by up to `SHIFT` and mirroring.
 
     The local contrast is a pixel less the mean of the square around it: light above and dark below, as in all pictures
-    of ships at sea, is no likeness. 1 - correlation is half the mean squared distance of the contrasts, standardised; so
-    brightness and contrast do not count. Of images of one colour each it is 1 if that is the same, else 0.
+    of ships at sea, is no likeness. 1 - correlation is half the mean squared distance of the contrasts, standardised;
+    so brightness and contrast do not count. Of images of one colour each it is 1 if that is the same, else 0.
 
     Args:
         first, second: uint8 (n, THUMB, THUMB).

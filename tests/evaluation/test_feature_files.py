@@ -55,7 +55,7 @@ def test_a_file_is_read_again(embedding, tmp_path, suffix, normalise):
     assert list(file.rows(range(N)).values()) == rows
     assert file.rows([22, 3, 3]) == {3: rows[3], 22: rows[22]}
     file.require("1", "w")
-    with pytest.raises(UserError, match="another encoder .tiny of w at 8 pixels, 5 features. than v"):
+    with pytest.raises(UserError, match=r"another encoder .tiny of w at 8 pixels, 5 features. than v"):
         file.require("2", "v")
 
 
