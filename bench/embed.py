@@ -2,9 +2,9 @@
 
     python -m bench.embed [--few 10000] [--many 100000] [--out results.json]
 
-Both read the same PNG files of 32 pixels, drawn by the program, one by one, encode them by `tiny` with random weights,
-and write the features; each is a process of its own. The rate is that of the images by which the two numbers differ, so
-that starting a process does not count.
+Both read the same PNG files of 32 pixels, drawn by the program, encode them by `tiny` with random weights, and write
+the features; each is a process of its own. The rate is that of the images by which the two numbers differ, so that
+starting a process does not count.
 """
 
 import argparse

@@ -133,7 +133,7 @@ class Duplicates:
 
     evaluated: Annotated[Evaluated, Flat]
     threshold: Annotated[float | None, Range(-1, 1)] = None
-    """The least cosine of two candidates; None: what 95 % of altered copies of its images reach."""
+    """The least cosine of two candidates; None: what 95 % of cropped and tinted copies of images reach."""
     correlation: Annotated[float, Range(-1, 1)] = 0.75
     """The least correlation of the pixels of two duplicates (small, grey, local contrast, over small shifts, mirrored
     too); -1: features alone decide."""

@@ -14,8 +14,8 @@ from moco.runtime.errors import UserError
 
 Index = Literal["auto", "exact", "faiss"]
 EXACT_PAIRS = 10**12
-"""Pairs of a query and a row that `auto` compares exactly: a million images with one another. A few queries are
-compared with any number of rows sooner than an index of them is built (bench/search.py)."""
+"""Pairs of a query and a row that `auto` compares exactly: a million images with one another (not measured yet:
+bench/search.py does)."""
 PROBED = 16
 """Cells of the index that are searched for a query."""
 _TRAINED_ON = 64
