@@ -127,7 +127,7 @@ class Views:
 
 
 def _alike(parameters: Parameters) -> tuple[Tensor, list[tuple[int, int]]]:
-    """All rows, int64 (n,), and where those of one order of colour jitters start and stop, which are worked on together.
+    """All rows, int64 (n,), and where those of one order of jitters start and stop, which are worked on together.
 
     Those that become grey are last among them.
     """
