@@ -217,9 +217,8 @@ def gaussian_blur(images: Tensor, sigma: Tensor) -> Tensor:
     """Blurs each image with standard deviation sigma (n,) in pixels, edges reflected; 0 leaves it. In place."""
     sigmas = sigma.tolist()
     reach = min(_KERNEL_RADIUS, math.ceil(_REACH * max(sigmas, default=0.0)))
-    _on_rows(
-        images, [row for row, own in enumerate(sigmas) if own > 0], lambda chosen, own: _blur(chosen, own, reach), sigma
-    )
+    rows = [row for row, own in enumerate(sigmas) if own > 0]
+    _on_rows(images, rows, lambda chosen, own: _blur(chosen, own, reach), sigma)
     return images
 
 

@@ -47,7 +47,7 @@ class Views:
         """Views of whole images of one size.
 
         Args:
-            images: uint8 (n, 3, height, width), or n of (3, height, width); a CPU is fastest on the channels-last format.
+            images: uint8 (n, 3, height, width), or n of (3, height, width); a CPU is fastest on channels-last ones.
             index: int64 (n,), their numbers in the data set, best left on the CPU.
             epoch: of the run, one for all or int64 (n,).
 
@@ -127,9 +127,9 @@ class Views:
 
 
 def _alike(parameters: Parameters) -> tuple[Tensor, list[tuple[int, int]]]:
-    """All rows, int64 (n,), and where those of one order of colour jitters start and stop: these are worked on together.
+    """All rows, int64 (n,), and where those of one order of jitters start and stop, which are worked on together.
 
-    Of these, rows without jitter come first, and those that become grey last.
+    Those that become grey are last among them.
     """
     jittered = (parameters.jitter != torch.tensor([1.0, 1.0, 1.0, 0.0])).any(dim=1)
     order = torch.where(jittered, (parameters.order * torch.tensor([64, 16, 4, 1])).sum(dim=1), 0)

@@ -64,7 +64,11 @@ def test_portions_are_all_of_it_once(threads, length):
 
 
 def test_one_thread_is_undone(threads):
-    with pytest.raises(KeyError), one_thread():
-        assert torch.get_num_threads() == 1
-        raise KeyError
+    def fail():
+        with one_thread():
+            assert torch.get_num_threads() == 1
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
     assert torch.get_num_threads() == threads

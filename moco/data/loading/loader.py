@@ -32,8 +32,8 @@ class Loader:
     """Brings views of a set's images to the device.
 
     Images in memory are on the device, and everything happens there. For a GPU, encoded ones are decoded, once for all
-    views, and cropped by `workers` processes, which send uint8 crops; photometric work is done on the device. Where that
-    is a CPU, all of it is done between the steps by this process, an image a thread: its cores are then never shared by
+    views, and cropped by `workers` processes, which send uint8 crops; photometric work is done on the device. Where
+    that is a CPU, this process does all of it between the steps, an image a thread: its cores are then never shared by
     more threads than there are, and nothing is sent from process to process.
 
     Args:
