@@ -38,11 +38,20 @@ class Task(Protocol):
         facts: what the network cannot be used without, such as its classes; plain values, kept in the checkpoint.
     """
 
-    model: nn.Module
-    images: int
-    read: Read | None
-    precise_bn: int
-    facts: dict[str, Any]
+    @property
+    def model(self) -> nn.Module: ...
+
+    @property
+    def images(self) -> int: ...
+
+    @property
+    def read(self) -> Read | None: ...
+
+    @property
+    def precise_bn(self) -> int: ...
+
+    @property
+    def facts(self) -> dict[str, Any]: ...
 
     def losses(self, samples: Sequence[Any], device: torch.device) -> dict[str, Tensor]:
         """The losses by name, of this rank's share of a batch; the model is trained on their sum."""
