@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from moco.contrast import EndToEnd, InfoNCE, MemoryBank, MoCo, MoCoV3, Queue, info_nce, momentum_update
     from moco.encoders import build_encoder, load_encoder, save_encoder
     from moco.runtime.errors import UserError
+    from moco.transfer.classification.load import load_classifier
     from moco.transfer.detection.load import load_detector
     from moco.views import Views
 
@@ -22,6 +23,7 @@ _HOMES = {
     "Views": "views",
     "build_encoder": "encoders",
     "info_nce": "contrast",
+    "load_classifier": "transfer.classification.load",
     "load_detector": "transfer.detection.load",
     "load_encoder": "encoders",
     "momentum_update": "contrast",
@@ -38,6 +40,7 @@ __all__ = [
     "Views",
     "build_encoder",
     "info_nce",
+    "load_classifier",
     "load_detector",
     "load_encoder",
     "momentum_update",
