@@ -206,6 +206,7 @@ def test_a_classifier_in_python(trained, data):
         classifier([large.float()])
 
 
+@pytest.mark.slow
 def test_accuracy_over_labels_of_several_starts(trained, data, tmp_path, monkeypatch):
     monkeypatch.setattr(suggest, "LINEAR_STEPS", 20)
     words = ["--data", f"folder:{data}", *TINY, "--iterations", "2", "--trials", "2", "--over-labels", "2", "6"]
