@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from moco.evaluation import load_encoder
     from moco.runs.weights import load_weights
     from moco.runtime.errors import UserError
+    from moco.transfer.classification.load import load_classifier
     from moco.transfer.detection.load import load_detector
     from moco.views import Views
 
@@ -24,6 +25,7 @@ _HOMES = {
     "Views": "views",
     "build_encoder": "encoders",
     "info_nce": "contrast",
+    "load_classifier": "transfer.classification.load",
     "load_detector": "transfer.detection.load",
     "load_encoder": "evaluation",
     "load_weights": "runs.weights",
@@ -41,6 +43,7 @@ __all__ = [
     "Views",
     "build_encoder",
     "info_nce",
+    "load_classifier",
     "load_detector",
     "load_encoder",
     "load_weights",

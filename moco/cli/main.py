@@ -23,6 +23,8 @@ COMMANDS: dict[str, tuple[str, Any]] = {
     "pretrain": ("pre-train an encoder on your images, by a recipe", options.Pretrain),
     "knn": ("evaluate a run's features by a nearest-neighbour classifier", options.Knn),
     "linear": ("evaluate a run's features by a linear classifier, the paper's protocol", options.LinearProbe),
+    "finetune": ("train a classifier from an encoder, end to end or on frozen features (4.2, A.6, A.7)", None),
+    "predict": ("classify images by a run of moco finetune", options.Predict),
     "detect": ("train a detector from an encoder, evaluate it, use it (section 4.2)", None),
     "segment": ("train semantic segmentation from an encoder (appendix A.5)", None),
     "embed": ("write the features of a data set to a file, with names and labels", options.Embed),

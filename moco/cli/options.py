@@ -13,7 +13,8 @@ import tyro
 from moco.runs.config import Compute, Config, Linear
 from moco.runs.options import Above0, AtLeast0, AtLeast1, Range, Share, nearest_option
 from moco.runtime.errors import UserError
-from moco.transfer.config import TransferConfig
+from moco.transfer.classification.config import ClassificationConfig
+from moco.transfer.config import TransferCompute, TransferConfig
 from moco.transfer.detection.config import DetectionConfig
 from moco.transfer.segmentation.config import SegmentationConfig
 
@@ -318,6 +319,34 @@ class Transfer:
     """Evaluate a run that is trained, on its own test images or those of --data."""
     predict: tuple[Path, ...] = ()
     """Apply a run that is trained to images, files or folders."""
+
+
+@dataclass(frozen=True)
+class Finetune(Transfer):
+    """Train a classifier from an encoder, end to end (appendices A.6 and A.7) or on its frozen features."""
+
+    config: Annotated[ClassificationConfig, Flat, tyro.conf.arg(name="")] = field(default_factory=ClassificationConfig)
+    predict: Annotated[tuple[Path, ...], tyro.conf.Suppress] = ()
+    """Not used: `moco predict RUN IMAGES`."""
+    threshold: Annotated[float, tyro.conf.Suppress] = 0.5
+    """Not used."""
+
+
+@dataclass(frozen=True)
+class Predict:
+    """Classify images by a run of `moco finetune`."""
+
+    run: tyro.conf.Positional[Path]
+    """The run's folder."""
+    images: tyro.conf.Positional[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="IMAGE [IMAGE ...]")]]
+    """Images, or folders of them."""
+    out: Path = Path("predictions.csv")
+    """Where the predictions are written, as .csv or .json."""
+    overwrite: bool = False
+    """Overwrite existing predictions."""
+    top: Annotated[int, AtLeast1] = 5
+    """How many of the likeliest classes are given for each image."""
+    compute: Annotated[TransferCompute, Flat] = field(default_factory=TransferCompute)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moco.contrast.collectives import average, local, world_size
-from moco.data import Loader, Source, shuffled, training_plan
+from moco.data import ImageSet, Loader, Source, shuffled, training_plan
 from moco.evaluation.features import evaluating, extract
 from moco.runs.config import Linear
 from moco.runs.options import check_ranges
@@ -40,10 +40,33 @@ def evaluate_linear(
     check_ranges(options)
     _check(options)
     train = source.labelled_train
-    n = len(train)
-    if n < options.batch_size:
-        raise UserError(f"--batch-size {options.batch_size}: the data set has only {n} training images: give no more")
+    if len(train) < options.batch_size:
+        raise UserError(
+            f"--batch-size {options.batch_size}: the data set has only {len(train)} training images: give no more"
+        )
     test = extract(encoder, source.labelled_test, centre, device, workers=workers)
+    width = test.values.shape[1]
+    classifier = train_linear(encoder, width, train, source.num_classes, centre, device, options, workers, progress)
+    with torch.no_grad():
+        logits = torch.cat([classifier(part.to(device.device)).cpu() for part in test.values.split(4096)])
+    return accuracy(logits, test.labels)
+
+
+def train_linear(
+    encoder: nn.Module,
+    num_features: int,
+    train: ImageSet,
+    num_classes: int,
+    centre: CentreCrop,
+    device: Device,
+    options: Linear,
+    workers: int = 0,
+    progress: Callable[[Iterable[int]], Iterable[int]] = iter,
+) -> nn.Linear:
+    """The classifier of the protocol, trained on a labelled set of at least a batch of images; on the device."""
+    check_ranges(options)
+    _check(options)
+    n = len(train)
     if options.cached:
         bank = extract(encoder, train, centre, device, workers=workers)
         n = len(bank.values)
@@ -66,10 +89,7 @@ def evaluate_linear(
                 yield features.float(), train.labels[index]
 
     with evaluating(encoder):
-        classifier = _train(batches, test.values.shape[1], source.num_classes, device, options, progress)
-    with torch.no_grad():
-        logits = torch.cat([classifier(part.to(device.device)).cpu() for part in test.values.split(4096)])
-    return accuracy(logits, test.labels)
+        return _train(batches, num_features, num_classes, device, options, progress)
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> Accuracy:

@@ -11,8 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
+from moco.runtime.errors import UserError
 from moco.runtime.files import write_whole
 from moco.runtime.ranks import on_main
+from moco.transfer.classification.config import PROTOCOLS, ClassificationConfig
+from moco.transfer.classification.sets import sources_kept
 from moco.transfer.config import TransferConfig, as_before
 from moco.transfer.run import RUNS
 from moco.transfer.start import encoder_of
@@ -20,6 +23,8 @@ from moco.transfer.start import encoder_of
 log = logging.getLogger("moco")
 Train = Callable[[TransferConfig, Path], None]
 """Starts the run in a folder, or continues it, up to its results."""
+Plan = Callable[[TransferConfig], TransferConfig]
+"""Gives a run what follows from its start and its number of labels, such as its length."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +63,9 @@ class Comparison:
 
     @property
     def metrics(self) -> list[str]:
-        return list(self.entries[0].numbers[0])
+        """Those that all runs have, in the order of the first."""
+        runs = [numbers for entry in self.entries for numbers in entry.numbers]
+        return [name for name in runs[0] if all(name in numbers for numbers in runs)]
 
     def table(self) -> list[list[str]]:
         """Rows of text, the header first."""
@@ -85,29 +92,52 @@ def compare(
     trials: int,
     out: Path,
     train: Train,
+    plan: Plan = lambda config: config,
 ) -> Comparison:
     """Trains what has no results yet, seed by seed, so that an interrupted comparison has whole trials.
 
-    The encoder of `random` is that of the first other start.
+    The encoder of `random` is that of the first other start. A start may be followed by how a classifier is trained on
+    it: `RUN,linear`, `RUN,knn`.
     """
-    encoders = {init: encoder_of(init, config.encoder) for init in inits}
-    shared = next((encoder for init, encoder in encoders.items() if init != "random"), config.encoder)
-    encoders = {init: replace(shared, init="random") if init == "random" else e for init, e in encoders.items()}
+    given = {init: started(init, config) for init in inits}
+    shared = next((own.encoder for own in given.values() if own.encoder.init != "random"), config.encoder)
+    given = {
+        init: replace(own, encoder=replace(shared, init="random")) if own.encoder.init == "random" else own
+        for init, own in given.items()
+    }
     cells = [(init, count) for count in labels for init in inits]
     numbers: dict[tuple[str, str], list[dict[str, float]]] = {cell: [] for cell in cells}
-    for trial in range(trials):
-        for init, count in cells:
-            seeded = replace(config.training, seed=config.training.seed + trial)
-            own = replace(config, encoder=encoders[init], training=seeded, data=replace(config.data, labels=count))
-            folder = out / f"{_name(init)}-labels-{_name(count)}-seed-{seeded.seed}"
-            if on_main(partial(numbers_of, folder)) is None:
-                log.info("%s, labels %s, seed %d: %s", init, count, seeded.seed, folder)
-                train(own, folder)
-            else:
-                on_main(partial(_require, own, folder))
-            found = on_main(partial(numbers_of, folder))
-            numbers[init, count].append(found or {})
+    with sources_kept():
+        for trial in range(trials):
+            for init, count in cells:
+                seeded = replace(config.training, seed=config.training.seed + trial)
+                own = plan(replace(given[init], training=seeded, data=replace(config.data, labels=count)))
+                folder = out / f"{_name(init)}-labels-{_name(count)}-seed-{seeded.seed}"
+                if on_main(partial(numbers_of, folder)) is None:
+                    log.info("%s, labels %s, seed %d: %s", init, count, seeded.seed, folder)
+                    train(own, folder)
+                else:
+                    on_main(partial(_require, own, folder))
+                found = on_main(partial(numbers_of, folder))
+                numbers[init, count].append(found or {})
     return Comparison([Entry(init, count, numbers[init, count]) for init, count in cells])
+
+
+def start_of(entry: str) -> tuple[str, str | None]:
+    """What an entry starts from, and how a classifier is trained on it, if it names that: `RUN,linear`."""
+    start, comma, protocol = entry.rpartition(",")
+    return (start, protocol) if comma and protocol in PROTOCOLS else (entry, None)
+
+
+def started(entry: str, config: TransferConfig) -> TransferConfig:
+    """The configuration of an entry of a comparison. Raises UserError if there are no such weights."""
+    start, protocol = start_of(entry)
+    config = replace(config, encoder=encoder_of(start, config.encoder))
+    if protocol is None:
+        return config
+    if not isinstance(config, ClassificationConfig):
+        raise UserError(f"{entry}: {protocol} is a protocol of moco finetune")
+    return replace(config, model=replace(config.model, protocol=protocol))  # type: ignore[arg-type]
 
 
 def _require(config: TransferConfig, folder: Path) -> None:
@@ -152,7 +182,7 @@ def draw(comparison: Comparison, path: Path) -> None:
             axis.bar([Path(init).name], means, yerr=errors, capsize=3)
     if len(labels) > 1:
         axis.set_xticks(range(len(labels)), labels)
-        axis.set_xlabel("labelled training images")
+        axis.set_xlabel("labelled training images, as --labels")
         axis.legend(fontsize=8)
     axis.set_ylabel(f"{metric} (%)")
     axis.grid(alpha=0.3)

@@ -26,7 +26,7 @@ class LabelledData:
 
 @dataclass(frozen=True)
 class Schedule:
-    """SGD with a learning rate that falls in steps. The number of images a step is the batch of all ranks together."""
+    """SGD with a learning rate that falls. The number of images a step is the batch of all ranks together."""
 
     iterations: Annotated[int, AtLeast1] = 24_000
     """Steps in all."""
@@ -39,6 +39,8 @@ class Schedule:
     """Steps at which the learning rate is multiplied by gamma."""
     gamma: Annotated[float, Above0] = 0.1
     """Factor at a milestone."""
+    schedule: Literal["step", "cosine"] = "step"
+    """How the learning rate falls: step: times gamma at each milestone; cosine: to 0, whatever the milestones."""
     warmup: Annotated[int, AtLeast0] = 100
     """Steps in which the learning rate rises linearly from a thousandth."""
     sgd_momentum: Annotated[float, Range(0, 1, below=True)] = 0.9

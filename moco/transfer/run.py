@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from moco.runs.folder import RunFolder, read_values
+from moco.transfer.classification.config import ClassificationConfig
 from moco.transfer.config import MAY_CHANGE, TransferConfig, check
 from moco.transfer.detection.config import DetectionConfig
 from moco.transfer.segmentation.config import SegmentationConfig
@@ -19,6 +20,13 @@ class TransferRun(RunFolder[TransferConfig]):
 
     may_change = MAY_CHANGE
     check = staticmethod(check)
+
+
+class FinetuneRun(TransferRun):
+    """Of `moco finetune`."""
+
+    defaults: ClassVar[TransferConfig] = ClassificationConfig()  # type: ignore[misc]
+    command = "moco finetune"
 
 
 class DetectionRun(TransferRun):
@@ -35,7 +43,11 @@ class SegmentationRun(TransferRun):
     command = "moco segment"
 
 
-RUNS: dict[str, type[TransferRun]] = {"detect": DetectionRun, "segment": SegmentationRun}
+RUNS: dict[str, type[TransferRun]] = {
+    "finetune": FinetuneRun,
+    "detect": DetectionRun,
+    "segment": SegmentationRun,
+}
 """By task."""
 
 

@@ -31,7 +31,7 @@ def encoder_of(init: str, recipe: Encoder) -> Encoder:
         group = values.get("encoder", {})
         return Encoder(str(group.get("encoder", recipe.encoder)), bool(group.get("small_stem", False)), init=init)
     name = read_weights(init).encoder
-    return replace(recipe, encoder=name or recipe.encoder, init=init)
+    return Encoder(name, init=init) if name else replace(recipe, init=init)
 
 
 def build_started(encoder: Encoder, seed: int) -> nn.Module:

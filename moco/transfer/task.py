@@ -1,9 +1,9 @@
 """What a task gives to the loop that trains it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -33,16 +33,25 @@ class Task(Protocol):
     Attributes:
         model: the network; its `encoder` starts from given weights. `model.checkpointing` saves memory.
         images: how many training images there are.
-        read: gives one of them.
+        read: gives one of them; None of a task that makes whole batches.
         precise_bn: batches over which BN's statistics are computed anew before an evaluation.
         facts: what the network cannot be used without, such as its classes; plain values, kept in the checkpoint.
     """
 
-    model: nn.Module
-    images: int
-    read: Read
-    precise_bn: int
-    facts: dict[str, Any]
+    @property
+    def model(self) -> nn.Module: ...
+
+    @property
+    def images(self) -> int: ...
+
+    @property
+    def read(self) -> Read | None: ...
+
+    @property
+    def precise_bn(self) -> int: ...
+
+    @property
+    def facts(self) -> dict[str, Any]: ...
 
     def losses(self, samples: Sequence[Any], device: torch.device) -> dict[str, Tensor]:
         """The losses by name, of this rank's share of a batch; the model is trained on their sum."""
@@ -50,6 +59,15 @@ class Task(Protocol):
 
     def evaluate(self, device: Device, workers: int) -> Measured:
         """Evaluates the model on the test images, which the ranks share; called on all of them."""
+        ...
+
+
+@runtime_checkable
+class WholeBatches(Protocol):
+    """A task that makes a batch at once, where that is faster than image by image."""
+
+    def batches(self, start: int, stop: int, device: Device, workers: int) -> Iterator[Any]:
+        """This rank's share of the batches of steps start .. stop-1, a pure function of (seed, step)."""
         ...
 
 

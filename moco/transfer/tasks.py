@@ -1,13 +1,19 @@
 """From a configuration to its task, and to a finished run in a folder."""
 
 import logging
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from moco.runtime.device import choose_device
 from moco.runtime.ranks import is_main, on_main, world_size
 from moco.training.log import start_logging
+from moco.transfer.classification.config import ClassificationConfig
+from moco.transfer.classification.frozen import FrozenTask
+from moco.transfer.classification.sets import open_sets as open_classified_sets
+from moco.transfer.classification.task import ClassificationTask
 from moco.transfer.config import TransferConfig, check
 from moco.transfer.detection.config import DetectionConfig
 from moco.transfer.detection.task import DetectionTask
@@ -22,8 +28,15 @@ from moco.transfer.task import Measured, Task
 log = logging.getLogger("moco")
 
 
-def open_task(config: TransferConfig) -> Task:
-    """The network of a configuration and its data. Raises UserError for what is not there, or does not fit."""
+def open_task(config: TransferConfig, facts: Mapping[str, Any] | None = None) -> Task:
+    """The network of a configuration and its data. Raises UserError for what is not there, or does not fit.
+
+    Args:
+        facts: of a run that is trained, where its network is evaluated on these data; None: it is to be trained.
+    """
+    if isinstance(config, ClassificationConfig):
+        kind = ClassificationTask if config.model.protocol == "finetune" else FrozenTask
+        return kind(config, open_classified_sets(config, facts))
     if isinstance(config, DetectionConfig):
         return DetectionTask(config, *open_detection_sets(config))
     assert isinstance(config, SegmentationConfig)
@@ -50,4 +63,6 @@ def train_run(config: TransferConfig, folder: Path, continued: bool = False) -> 
     start_logging(run, is_main())
     with ExitStack() as held:
         on_main(lambda: held.enter_context(run.locked(wait=15 if continued else 0)))
+        if isinstance(task, FrozenTask):
+            return task.run(run, device, compute.workers)
         return train(config, task, run, device, continued)

@@ -1,6 +1,7 @@
 """A transfer run in progress: its state, one step, its checkpoint."""
 
 import logging
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -15,9 +16,9 @@ from moco.runtime.errors import UserError
 from moco.runtime.ranks import average, on_main, rank, world_size
 from moco.transfer.config import TransferConfig
 from moco.transfer.detection.precise_bn import precise_bn
-from moco.transfer.detection.solver import build_sgd, learning_rate
+from moco.transfer.detection.solver import build_sgd, cosine, learning_rate
 from moco.transfer.loading import Sample, Unreadable, batches
-from moco.transfer.task import Losses, Measured, Task
+from moco.transfer.task import Losses, Measured, Task, WholeBatches
 
 log = logging.getLogger("moco")
 _PRECISE_BN_SEED = 0x5EED
@@ -49,8 +50,12 @@ class Trainer:
         number = (self.step * world_size() + rank()) * 0x9E3779B1
         torch.manual_seed((self.config.training.seed * 0x100000001B3 + number) % 2**63)
 
-    def batches(self, start: int, stop: int, seed: int) -> Any:
-        """This rank's samples of some steps."""
+    def batches(self, start: int, stop: int, seed: int) -> Iterator[list[Sample]]:
+        """This rank's samples of some steps; of a task that makes whole batches, one sample a step."""
+        if isinstance(self.task, WholeBatches):
+            made = self.task.batches(start, stop, self.device, self.config.compute.workers)
+            return ([Sample(batch, {})] for batch in made)
+        assert self.task.read is not None
         training, workers = self.config.training, self.config.compute.workers
         pinned = self.device.device.type == "cuda"
         return batches(self.task.read, self.task.images, training.batch_size, seed, start, stop, workers, pinned)
@@ -71,7 +76,10 @@ class Trainer:
         """One step on this rank's share of a batch."""
         training = self.config.training
         contents = self.contents(samples)
-        self.last_lr = learning_rate(self.step, training.lr, training.milestones, training.warmup, training.gamma)
+        if training.schedule == "cosine":
+            self.last_lr = cosine(self.step, training.lr, training.iterations, training.warmup)
+        else:
+            self.last_lr = learning_rate(self.step, training.lr, training.milestones, training.warmup, training.gamma)
         for group in self.optimizer.param_groups:
             group["lr"] = self.last_lr
         losses = None

@@ -15,8 +15,8 @@ def main(words: list[str]) -> None:
     transfer(KIND, words)
 
 
-def _suggest(config: Any) -> tuple[Any, list[tuple[str, str, str]]]:
-    """Of the recipe for one's own images, what follows from them."""
+def _suggest(config: Any, start: str) -> tuple[Any, list[tuple[str, str, str]]]:
+    """Of the recipe for one's own images, what follows from them; it is the same for every start."""
     if not config.recipe.startswith("own-"):
         return config, []
     from moco.runtime.device import choose_device

@@ -13,6 +13,7 @@ from moco.cli.commands.pretrain import with_resume
 from moco.cli.options import Transfer, parse
 from moco.runs.options import check_ranges, differences, to_dict
 from moco.runtime.errors import UserError, require_all
+from moco.transfer.classification.config import ClassificationConfig
 from moco.transfer.config import TransferCompute, TransferConfig, as_before, check, scaled
 from moco.transfer.recipes import TransferRecipe, find_recipe
 from moco.transfer.run import RUNS, task_of
@@ -28,18 +29,20 @@ class Kind:
         task: its name, as the command has it.
         options: of the command.
         recipes: by name.
-        suggest: from a configuration, the one for these data and this machine, and rows of option, value and reason;
-            None where the recipe's stands. Heavy.
+        suggest: from a configuration and what the encoder starts from (in a comparison, the first start that is not
+            random), the configuration for these data and this machine, and rows of option, value and reason. Heavy.
         predict: a trained network, given its run, applied to images.
         sources: what --data may name, by kind.
+        default: the recipe where none is named; None: one must be.
     """
 
     task: str
     options: type[Transfer]
     recipes: Mapping[str, TransferRecipe]
-    suggest: Callable[[Any], tuple[Any, list[tuple[str, str, str]]]]
+    suggest: Callable[[Any, str], tuple[Any, list[tuple[str, str, str]]]]
     predict: Callable[[Path, Transfer], None]
     sources: Callable[[], Mapping[str, str]]
+    default: str | None = None
 
 
 def main(kind: Kind, words: list[str]) -> None:
@@ -50,17 +53,19 @@ def main(kind: Kind, words: list[str]) -> None:
     if not words or (helped and name is None):
         list_recipes(kind)
         return
+    if name is None and not any(word.startswith(("--eval-only", "--predict")) for word in words):
+        name = kind.default
     if name is None:
         _use(kind, words, prog)
         return
     recipe = find_recipe(name, kind.recipes)
     words = with_resume(words)
 
-    def parsed(config: TransferConfig) -> Transfer:
+    def over(config: TransferConfig) -> Transfer:
         """The command line, over a configuration for what it leaves open."""
         return parse(kind.options, words, f"{prog} --recipe {name}", kind.options(config=config))
 
-    options = parsed(recipe.config)
+    options = over(recipe.config)
     check_ranges(options)
     require_all(
         [
@@ -79,14 +84,20 @@ def main(kind: Kind, words: list[str]) -> None:
             (not (options.compare and options.start), f"{prog}: --compare names what runs start from: leave START out"),
         ]
     )
-    _train(kind, recipe, options, parsed)
+    _train(kind, recipe, options, lambda config: over(config).config, words)
 
 
-def _train(kind: Kind, recipe: TransferRecipe, options: Transfer, parsed: Callable[[TransferConfig], Transfer]) -> None:
+def _train(
+    kind: Kind,
+    recipe: TransferRecipe,
+    options: Transfer,
+    parsed: Callable[[TransferConfig], TransferConfig],
+    words: list[str],
+) -> None:
     from moco.cli.commands.common import print_on_main, together
     from moco.runtime.ranks import is_main, on_main
     from moco.training.log import start_logging
-    from moco.transfer.compare import compare
+    from moco.transfer.compare import compare, start_of, started
 
     folder = options.out or Path("runs") / recipe.name
     with together():
@@ -97,47 +108,78 @@ def _train(kind: Kind, recipe: TransferRecipe, options: Transfer, parsed: Callab
             on_main(lambda: RUNS[kind.task].open(folder) and None)
         if continued:
             before = on_main(lambda: RUNS[kind.task].open(folder).config())
-            started = replace(before, recipe=recipe.name)
+            asked = replace(before, recipe=recipe.name)  # another START or recipe than the run's is an error
             if options.start is not None:
-                started = replace(started, encoder=replace(before.encoder, init=options.start))
-            train_one(kind, as_before(parsed(started).config, before), folder, continued=True)
+                asked = replace(asked, encoder=replace(before.encoder, init=options.start))
+            train_one(kind, as_before(parsed(asked), before), folder, continued=True)
             return
-        config = on_main(lambda: _planned(kind, recipe, options, parsed))
+        init = options.start or options.config.encoder.init
+        starts = [start_of(entry)[0] for entry in options.compare] or [init]
+        reference = next((start for start in starts if start != "random"), "random")
+        base = replace(recipe.config, data=options.config.data)
+        base = on_main(lambda: started(reference, base))
+        config, reasons = on_main(lambda: _planned(kind, base, reference, parsed, words))
+        if len(reasons) > 1:
+            print_on_main(_table(f"{recipe.name} for {reference}, {config.data.source}", reasons))
         if not several:
             train_one(kind, config, folder, continued=False)
             return
-        inits = options.compare or (config.encoder.init,)
+        inits = options.compare or (init,)
         labels = options.over_labels or (config.data.labels,)
 
         def train(own: TransferConfig, path: Path) -> None:
             train_one(kind, own, path, continued=on_main(lambda: RUNS[kind.task](path).exists))
 
-        done = compare(config, inits, labels, options.trials, folder, train)
+        def plan(own: TransferConfig) -> TransferConfig:
+            """As this run would be alone."""
+            alone = _fixed(own, replace(recipe.config, data=own.data, encoder=own.encoder))
+            # The schedule on the command line is for its own --protocol: one that an entry names has its own.
+            other = _protocol(own) != _protocol(config)
+
+            def line(base: TransferConfig) -> TransferConfig:
+                given = parsed(base)
+                return _fixed(own, replace(given, training=base.training) if other else given)
+
+            return on_main(lambda: _planned(kind, alone, reference, line, words)[0])
+
+        done = compare(config, inits, labels, options.trials, folder, train, plan)
         on_main(lambda: done.write(folder))
         print_on_main(_table(f"{recipe.name}: mean and standard deviation", done.table()))
         print_on_main(f"written to {folder}: comparison.md, comparison.png, comparison.json and the runs")
 
 
 def _planned(
-    kind: Kind, recipe: TransferRecipe, options: Transfer, parsed: Callable[[TransferConfig], Transfer]
-) -> TransferConfig:
-    """The configuration of a new run: the encoder that the weights are of, suggestions for one's own data, the linear
-    rule for another batch. What the command line names stands. Raises UserError for what cannot be."""
-    from moco.cli.commands.common import console as shown
+    kind: Kind,
+    base: TransferConfig,
+    reference: str,
+    parsed: Callable[[TransferConfig], TransferConfig],
+    words: list[str],
+) -> tuple[TransferConfig, list[list[str]]]:
+    """The configuration of a new run: suggestions for one's own data, the linear rule for another batch; what the
+    command line names stands. And the rows of a table of reasons. Raises UserError for what cannot be."""
     from moco.runtime.ranks import world_size
-    from moco.transfer.start import encoder_of
 
-    init = options.start or options.config.encoder.init
-    base = replace(recipe.config, data=options.config.data, encoder=encoder_of(init, recipe.config.encoder))
-    base, reasons = kind.suggest(parsed(base).config)
-    if reasons:
-        shown.print(_table(f"{recipe.name} for {base.data.source}", [["option", "value", "reason"], *reasons]))
-    config = parsed(base).config
+    base, reasons = kind.suggest(parsed(base), reference)
+    config = parsed(base)
     training, about = scaled(config.training, base.training)
-    if about:
-        shown.print(about)
     config = replace(config, training=training)
     check(config, world_size())
+    named = {word.split("=")[0] for word in words}
+    rows = [list(row) for row in reasons if row[0] not in named]
+    rows += [["--batch-size", str(training.batch_size), about]] if about else []
+    return config, [["option", "value", "reason"], *rows]
+
+
+def _protocol(config: TransferConfig) -> str | None:
+    return config.model.protocol if isinstance(config, ClassificationConfig) else None
+
+
+def _fixed(own: TransferConfig, config: TransferConfig) -> TransferConfig:
+    """The configuration with what one run of a comparison differs in."""
+    seeded = replace(config.training, seed=own.training.seed)
+    config = replace(config, encoder=own.encoder, data=own.data, training=seeded)
+    if isinstance(own, ClassificationConfig) and isinstance(config, ClassificationConfig):
+        config = replace(config, model=replace(config.model, protocol=own.model.protocol))
     return config
 
 
@@ -183,6 +225,7 @@ def _evaluate(kind: Kind, path: Path, options: Transfer) -> None:
     """Evaluates a run's newest checkpoint, on its own test images or on others."""
     from moco.cli.commands.common import print_on_main, together
     from moco.report.transfer_page import write_transfer_page
+    from moco.runs.checkpoint import newest_checkpoint, read_checkpoint
     from moco.runtime.device import choose_device
     from moco.runtime.ranks import is_main, on_main
     from moco.training.log import start_logging
@@ -193,18 +236,20 @@ def _evaluate(kind: Kind, path: Path, options: Transfer) -> None:
         start_logging(None, is_main())
         run = RUNS[kind.task].open(path)
         config, given, default = run.config(), options.config, kind.options().config
-        if given.data.source != default.data.source:
-            if options.out is None:
-                raise UserError(f"--data {given.data.source}: give --out, as {path} has the results on its own images")
+        newest = on_main(lambda: newest_checkpoint(run))
+        if newest is None:
+            raise UserError(f"{path}: the run has no checkpoint yet")
+        facts = on_main(lambda: read_checkpoint(newest).get("facts"))
+        others = given.data.source not in (default.data.source, config.data.source)
+        if others:
             config = replace(config, data=replace(config.data, source=given.data.source))
         config = replace(config, compute=given.compute, encoder=replace(config.encoder, init="random"))
         device = choose_device(given.compute.device, given.compute.precision, given.compute.channels_last)
-        trainer = Trainer(config, open_task(config), run, device)
-        if not trainer.load():
-            raise UserError(f"{path}: the run has no checkpoint yet")
+        trainer = Trainer(config, open_task(config, facts), run, device)
+        trainer.load()
         trainer.model.eval()
         measured = trainer.task.evaluate(device, given.compute.workers)
-        where = options.out or path
+        where = options.out or (path / "evaluation" if others else path)  # the run's own results stay
         on_main(lambda: where.mkdir(parents=True, exist_ok=True))
         on_main(lambda: measured.write(where))
         if where == path:

@@ -1,5 +1,6 @@
 """The optimiser and the learning rate of section 4.2."""
 
+import math
 from collections.abc import Sequence
 
 from torch import nn
@@ -33,3 +34,10 @@ def learning_rate(step: int, base: float, milestones: Sequence[int], warmup: int
         return reached
     start = WARMUP_FACTOR * base
     return start + (reached - start) * step / warmup
+
+
+def cosine(step: int, base: float, steps: int, warmup: int = 0) -> float:
+    """The learning rate of a step (0, 1, ... steps-1): warm-up as in `learning_rate`, then half a cosine down to 0."""
+    if step < warmup:
+        return base * (WARMUP_FACTOR + (1 - WARMUP_FACTOR) * step / warmup)
+    return base * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(steps - warmup, 1)))

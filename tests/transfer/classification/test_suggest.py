@@ -1,0 +1,88 @@
+"""Settings follow from the images, the labels, the machine and what a run starts from; published ones stand."""
+
+from dataclasses import replace
+
+import pytest
+
+from moco.runs.config import Config, Encoder, Views
+from moco.runs.folder import Run
+from moco.transfer.classification.config import Protocol
+from moco.transfer.classification.recipes import CLASSIFICATION
+from moco.transfer.classification.suggest import Facts, Seen, seen_by, suggest
+
+FEW = Facts(images=200, smallest=20, side=32, gpu=False)
+OWN = CLASSIFICATION["own"].config
+GIVEN = replace(OWN, encoder=Encoder("tiny", init="runs/cifar"))
+CIFAR = Seen(32, "cifar")
+
+
+def test_given_weights_take_smaller_steps_and_fewer_and_keep_their_size():
+    scratch, why = suggest(OWN, FEW, None)
+    given, _ = suggest(GIVEN, FEW, CIFAR)
+    assert given.training.lr < scratch.training.lr
+    assert given.training.iterations < scratch.training.iterations
+    assert given.training.warmup == 0 < scratch.training.warmup
+    assert (given.views.image_size, given.views.normalisation) == (32, "cifar")
+    assert scratch.encoder.encoder == "tiny"  # on a CPU
+    assert all(choice.reason for choice in why)
+
+
+def test_random_weights_in_a_comparison_see_images_as_the_given_ones_do():
+    config, _ = suggest(replace(OWN, encoder=Encoder("resnet18", True)), FEW, Seen(48, "imagenet"))
+    assert (config.views.image_size, config.views.normalisation) == (48, "imagenet")
+    assert (config.encoder.encoder, config.encoder.small_stem) == ("resnet18", True)
+
+
+def test_a_gpu_takes_larger_images_and_encoders():
+    facts = replace(FEW, side=500, gpu=True, images=30_000)
+    config, _ = suggest(OWN, facts, None)
+    assert (config.views.image_size, config.encoder.encoder, config.training.batch_size) == (224, "resnet50", 128)
+    small, _ = suggest(OWN, replace(facts, side=32), None)
+    assert (small.encoder.encoder, small.encoder.small_stem) == ("resnet18", True)
+
+
+def test_published_settings_in_steps():
+    """ImageNet: 100 epochs; iNaturalist: the learning rate falls at 70 and 90 % of the run."""
+    facts = Facts(images=1_281_167, smallest=732, side=375, gpu=True)
+    given = replace(CLASSIFICATION["imagenet-r50"].config, encoder=Encoder(init="moco.pth.tar"))
+    config, _ = suggest(given, facts, Seen(224, "imagenet"))
+    assert (config.training.lr, config.training.batch_size) == (0.03, 256)
+    assert config.training.iterations == pytest.approx(100 * 1_281_167 / 256, abs=1)
+    assert config.views.image_size == 224
+    scratch, _ = suggest(CLASSIFICATION["imagenet-r50"].config, facts, None)
+    assert scratch.training.lr == 0.1
+    inat, _ = suggest(CLASSIFICATION["inat18-r50"].config, replace(facts, images=437_513), None)
+    assert inat.training.lr == 0.025
+    shares = [step / inat.training.iterations for step in inat.training.milestones]
+    assert shares == pytest.approx([0.7, 0.9], abs=1e-4)
+
+
+def test_the_learning_rate_follows_the_batch():
+    wanted = replace(CLASSIFICATION["imagenet-r50"].config.training, batch_size=64)
+    config = replace(CLASSIFICATION["imagenet-r50"].config, training=wanted, encoder=Encoder(init="moco.pth.tar"))
+    planned, _ = suggest(config, Facts(10_000, 10, 224, True), Seen(224, "imagenet"))
+    assert planned.training.lr == pytest.approx(0.0075)
+    assert planned.training.iterations == pytest.approx(100 * 10_000 / 64, abs=1)
+
+
+def test_steps_as_given_and_the_falls_follow():
+    config = CLASSIFICATION["imagenet-r50"].config
+    planned, _ = suggest(replace(config, training=replace(config.training, iterations=200)), FEW, None)
+    assert (planned.training.iterations, planned.training.milestones) == (200, (60, 120, 180))
+
+
+def test_frozen_features_have_settings_of_their_own():
+    linear, _ = suggest(replace(GIVEN, model=Protocol("linear")), FEW, CIFAR)
+    assert linear.training.lr == pytest.approx(30 * linear.training.batch_size / 256, rel=1e-2)
+    assert linear.training.weight_decay == 0
+    assert linear.training.iterations >= 1000
+    knn, _ = suggest(replace(GIVEN, model=Protocol("knn")), FEW, CIFAR)
+    assert knn.model.k == 20
+    assert suggest(replace(GIVEN, model=Protocol("knn")), replace(FEW, smallest=900), CIFAR)[0].model.k == 200
+
+
+def test_how_images_were_seen_in_pre_training(tmp_path):
+    assert seen_by("random") is None
+    assert seen_by("torchvision:resnet50") == Seen(224, "imagenet")
+    Run.create(tmp_path / "run", Config(views=Views("cifar", 24)))
+    assert seen_by(str(tmp_path / "run")) == Seen(24, "cifar")
