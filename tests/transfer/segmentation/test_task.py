@@ -209,7 +209,6 @@ def test_what_would_be_ignored_or_lost_is_refused(trained, own, tmp_path, capsys
     before = (trained / "results.json").read_bytes()
     data = ("--data", f"own:{own}")
     for words, message in (
-        ((trained, "--eval-only", *data), "give --out, as"),
         ((trained, "--eval-only", "--lr", 3), "leave out lr 0.003 -> 3.0"),
         ((trained, "--predict", own, "--threshold", 0.3), "no option --threshold"),
         (("random", *TINY, *data, "--out", trained), "already holds a run"),
