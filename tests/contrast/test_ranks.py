@@ -6,7 +6,8 @@ import torch
 from tests.ranks import on_ranks
 
 
-@pytest.mark.parametrize("ranks", [2, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [2, 3])
 def test_ranks_are_one(ranks, tmp_path):
     on_ranks(ranks, "tests.contrast.ranks", tmp_path)
     for rank in range(ranks):

@@ -90,6 +90,7 @@ def test_other_options_are_refused(tiny, npz, tmp_path, capsys):
     assert "epochs 2 -> 3" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_grid_is_run_at_several_values_of_an_option(tiny, npz, tmp_path):
     vary = ("--vary", "epochs=1,2", "--set", "per_class=24", "--only", "0.9", "0", "--seeds", "2")
     reproduce(npz, tmp_path, *vary)

@@ -35,6 +35,7 @@ def losses(tmp_path, config: Config, steps: int = 6) -> torch.Tensor:
     return run.pending_values()[:, 0].cpu()
 
 
+@pytest.mark.slow
 def test_a_compiled_run_has_the_same_losses(tmp_path, monkeypatch):
     expected = losses(tmp_path, CONFIG)
     # The code that is made of it is the compiler's affair, and takes it a minute.

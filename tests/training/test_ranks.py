@@ -210,6 +210,7 @@ def test_two_ranks_start_from_given_weights_as_one_does(data):
         assert (data / out / "log.txt").read_text().count("starting from given.safetensors: ") == 1
 
 
+@pytest.mark.slow
 def test_three_ranks_continue_bit_for_bit(data):
     """Of three numbers the sum depends on the order, and so on where in a bucket a gradient lies.
 

@@ -108,10 +108,10 @@ def _train(
             on_main(lambda: RUNS[kind.task].open(folder) and None)
         if continued:
             before = on_main(lambda: RUNS[kind.task].open(folder).config())
-            asked = replace(before, recipe=recipe.name)  # another START or recipe than the run's is an error
+            wanted = replace(before, recipe=recipe.name)  # another START or recipe than the run's is an error
             if options.start is not None:
-                asked = replace(asked, encoder=replace(before.encoder, init=options.start))
-            train_one(kind, as_before(parsed(asked), before), folder, continued=True)
+                wanted = replace(wanted, encoder=replace(before.encoder, init=options.start))
+            train_one(kind, as_before(parsed(wanted), before), folder, continued=True)
             return
         init = options.start or options.config.encoder.init
         starts = [start_of(entry)[0] for entry in options.compare] or [init]

@@ -111,6 +111,7 @@ def test_a_trained_detector_predicts(trained, tmp_path):
     assert (tmp_path / "found" / "red.png").is_file()
 
 
+@pytest.mark.slow
 def test_several_starts_and_seeds_give_a_table(trained, tmp_path, capsys):
     words = ["--recipe", "own-c4", *TINY, "--iterations", "1", "--milestones", "1", "--trials", "2"]
     words += ["--compare", "random", str(trained), "--out", str(tmp_path / "all")]

@@ -145,6 +145,7 @@ def test_every_structure_is_evaluated_on_drawn_images(structure, widths, precisi
     assert found.numbers["AP"] >= 0
 
 
+@pytest.mark.slow
 def test_two_ranks_measure_what_one_does_and_all_of_them_know_it(tmp_path):
     launch(2, "-m", "tests.transfer.detection.evaluation.two_ranks", str(tmp_path / "results.json"))
     one, every = results(), json.loads((tmp_path / "results.json").read_text())
