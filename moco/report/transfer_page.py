@@ -5,15 +5,12 @@ import re
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from moco.report.metrics import KNOWN, Known, read_curves, read_json
 from moco.report.page import render
 from moco.report.rerun import rerun_transfer
 from moco.report.sections import numbers
-from moco.runs.folder import Run
+from moco.runs.folder import Run, read_values
 from moco.runs.published import TRANSFER
-from moco.runtime.errors import UserError, one_line
 from moco.runtime.files import write_whole
 from moco.transfer.detection.results import METRICS, headline, spelled
 
@@ -61,7 +58,7 @@ def write_transfer_page(folder: Path, out: Path, recipe: dict[str, Any] | None =
 
 def build_transfer_page(folder: Path, recipe: dict[str, Any]) -> str:
     """The page as HTML."""
-    config, measured, name = _config(folder), _measured(folder), folder.resolve().name
+    config, measured, name = read_values(folder / "config.yaml"), _measured(folder), folder.resolve().name
     curves = {
         key: curve
         for key, curve in read_curves(Run(folder), TRANSFER_KNOWN).items()
@@ -78,17 +75,6 @@ def build_transfer_page(folder: Path, recipe: dict[str, Any]) -> str:
     data = {"runs": [{"name": name, "curves": curves}], "known": TRANSFER_KNOWN, "histograms": []}
     shown = [section for section in sections if section[2] or section[0] == "curves"]
     return render([name], shown, data, ("page", "histogram", "curves"))
-
-
-def _config(folder: Path) -> dict[str, Any]:
-    path = folder / "config.yaml"
-    try:
-        values = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read: {one_line(error)}") from error
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: holds no configuration")
-    return values
 
 
 def _measured(folder: Path) -> dict[str, Any]:

@@ -37,7 +37,8 @@ def _predict(path: Path, options: Any) -> None:
     from moco.runtime.device import choose_device
     from moco.runtime.progress import track
     from moco.transfer.detection.load import load_detector
-    from moco.transfer.detection.predict import image_paths, predict
+    from moco.transfer.detection.predict import predict
+    from moco.transfer.images import image_paths
 
     compute = options.config.compute
     with together():

@@ -1,25 +1,23 @@
 """Detections of anyone's images: each drawn, and all as COCO's JSON."""
 
-import itertools
 import json
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from PIL import Image
 from torch import Tensor
 
 from moco.data.formats.decode import read_image
-from moco.data.sources.folder import SUFFIXES
 from moco.runtime.device import Device
-from moco.runtime.errors import UserError, one_line
+from moco.runtime.errors import UserError
 from moco.runtime.files import write_whole
 from moco.transfer.detection.detector import Detector
 from moco.transfer.detection.evaluation.coco import detected
 from moco.transfer.detection.inference import infer
 from moco.transfer.detection.instances import Detections
 from moco.transfer.detection.pictures import draw_objects
+from moco.transfer.images import file_names, make_empty, save_picture
 
 log = logging.getLogger("moco")
 
@@ -33,24 +31,6 @@ class Predicted(NamedTuple):
     images: int
     unreadable: int
     json: Path
-
-
-def image_paths(given: Iterable[Path]) -> list[Path]:
-    """Files as they are, and the images in folders and the folders in them, by name. Raises UserError if there is none.
-
-    A file that is given need not have an image's suffix.
-    """
-    found: list[Path] = []
-    for path in given:
-        if not path.exists():
-            raise UserError(f"{path}: no such image or folder of images")
-        inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
-        if not inside:
-            raise UserError(f"{path}: no images in it ({', '.join(sorted(SUFFIXES))})")
-        found += inside
-    if not found:
-        raise UserError("no images are given")
-    return found
 
 
 def predict(
@@ -82,11 +62,11 @@ def predict(
 
     Raises UserError if `out` is there and not an empty folder, or if no image can be read.
     """
-    _make_empty(out)
+    make_empty(out)
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     errors: list[str] = []
-    names = list(_names(paths))
+    names = file_names(paths)
 
     def broken(number: int, error: str) -> None:
         log.warning("skipped: %s", error)
@@ -96,7 +76,7 @@ def predict(
     settings: dict[str, int] = {"side": side, "maximum": maximum, "batch": batch, "workers": workers}
     for number, image, found in infer(detector, _Reader(paths), numbers, device, broken, **settings):
         drawn = draw_objects(image, found, classes, threshold, min(max(_SIDES[0], *image.shape[1:]), _SIDES[1]))
-        _save(drawn, out / names[number])
+        save_picture(drawn, out / names[number])
         size = int(image.shape[1]), int(image.shape[2])
         images.append({"id": number + 1, "file_name": str(paths[number]), "height": size[0], "width": size[1]})
         annotations += _annotations(found, size, number + 1, len(annotations) + 1)
@@ -137,27 +117,3 @@ def _annotations(found: Detections, size: tuple[int, int], image: int, first: in
 def _areas(boxes: Tensor) -> list[float]:
     areas: list[float] = (boxes[:, 2:] - boxes[:, :2]).prod(1).tolist()
     return areas
-
-
-def _make_empty(out: Path) -> None:
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out}: is there already, and not an empty folder: choose another one")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{out}: cannot be created: {one_line(error)}") from error
-
-
-def _names(paths: Sequence[Path]) -> Iterator[str]:
-    """Of the drawn images: as the images', numbered where several are called alike."""
-    taken: set[str] = set()
-    for path in paths:
-        suffix = ".jpg" if path.suffix.lower() in (".jpg", ".jpeg") else ".png"
-        stems = itertools.chain([path.stem], (f"{path.stem}-{number}" for number in itertools.count(2)))
-        taken.add(name := next(stem + suffix for stem in stems if stem + suffix not in taken))
-        yield name
-
-
-def _save(picture: Image.Image, path: Path) -> None:
-    kind = "PNG" if path.suffix == ".png" else "JPEG"
-    write_whole(path, lambda file: picture.save(file, kind, **({} if kind == "PNG" else {"quality": 90})))

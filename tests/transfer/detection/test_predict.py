@@ -13,7 +13,7 @@ from moco.runtime.errors import UserError
 from moco.transfer.detection.annotations.coco import open_coco
 from moco.transfer.detection.instances import Detections
 from moco.transfer.detection.masks import decode_rle
-from moco.transfer.detection.predict import image_paths, predict
+from moco.transfer.detection.predict import predict
 
 CPU = choose_device("cpu", "fp32", channels_last=False)
 CLASSES = ["cat", "dog"]
@@ -53,7 +53,7 @@ def test_each_image_is_drawn_and_the_json_is_coco_s(tmp_path, caplog):
     assert (made.images, made.unreadable, seen) == (3, 1, [0, 1, 2, 3])
     assert "broken.png: cannot be decoded" in caplog.text
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert names == ["detections.json", "x-2.jpg", "x-2.png", "x.jpg"]
+    assert names == ["detections.json", "x-2-2.png", "x-2.jpg", "x.jpg"]
     with Image.open(tmp_path / "out" / "x.jpg") as drawn:
         assert drawn.size == (640, 512)
         assert np.asarray(drawn)[:200, :250].std() > np.asarray(drawn)[300:, 400:].std() + 1
@@ -96,16 +96,3 @@ def test_without_a_readable_image_it_ends_with_the_first_error(tmp_path, caplog)
     (tmp_path / "a.jpg").write_bytes(b"")
     with pytest.raises(UserError, match=r"none of 1 images can be read: .*a\.jpg: the file is empty"):
         run([tmp_path / "a.jpg"], tmp_path / "out")
-
-
-def test_paths_of_files_and_folders(tmp_path):
-    inside = [save(tmp_path / "f" / name) for name in ("b.PNG", "deep/a.jpg")]
-    (tmp_path / "f" / "notes.txt").touch()
-    other = save(tmp_path / "z.png")
-    assert image_paths([other, tmp_path / "f"]) == [other, *inside]
-    (tmp_path / "empty").mkdir()
-    for given, message in (([tmp_path / "none.jpg"], "no such image"), ([tmp_path / "empty"], "no images in it")):
-        with pytest.raises(UserError, match=message):
-            image_paths(given)
-    with pytest.raises(UserError, match="no images are given"):
-        image_paths([])
