@@ -27,6 +27,7 @@ def test_the_plain_loop_trains():
     assert example("plain_loop")(images=512, epochs=3) < math.log(513)
 
 
+@pytest.mark.slow
 def test_signals_are_classified_better_than_before():
     before, after = example("signals")(steps=100)
     assert before < 0.95

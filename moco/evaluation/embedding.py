@@ -223,10 +223,13 @@ class _Store:
         self.done = done
         if not is_main():
             return
+        size = (done - len(self.unreadable)) * self.num_features * 4
+        self._note()  # before anything is cut off: a process that dies in between must not count on it
         try:
             if self._file is None:
                 self._file = (self.folder / "features").open("r+b" if done else "wb")
-            size = (done - len(self.unreadable)) * self.num_features * 4
+            if self._file.seek(0, os.SEEK_END) < size:
+                raise UserError(f"{self.folder / 'features'}: is damaged: delete {self.folder} to start again")
             self._file.seek(size)
             self._file.truncate()
         except OSError as error:
@@ -255,6 +258,9 @@ class _Store:
             os.fsync(self._file.fileno())
         except OSError as error:
             raise self._unwritten(error) from error
+        self._note()
+
+    def _note(self) -> None:
         values = {
             "about": self.about,
             "done": self.done,

@@ -10,9 +10,13 @@ from moco.report.page import render
 from moco.report.rerun import rerun_transfer
 from moco.report.sections import numbers
 from moco.runs.folder import Run, read_values
+from moco.runs.options import to_dict
 from moco.runs.published import TRANSFER
 from moco.runtime.files import write_whole
+from moco.transfer.classification.recipes import CLASSIFICATION
+from moco.transfer.detection.recipes import DETECTION
 from moco.transfer.detection.results import METRICS, headline, spelled
+from moco.transfer.segmentation.recipes import SEGMENTATION
 
 _AP = {"AP": "0.50 to 0.95, the mean", "AP50": "0.50", "AP75": "0.75"}
 _WHOSE = {"": "boxes", "mask ": "masks", "keypoint ": "keypoints"}
@@ -48,12 +52,20 @@ def write_transfer_page(folder: Path, out: Path, recipe: dict[str, Any] | None =
     """Writes the page of the run in a folder, whole or not at all. What the folder does not hold is left out.
 
     Args:
-        recipe: groups of options as config.yaml has them: the command that runs it again leaves out those like it.
+        recipe: groups of options as config.yaml has them: the command that runs it again leaves out those like it;
+            None: those of the run's own recipe.
 
     Raises UserError if there is no config.yaml that can be read.
     """
-    page = build_transfer_page(folder, recipe or {}).encode()
+    page = build_transfer_page(folder, recipe or _recipe(folder)).encode()
     write_whole(out, lambda file: file.write(page))
+
+
+def _recipe(folder: Path) -> dict[str, Any]:
+    """The options of the run's recipe; {} if there is none of this name."""
+    values = read_values(folder / "config.yaml")
+    recipe = {**DETECTION, **SEGMENTATION, **CLASSIFICATION}.get(str(values.get("recipe")))
+    return {} if recipe is None or recipe.config.task != values.get("task") else to_dict(recipe.config)
 
 
 def build_transfer_page(folder: Path, recipe: dict[str, Any]) -> str:

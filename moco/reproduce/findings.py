@@ -12,6 +12,11 @@ from moco.reproduce.experiments import Claim, Measure
 _T = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23, 2.20, 2.18, 2.16, 2.14, 2.13, 2.12, 2.11, 2.10, 2.09)
 
 
+def t_95(degrees: int) -> float:
+    """Student's t for a two-sided 95 % interval; NaN without a degree of freedom."""
+    return math.nan if degrees < 1 else _T[min(degrees, len(_T)) - 1]
+
+
 class Measured(NamedTuple):
     """Over the seeds of one setting, in per cent."""
 

@@ -11,6 +11,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
+from moco.reproduce.findings import t_95
 from moco.runs.published import TRANSFER
 from moco.runtime.files import write_whole
 from moco.transfer.compare import Comparison, Entry
@@ -69,7 +70,7 @@ def _gains(comparison: Comparison) -> list[str]:
         if base is None or base is entry:
             continue
         n = len(entry.numbers)
-        half = 1.96 * math.sqrt((entry.std(metric) ** 2 + base.std(metric) ** 2) / n)
+        half = t_95(2 * n - 2) * math.sqrt((entry.std(metric) ** 2 + base.std(metric) ** 2) / n)
         about = "" if math.isnan(half) else f" ± {half:.1f}"
         lines.append(
             f"- {entry.labels} labelled images: {label(entry)} is {entry.mean(metric) - base.mean(metric):+.1f}{about} "

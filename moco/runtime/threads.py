@@ -26,7 +26,13 @@ def each(function: Callable[[Item], Result], items: Iterable[Item]) -> list[Resu
     items, threads = list(items), torch.get_num_threads()
     if threads == 1 or len(items) < 2 or threading.current_thread().name.startswith(_NAME):
         return [function(item) for item in items]
-    return list(_pool(threads, os.getpid()).map(function, items))
+    inference = torch.is_inference_mode_enabled()  # each thread has a mode of its own
+
+    def called(item: Item) -> Result:
+        with torch.inference_mode(inference):
+            return function(item)
+
+    return list(_pool(threads, os.getpid()).map(called, items))
 
 
 def portions(length: int, at_most: int) -> list[slice]:

@@ -1,9 +1,10 @@
 """Where a run's metrics go beside metrics.jsonl: TensorBoard, and Weights & Biases or MLflow if wanted."""
 
 import json
+import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from typing import Any, Protocol
 from uuid import uuid4
@@ -15,6 +16,7 @@ from moco.runs.folder import Run, RunFolder
 from moco.runs.options import to_dict
 from moco.runtime.errors import UserError, one_line
 
+log = logging.getLogger("moco")
 EXTRAS = ("wandb", "mlflow")
 """Values of --logger that need a package, which has the name of the extra and of the module."""
 
@@ -82,7 +84,7 @@ class MLflow:
                 self._client.update_run(identity, status="RUNNING")
         except Exception as error:  # of the network, the store
             raise UserError(f"--logger mlflow: {one_line(error)} (MLFLOW_TRACKING_URI)") from error
-        self._run = identity
+        self._run, self._failed = identity, False
 
     def _create(self, run: Run, config: Config) -> str:
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "moco")
@@ -96,10 +98,20 @@ class MLflow:
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         now = int(1000 * time.time())
-        self._client.log_batch(self._run, [self._metric(name, value, now, step) for name, value in values.items()])
+        metrics = [self._metric(name, value, now, step) for name, value in values.items()]
+        self._tried(lambda: self._client.log_batch(self._run, metrics))
 
     def close(self) -> None:
-        self._client.set_terminated(self._run)
+        self._tried(lambda: self._client.set_terminated(self._run))
+
+    def _tried(self, send: Callable[[], object]) -> None:
+        """metrics.jsonl has it all: a server that fails is named in the log, once, and ends no training."""
+        try:
+            send()
+        except Exception as error:  # of the network, the store
+            if not self._failed:
+                log.warning("--logger mlflow: %s: some metrics are in metrics.jsonl alone", one_line(error))
+            self._failed = True
 
 
 def open_logger(run: Run, config: Config) -> Logger | None:

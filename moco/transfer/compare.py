@@ -99,7 +99,8 @@ def compare(
     The encoder of `random` is that of the first other start. A start may be followed by how a classifier is trained on
     it: `RUN,linear`, `RUN,knn`.
     """
-    given = {init: started(init, config) for init in inits}
+    inits, labels = list(dict.fromkeys(inits)), list(dict.fromkeys(labels))
+    given = on_main(lambda: {init: started(init, config) for init in inits})
     shared = next((own.encoder for own in given.values() if own.encoder.init != "random"), config.encoder)
     given = {
         init: replace(own, encoder=replace(shared, init="random")) if own.encoder.init == "random" else own
@@ -112,7 +113,7 @@ def compare(
             for init, count in cells:
                 seeded = replace(config.training, seed=config.training.seed + trial)
                 own = plan(replace(given[init], training=seeded, data=replace(config.data, labels=count)))
-                folder = out / f"{_name(init)}-labels-{_name(count)}-seed-{seeded.seed}"
+                folder = out / f"{folder_name(init)}-labels-{folder_name(count)}-seed-{seeded.seed}"
                 if on_main(partial(numbers_of, folder)) is None:
                     log.info("%s, labels %s, seed %d: %s", init, count, seeded.seed, folder)
                     train(own, folder)
@@ -156,7 +157,7 @@ def numbers_of(folder: Path) -> dict[str, float] | None:
         return None
 
 
-def _name(text: str) -> str:
+def folder_name(text: str) -> str:
     """As part of a folder's name."""
     return re.sub(r"[^\w.]+", "-", text.replace("%", "pc")).strip("-.") or "all"
 

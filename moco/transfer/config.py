@@ -1,5 +1,6 @@
 """The configuration of a transfer run, whatever its task: every option with its range."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, field, fields, replace
 from typing import Annotated, Any, Literal
 
@@ -129,17 +130,20 @@ def number_of(labels: str, images: int) -> int:
     return max(wanted, 1)
 
 
-def scaled(training: Schedule, recipe: Schedule) -> tuple[Schedule, str]:
+def scaled(training: Schedule, recipe: Schedule, named: Collection[str] = ()) -> tuple[Schedule, str]:
     """The schedule for another batch or length than the recipe's.
 
     With another batch the learning rate is in proportion to it, and the steps inversely (Goyal et al. 2017, and
     Detectron2's reference world size); milestones are at the recipe's shares of the length. What else differs from the
     recipe was given by the user, and stays.
 
+    Args:
+        named: options that the user gave, which stay also where they are the recipe's.
+
     Returns the schedule, and in words what was changed, "" for nothing.
     """
     ratio = training.batch_size / recipe.batch_size
-    given = training.iterations != recipe.iterations
+    given = training.iterations != recipe.iterations or "iterations" in named
     length = training.iterations if given else _steps(recipe.iterations, ratio)
     wanted: dict[str, Any] = {
         "lr": recipe.lr * ratio,
@@ -148,13 +152,15 @@ def scaled(training: Schedule, recipe: Schedule) -> tuple[Schedule, str]:
         "warmup": _steps(recipe.warmup, ratio) if recipe.warmup else 0,
     }
     changed = {
-        name: value for name, value in wanted.items() if value != getattr(training, name) == getattr(recipe, name)
+        name: value
+        for name, value in wanted.items()
+        if name not in named and value != getattr(training, name) == getattr(recipe, name)
     }
     if not changed:
         return training, ""
     words = ", ".join(f"{name} {getattr(recipe, name)} -> {_short(value)}" for name, value in changed.items())
     why = [f"batch {training.batch_size} for the recipe's {recipe.batch_size}"] if ratio != 1 else []
-    why += [f"{length} steps for the recipe's {recipe.iterations}"] if given else []
+    why += [f"{length} steps for the recipe's {recipe.iterations}"] if length != recipe.iterations and given else []
     about = f"{' and '.join(why)}, so{' by the linear rule' if ratio != 1 else ''}: {words}"
     return replace(training, **changed), about
 

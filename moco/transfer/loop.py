@@ -107,10 +107,11 @@ class _Logger:
 
     def evaluate(self) -> Measured:
         """Evaluates, and records the numbers."""
+        began = time.monotonic()
         measured = self.trainer.evaluate()
         self.writer.write(self.trainer.step, measured.numbers)
         self.shown |= {name: f"{value:.1f}" for name, value in list(measured.numbers.items())[:1]}
-        self.start = time.monotonic()
+        self.start += time.monotonic() - began  # images/s are of training alone
         return measured
 
     def save(self) -> None:

@@ -27,20 +27,26 @@ def encoder_of(init: str, recipe: Encoder) -> Encoder:
         values = read_values(folder)
         if "task" not in values:
             own = Run(Path(init)).config().encoder
-            return Encoder(own.encoder, own.small_stem, init=init)
+            return replace(own, init=init)
         group = values.get("encoder", {})
-        return Encoder(str(group.get("encoder", recipe.encoder)), bool(group.get("small_stem", False)), init=init)
+        stem, patches = (bool(group.get(name, False)) for name in ("small_stem", "freeze_patches"))
+        return Encoder(str(group.get("encoder", recipe.encoder)), stem, patches, init)
     name = read_weights(init).encoder
     return Encoder(name, init=init) if name else replace(recipe, init=init)
 
 
-def build_started(encoder: Encoder, seed: int) -> nn.Module:
+def build_started(encoder: Encoder, seed: int, trained: bool = False) -> nn.Module:
     """The encoder on the CPU, filled with its weights by the main rank; new layers draw from the seed after it.
+
+    Args:
+        trained: a checkpoint fills the whole network next: nothing is loaded here.
 
     Raises UserError, on all ranks, if there are no such weights, or if one of the encoder's tensors is not among them.
     """
     torch.manual_seed(seed)
-    built = build_encoder(encoder.encoder, encoder.small_stem)
+    built = build_encoder(encoder.encoder, encoder.small_stem, encoder.freeze_patches)
+    if trained:
+        return built
     if encoder.init == "random":
         log.info("starting from random weights")
     else:

@@ -32,15 +32,15 @@ def open_task(config: TransferConfig, facts: Mapping[str, Any] | None = None) ->
     """The network of a configuration and its data. Raises UserError for what is not there, or does not fit.
 
     Args:
-        facts: of a run that is trained, where its network is evaluated on these data; None: it is to be trained.
+        facts: of a run that is trained, whose checkpoint fills the network next; None: it is to be trained.
     """
     if isinstance(config, ClassificationConfig):
         kind = ClassificationTask if config.model.protocol == "finetune" else FrozenTask
-        return kind(config, open_classified_sets(config, facts))
+        return kind(config, open_classified_sets(config, facts), facts is not None)
     if isinstance(config, DetectionConfig):
-        return DetectionTask(config, *open_detection_sets(config))
+        return DetectionTask(config, *open_detection_sets(config), facts is not None)
     assert isinstance(config, SegmentationConfig)
-    return SegmentationTask(config, *open_segmentation_sets(config))
+    return SegmentationTask(config, *open_segmentation_sets(config), facts is not None)
 
 
 def train_run(config: TransferConfig, folder: Path, continued: bool = False) -> Measured:

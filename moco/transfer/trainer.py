@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator
 from functools import partial
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -173,6 +174,15 @@ class Trainer:
         found = on_main(lambda: None if (path := newest_checkpoint(self.run)) is None else read_checkpoint(path))
         if found is None:
             return False
+        own = self.task.facts.get("classes", [])
+        trained = found.get("facts", {}).get("classes", own)
+        if trained != own:
+            places = zip_longest(trained, own, fillvalue="none")
+            number, names = next((n, pair) for n, pair in enumerate(places) if pair[0] != pair[1])
+            raise UserError(
+                f"{self.run.path}: its network does not fit {self.config.data.source}: it was trained for other "
+                f"classes, or in another order (number {number} is {names[0]}, there {names[1]})"
+            )
         try:
             self.model.load_state_dict(found["model"])
         except RuntimeError as error:

@@ -144,6 +144,7 @@ def test_if_no_run_can_be_had_that_is_an_error_and_no_page_is_left(tiny, npz, tm
         assert not list((tmp_path / "out").iterdir())
 
 
+@pytest.mark.slow
 def test_a_run_that_another_process_trains_is_skipped(tiny, npz, tmp_path, capsys, locked_elsewhere):
     reproduce(npz, tmp_path, "--seeds", "1")
     (tmp_path / "moco-0.9-seed0" / "result.json").unlink()
@@ -181,6 +182,7 @@ def test_a_page_that_cannot_be_written_is_named_before_anything_runs(tiny, npz, 
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_path_among_the_options_is_no_path_in_the_page_s_name(tiny, npz, tmp_path):
     out = tmp_path / "[/bold] out"
     cli.main(["reproduce", "momentum", "--set", f"data=npz:{npz}", "--seeds", "1", "--out", str(out)])
@@ -196,6 +198,7 @@ def test_a_dry_run_prints_the_cost_and_starts_nothing(tiny, npz, tmp_path, capsy
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_curves_over_epochs_are_drawn(tiny, npz, tmp_path, monkeypatch):
     cells = [Cell("with", "", tiny.cells("cpu")[0].config), Cell("without", "", tiny.cells("cpu")[1].config)]
     claims = [Claim("it cheats", ("without", ""), ("with", ""), "contrastive")]

@@ -75,6 +75,7 @@ def test_two_ranks_are_one(data):
     assert 0 <= json.loads((data / "two" / "linear.json").read_text())["accuracy"]["top-1"] <= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "more",
     [
@@ -197,6 +198,7 @@ def test_all_ranks_start_with_the_main_ranks_state(data):
     assert_same(plain, recorded(data / "other-weights")[1])
 
 
+@pytest.mark.slow
 def test_two_ranks_start_from_given_weights_as_one_does(data):
     torch.manual_seed(1)
     encoder = build_encoder("tiny")

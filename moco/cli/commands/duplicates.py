@@ -34,10 +34,10 @@ def run(options: Options) -> None:
         source = open_images(spec, trained, evaluated.download, options.max_bad)
         encoder, centre = trained.on(device)
         workers, chosen = trained.config.compute.workers, (options.threshold, options.correlation, options.index)
-        found = find_duplicates(encoder, source.splits, centre, device, *chosen, workers, progress)
+        found = find_duplicates(encoder, source.whole_splits, centre, device, *chosen, workers, progress)
         if is_main():
-            print_on_main(_table(found, source.splits, spec))
-            _write(found, source.splits, source.classes, options)
+            print_on_main(_table(found, source.whole_splits, spec))
+            _write(found, source.whole_splits, source.classes, options)
 
 
 def _table(found: Duplicates, sets: Mapping[str, ImageSet], spec: str) -> Table:

@@ -40,8 +40,8 @@ def run(options: Embed) -> None:
         encoder, centre = trained.on(device)
         about = describe(trained, centre, spec)
         folder = options.out.with_name(f".{options.out.name}.partial")
-        if options.overwrite and options.out.exists():  # else it would be a stopped run's, which goes on
-            on_main(lambda: Embedding({}, folder, 0, []).discard())
+        if options.overwrite:  # a finished one's; else it would be a stopped run's, which goes on
+            on_main(lambda: Embedding({}, folder, 0, []).discard() if options.out.exists() else None)
         workers, bar = trained.config.compute.workers, progress("embedding")
         embedding = embed(encoder, sets, centre, device, folder, about, options.batch_size, workers, bar)
         if is_main():

@@ -96,13 +96,13 @@ def _transfer(options: Reproduce) -> None:
     require_all(rules)
     scale = cast(TransferScale, options.scale)
     name = _name(f"transfer-{scale}", *options.set, *([f"only={_name(*options.only)}"] if options.only else []))
-    out, seeds = options.out or Path("runs/reproduce") / f"transfer-{scale}", options.seeds or 3
+    out, seeds = options.out or Path("runs/reproduce") / _name(f"transfer-{scale}", *options.set), options.seeds or 3
     with computing(options.compute) as device:
         start_logging(None, is_main())
         page = _folder(options.page or out)
         wanted = settings(scale, options.data, options.only, options.set)
         try:
-            done = reproduce_transfer(wanted, scale, out, options.starts, seeds)
+            done = reproduce_transfer(wanted, scale, out, options.starts, seeds, options.compute)
         except Stopped as stopped:
             raise SystemExit(128 + stopped.signal_number) from None
         if is_main():

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from moco.cli.commands.pretrain import with_resume
 from moco.cli.options import Transfer, parse
-from moco.runs.options import check_ranges, differences, to_dict
+from moco.runs.options import check_ranges, differences
 from moco.runtime.errors import UserError, require_all
 from moco.transfer.classification.config import ClassificationConfig
 from moco.transfer.config import TransferCompute, TransferConfig, as_before, check, scaled
@@ -78,7 +78,7 @@ def main(kind: Kind, words: list[str]) -> None:
                 bool(options.compare)
                 or options.start is not None
                 or any(word.split("=")[0] == "--init" for word in words)
-                or options.resume == "yes",
+                or (options.resume == "yes" and options.trials == 1 and not options.over_labels),
                 f"{prog} START: what it starts from is missing: a run's folder, weights, or random",
             ),
             (not (options.compare and options.start), f"{prog}: --compare names what runs start from: leave START out"),
@@ -118,7 +118,8 @@ def _train(
         reference = next((start for start in starts if start != "random"), "random")
         base = replace(recipe.config, data=options.config.data)
         base = on_main(lambda: started(reference, base))
-        config, reasons = on_main(lambda: _planned(kind, base, reference, parsed, words))
+        planned = _planned(kind, base, reference, parsed, words)  # on all ranks: shards are opened by all of them
+        config, reasons = on_main(lambda: planned)
         if len(reasons) > 1:
             print_on_main(_table(f"{recipe.name} for {reference}, {config.data.source}", reasons))
         if not several:
@@ -140,7 +141,8 @@ def _train(
                 given = parsed(base)
                 return _fixed(own, replace(given, training=base.training) if other else given)
 
-            return on_main(lambda: _planned(kind, alone, reference, line, words)[0])
+            planned = _planned(kind, alone, reference, line, words)[0]
+            return on_main(lambda: planned)
 
         done = compare(config, inits, labels, options.trials, folder, train, plan)
         on_main(lambda: done.write(folder))
@@ -161,10 +163,11 @@ def _planned(
 
     base, reasons = kind.suggest(parsed(base), reference)
     config = parsed(base)
-    training, about = scaled(config.training, base.training)
+    named = {word.split("=")[0] for word in words}
+    options = {flag.removeprefix("--").replace("-", "_") for flag in named}
+    training, about = scaled(config.training, base.training, options)
     config = replace(config, training=training)
     check(config, world_size())
-    named = {word.split("=")[0] for word in words}
     rows = [list(row) for row in reasons if row[0] not in named]
     rows += [["--batch-size", str(training.batch_size), about]] if about else []
     return config, [["option", "value", "reason"], *rows]
@@ -197,8 +200,7 @@ def train_one(kind: Kind, config: TransferConfig, folder: Path, continued: bool)
         command = shlex.join(["moco", kind.task, "--recipe", config.recipe, "--out", str(folder), "--resume"])
         print_on_main(f"stopped after step {stopped.step}; continue it by:\n  {command}")
         raise SystemExit(128 + stopped.signal_number) from None
-    recipe = to_dict(kind.recipes[config.recipe].config)
-    on_main(lambda: write_transfer_page(folder, folder / "report.html", recipe))
+    on_main(lambda: write_transfer_page(folder, folder / "report.html"))
     numbers = ", ".join(f"{name} {value:.1f}" for name, value in measured.numbers.items())
     print_on_main(f"{numbers}\ndone: {folder} holds results.json, report.html, pictures and the checkpoints")
 
@@ -212,6 +214,10 @@ def _use(kind: Kind, words: list[str], prog: str) -> None:
     path = Path(options.start)
     if task_of(path) != kind.task:
         raise UserError(f"{path}: is no run of {prog}: train one by {prog} {path} --recipe NAME")
+    alone = options.trials == 1 and not options.over_labels and not options.compare and options.resume == "no"
+    if not alone or (options.eval_only and options.predict):
+        others = "--trials, --compare, --over-labels and --resume train"
+        raise UserError(f"{prog} {path}: give --eval-only or --predict, one of them alone ({others})")
     used = {"source", *(f.name for f in fields(TransferCompute))}
     if ignored := differences(kind.options().config, options.config, used):
         raise UserError(f"{prog} {path}: the run has options of its own: leave out {', '.join(ignored)}")
@@ -229,6 +235,7 @@ def _evaluate(kind: Kind, path: Path, options: Transfer) -> None:
     from moco.runtime.device import choose_device
     from moco.runtime.ranks import is_main, on_main
     from moco.training.log import start_logging
+    from moco.transfer.compare import folder_name
     from moco.transfer.tasks import open_task
     from moco.transfer.trainer import Trainer
 
@@ -239,17 +246,20 @@ def _evaluate(kind: Kind, path: Path, options: Transfer) -> None:
         newest = on_main(lambda: newest_checkpoint(run))
         if newest is None:
             raise UserError(f"{path}: the run has no checkpoint yet")
-        facts = on_main(lambda: read_checkpoint(newest).get("facts"))
+        facts = on_main(lambda: read_checkpoint(newest).get("facts") or {})
         others = given.data.source not in (default.data.source, config.data.source)
         if others:
-            config = replace(config, data=replace(config.data, source=given.data.source))
-        config = replace(config, compute=given.compute, encoder=replace(config.encoder, init="random"))
+            config = replace(config, data=replace(config.data, source=given.data.source, labels="all"))
+        config = replace(config, compute=given.compute)
         device = choose_device(given.compute.device, given.compute.precision, given.compute.channels_last)
         trainer = Trainer(config, open_task(config, facts), run, device)
         trainer.load()
         trainer.model.eval()
         measured = trainer.task.evaluate(device, given.compute.workers)
-        where = options.out or (path / "evaluation" if others else path)  # the run's own results stay
+        # The run's own results stay, and those of an unfinished run are not taken for its results.
+        unfinished = trainer.step < config.training.iterations
+        aside = path / f"evaluation-{folder_name(given.data.source) if others else f'step-{trainer.step}'}"
+        where = options.out or (aside if others or unfinished else path)
         on_main(lambda: where.mkdir(parents=True, exist_ok=True))
         on_main(lambda: measured.write(where))
         if where == path:
@@ -260,10 +270,11 @@ def _evaluate(kind: Kind, path: Path, options: Transfer) -> None:
 
 def list_recipes(kind: Kind) -> None:
     """What the command does, its recipes and its data."""
+    used = "" if kind.task == "finetune" else " | --predict IMAGES"
     print(
         f"usage: moco {kind.task} START --recipe RECIPE [--options]    "
         f"(moco {kind.task} --recipe RECIPE --help lists them)\n"
-        f"       moco {kind.task} RUN --eval-only | --predict IMAGES      (RUN: what the first line trained)\n"
+        f"       moco {kind.task} RUN --eval-only{used}      (RUN: what the first line trained)\n"
     )
     rows = [[recipe.name, recipe.about, recipe.cost, recipe.reaches] for recipe in kind.recipes.values()]
     console.print(_table("recipes", [["recipe", "what", "cost", "should reach"], *rows]))

@@ -176,9 +176,9 @@ def _map(path: str) -> mmap.mmap:
 
 def _kept(kept: "OrderedDict[int, T]", key: int, make: Callable[[], T]) -> T:
     """What was made for that key; what was not used for longest is let go."""
-    if key not in kept:
-        kept[key] = make()
-        if len(kept) > _OPEN:
-            kept.popitem(last=False)
-    kept.move_to_end(key)
-    return kept[key]
+    # Several threads decode images of one process: another may let go between two lines what this one has.
+    value = kept.pop(key, None)
+    kept[key] = value = make() if value is None else value
+    while len(kept) > _OPEN:
+        kept.popitem(last=False)
+    return value

@@ -26,6 +26,7 @@ class ClassificationTask:
     Args:
         config: of the run, with nothing left open.
         sets: labelled images.
+        trained: a checkpoint fills the network next.
 
     Raises UserError if the weights to start from do not fit, or the encoder cannot take images of this size.
     """
@@ -33,9 +34,9 @@ class ClassificationTask:
     precise_bn = 0
     read = None
 
-    def __init__(self, config: ClassificationConfig, sets: ClassifiedSets) -> None:
+    def __init__(self, config: ClassificationConfig, sets: ClassifiedSets, trained: bool = False) -> None:
         self.config, self.sets = config, sets
-        encoder = build_started(config.encoder, config.training.seed)
+        encoder = build_started(config.encoder, config.training.seed, trained)
         require_size(encoder, config.views.image_size, config.encoder.encoder)
         self.model = Classifier(encoder, len(sets.classes))
         self.images = len(sets.train)

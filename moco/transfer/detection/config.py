@@ -65,7 +65,7 @@ class DetectionConfig(TransferConfig):
     """What a run of `moco detect` is made of."""
 
     task: Annotated[str, tyro.conf.Suppress] = "detect"
-    data: LabelledData = field(default_factory=LabelledData)
+    data: LabelledData = field(default_factory=lambda: LabelledData(""))
     model: Model = field(default_factory=Model)
     training: DetectionSchedule = field(default_factory=DetectionSchedule)
     evaluation: Evaluation = field(default_factory=Evaluation)

@@ -1,6 +1,5 @@
 """A detector that `moco detect` trained, from its run's folder."""
 
-from dataclasses import replace
 from pathlib import Path
 
 from moco.runs.checkpoint import newest_checkpoint, read_checkpoint
@@ -24,6 +23,6 @@ def load_detector(path: Path | str) -> TrainedDetector:
         raise UserError(f"{path}: the run has no checkpoint yet")
     state = read_checkpoint(newest)
     classes, keypoints = state["facts"]["classes"], state["facts"]["keypoints"]
-    detector = build(replace(config, encoder=replace(config.encoder, init="random")), len(classes), keypoints)
+    detector = build(config, len(classes), keypoints, trained=True)
     detector.load_state_dict(state["model"])
     return TrainedDetector(detector, classes, config.evaluation.test_side, config.training.max_side)

@@ -49,12 +49,13 @@ class DetectionTask:
         config: of the run.
         train: annotated images to train on, each with an object.
         test: those to evaluate on.
+        trained: a checkpoint fills the detector next.
 
     Raises UserError if the weights to start from do not fit, or the images lack the masks or keypoints that the
     detector is to learn.
     """
 
-    def __init__(self, config: DetectionConfig, train: DetectionSet, test: DetectionSet) -> None:
+    def __init__(self, config: DetectionConfig, train: DetectionSet, test: DetectionSet, trained: bool = False) -> None:
         self.config, self.train, self.test = config, train, test
         self.images = len(train)
         training = config.training
@@ -68,7 +69,7 @@ class DetectionTask:
             raise UserError(f"--masks: the objects of {config.data.source} have boxes alone: --no-masks")
         if config.model.keypoints and not points:
             raise UserError(f"--keypoints: the objects of {config.data.source} have none: --no-keypoints")
-        self.detector = build(config, len(train.classes), points)
+        self.detector = build(config, len(train.classes), points, trained)
         self.model: nn.Module = self.detector
         self.read: Read = Reader(train, training.seed, training.sides, training.max_side, config.model.masks)
         self.precise_bn = config.evaluation.precise_bn
@@ -110,9 +111,9 @@ def about(config: DetectionConfig) -> dict[str, Any]:
     return start | {"data": config.data.source, "labels": config.data.labels, "seed": config.training.seed}
 
 
-def build(config: DetectionConfig, classes: int, keypoints: int) -> Detector:
+def build(config: DetectionConfig, classes: int, keypoints: int, trained: bool = False) -> Detector:
     """The detector of a configuration, its encoder started from given weights. Raises UserError if they do not fit."""
-    encoder = build_started(config.encoder, config.training.seed)
+    encoder = build_started(config.encoder, config.training.seed, trained)
     detector = build_detector(config.model.structure, encoder, classes, **options_of(config.model, keypoints))
     detector.sampled_regions = config.model.regions
     detector.rpn.limits = replace(detector.rpn.limits, after_nms=config.evaluation.proposals)

@@ -54,7 +54,7 @@ class SegmentationConfig(TransferConfig):
     """What a run of `moco segment` is made of."""
 
     task: Annotated[str, tyro.conf.Suppress] = "segment"
-    data: LabelledData = field(default_factory=LabelledData)
+    data: LabelledData = field(default_factory=lambda: LabelledData(""))
     model: Model = field(default_factory=Model)
     training: SegmentationSchedule = field(default_factory=SegmentationSchedule)
     evaluation: Evaluation = field(default_factory=Evaluation)

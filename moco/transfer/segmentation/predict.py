@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,7 +43,7 @@ def load(path: Path) -> tuple[FCN, list[str]]:
         raise UserError(f"{path}: the run has no checkpoint yet")
     state = read_checkpoint(newest)
     classes: list[str] = state["facts"]["classes"]
-    model = build(replace(config, encoder=replace(config.encoder, init="random")), len(classes))
+    model = build(config, len(classes), trained=True)
     model.load_state_dict(state["model"])
     return model, classes
 

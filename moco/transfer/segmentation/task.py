@@ -46,15 +46,18 @@ class SegmentationTask:
         config: of the run.
         train: labelled images to train on.
         test: those to evaluate on.
+        trained: a checkpoint fills the network next.
 
     Raises UserError if the weights to start from do not fit, or if a batch is too small for batch normalisation.
     """
 
-    def __init__(self, config: SegmentationConfig, train: SegmentationSet, test: SegmentationSet) -> None:
+    def __init__(
+        self, config: SegmentationConfig, train: SegmentationSet, test: SegmentationSet, trained: bool = False
+    ) -> None:
         self.config, self.test = config, test
         self.images, self.facts = len(train), {"classes": list(train.classes)}
         training = config.training
-        self.model: nn.Module = synchronise_batch_norm(build(config, len(train.classes)))
+        self.model: nn.Module = synchronise_batch_norm(build(config, len(train.classes), trained))
         if training.batch_size == 1 and training.crop <= int(self.model.stride):  # type: ignore[arg-type]
             raise UserError(
                 f"--crop {training.crop}: of a batch of one such crop BN sees a single position: give a larger one"
@@ -89,10 +92,10 @@ def about(config: SegmentationConfig) -> dict[str, Any]:
     return start | {"data": config.data.source, "labels": config.data.labels, "seed": config.training.seed}
 
 
-def build(config: SegmentationConfig, classes: int) -> FCN:
+def build(config: SegmentationConfig, classes: int, trained: bool = False) -> FCN:
     """The network of a configuration, its encoder started from given weights. Raises UserError if they do not fit."""
     width = max(8, round(HEAD_WIDTH * config.model.head_width))
-    return FCN(build_started(config.encoder, config.training.seed), classes, width)
+    return FCN(build_started(config.encoder, config.training.seed, trained), classes, width)
 
 
 def open_sets(config: SegmentationConfig) -> tuple[SegmentationSet, SegmentationSet]:

@@ -44,6 +44,7 @@ def test_each_index_is_read_once_by_one_of_two_ranks(server, shards, tmp_path):
         assert torch.load(tmp_path / f"{rank}.pt").tolist() == [0, 1] * 48
 
 
+@pytest.mark.slow
 def test_two_ranks_train_as_one(server, shards, tmp_path):
     words = f"pretrain cifar10-cpu --data shards:{shards} {OPTIONS} --knn-every 0 --shard-streams 3"
     for ranks in (1, 2):

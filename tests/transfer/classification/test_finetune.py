@@ -135,7 +135,8 @@ def test_classes_are_evaluated_again_by_their_names(trained, tmp_path, capsys):
         paint(other / "train" / name, COLOURS[name], 2, 1)
         paint(other / "test" / name, COLOURS[name], 3, 2)
     finetune(trained, "--eval-only", "--data", f"folder:{other}", "--workers", "0")
-    found = results(trained / "evaluation")
+    (aside,) = trained.glob("evaluation-*")
+    found = results(aside)
     assert found["numbers"]["top-1"] == 100.0
     assert [row["test_images"] for row in found["per_class"]] == [0, 3, 3]
     assert [row["training_images"] for row in found["per_class"]] == [12, 12, 12]

@@ -47,6 +47,7 @@ def step(detector, *with_objects):
     return losses
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("structure", WIDTHS)
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_every_encoder_is_trained_and_detects(structure, encoder):

@@ -230,6 +230,10 @@ def test_a_set_of_other_classes_is_refused(trained, own, tmp_path, capsys):
     (other / "classes.txt").write_text("\n".join([*DrawnImages.classes, "one more"]))
     segment(trained, "--eval-only", "--data", f"own:{other}", "--workers", 0, "--out", tmp_path / "x", code=2)
     assert "it was trained for other classes" in capsys.readouterr().err
+    names = list(DrawnImages.classes)
+    (other / "classes.txt").write_text("\n".join([names[0], names[2], names[1], *names[3:]]))
+    segment(trained, "--eval-only", "--data", f"own:{other}", "--workers", 0, "--out", tmp_path / "x", code=2)
+    assert f"number 1 is {names[1]}, there {names[2]}" in capsys.readouterr().err
 
 
 def config(**options) -> SegmentationConfig:
