@@ -160,6 +160,8 @@ def test_its_encoder_starts_another_run(trained, own, tmp_path):
     for name in (name for name in before if name.startswith("encoder.") and not name.endswith(statistics)):
         torch.testing.assert_close(after[name], before[name], rtol=0, atol=1e-6)
     assert not torch.equal(before["head.0.weight"], after["head.0.weight"])
+    segment(tmp_path / "run", "--eval-only", "--workers", 0)
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["init"] == str(trained)
 
 
 @pytest.mark.parametrize(
