@@ -22,7 +22,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from bench.data import cached_views, jpegs, jpegs_per_core, shard_reads, small_views
+from bench.data import jpegs, jpegs_per_core, shard_reads, small_views
 from bench.material import Material, prepare
 from bench.side_by_side import Row, Work, context, delivered, in_words, markdown, measure
 from bench.steps import large_step, small_step
@@ -36,7 +36,6 @@ def works(material: Material, quick: bool) -> list[Work]:
         return [
             jpegs_per_core(material, 64),
             jpegs(material, 64),
-            cached_views(material, batch=16),
             small_views(material),
             small_step(material, "tiny", batch=16, queue=64),
             large_step("resnet18", 32, 4, 64),
@@ -46,7 +45,6 @@ def works(material: Material, quick: bool) -> list[Work]:
     return [
         jpegs_per_core(material),
         jpegs(material),
-        cached_views(material),
         small_views(material),
         small_step(material),
         small_step(material, "tiny", steps=16),

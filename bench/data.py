@@ -20,12 +20,10 @@ from torchvision import transforms as T
 from bench.material import Material
 from bench.side_by_side import Side, Turn, Work
 from moco.data import Encoded, Files, InMemory, Loader, Source, training_plan
-from moco.data.dataset import in_memory
 from moco.data.formats.pack import pack
 from moco.data.sources.shards import open_shards
 from moco.runtime.device import choose_device
 from moco.views import Parameters, Views
-from moco.views.operations import crop_and_resize
 from moco.views.recipes import IMAGENET
 
 # Ours.
@@ -34,8 +32,8 @@ from moco.views.recipes import IMAGENET
 class Crops(Views):
     """Crops alone, uint8: what leaves the CPU when the photometric work is the device's."""
 
-    def of(self, images: Tensor | Sequence[Tensor], parameters: Parameters) -> list[Tensor]:
-        return list(crop_and_resize(images, parameters.box, parameters.flip, self.size).chunk(self.count))
+    def photometric(self, crops: Tensor, parameters: Parameters) -> list[Tensor]:
+        return list(crops.chunk(self.count))
 
 
 def load(images: Encoded | InMemory, views: Views, batch: int, workers: int) -> Turn:
@@ -55,12 +53,6 @@ def load(images: Encoded | InMemory, views: Views, batch: int, workers: int) -> 
 def our_jpegs(material: Material, size: int, batch: int, workers: int, photometric: bool) -> Turn:
     views = (Views if photometric else Crops)("v2", size, 0, channels_last=True)
     return load(Encoded(Files(material.jpegs)), views, batch, workers)
-
-
-def our_cached(material: Material, size: int, batch: int) -> Turn:
-    images = in_memory(Encoded(Files(material.jpegs)), limit_mb=4096)
-    assert images is not None
-    return load(images, Views("v2", size, 0, channels_last=True), batch, 0)
 
 
 def our_small(material: Material, size: int, batch: int) -> Turn:
@@ -145,10 +137,6 @@ def lightly_jpegs(material: Material, size: int) -> Pictures:
     return Pictures(material.jpegs, lightly_v2(size))
 
 
-def lightly_cached(material: Material, size: int) -> Pictures:
-    return Pictures(np.stack([np.asarray(Image.open(path)) for path in material.jpegs]), lightly_v2(size))
-
-
 def lightly_small(material: Material, size: int) -> Pictures:
     return Pictures(material.small(size), lightly_v2(size, gaussian_blur=0.0))
 
@@ -226,7 +214,7 @@ def jpegs_per_core(material: Material, size: int = 224) -> Work:
 
 
 def jpegs(material: Material, size: int = 224, cores: int = 2) -> Work:
-    ours = Side("moco", partial(our_jpegs, material, size, batch=16, workers=0, photometric=True), FLOATS)
+    ours = Side("moco", partial(our_jpegs, material, size, batch=16, workers=cores, photometric=True), FLOATS)
     peers = [
         Side(name, partial(their_views, partial(pictures, material, size), 16, cores), FLOATS, needs)
         for name, pictures, needs in (
@@ -242,15 +230,6 @@ def small_views(material: Material, size: int = 32, cores: int = 2) -> Work:
     pictures = partial(lightly_small, material, size)
     peer = Side(f"lightly, {cores} workers", partial(their_views, pictures, 256, cores), FLOATS, "lightly")
     return Work("small", f"two {size} views in memory, {_cores(cores)}", ours, (peer,), at_least=8, cores=cores)
-
-
-def cached_views(material: Material, size: int = 64, batch: int = 64, cores: int = 2) -> Work:
-    """What `moco suggest` chooses for photographs on a CPU."""
-    ours = Side("moco", partial(our_cached, material, size, batch), FLOATS)
-    pictures = partial(lightly_cached, material, size)
-    peer = Side(f"lightly, {cores} workers", partial(their_views, pictures, batch, cores), FLOATS, "lightly")
-    title = f"photographs in memory to two {size} views, {_cores(cores)}"
-    return Work("cached", title, ours, (peer,), cores=cores)
 
 
 def shard_reads(material: Material, cold: bool) -> Work:

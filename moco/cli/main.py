@@ -12,7 +12,6 @@ from typing import Any
 from moco.cli import options
 from moco.cli.options import parse
 from moco.runs.options import check_ranges
-from moco.runtime.cores import wait_briefly
 from moco.runtime.errors import RankError, UserError, did_you_mean
 
 COMMANDS: dict[str, tuple[str, Any]] = {
@@ -42,7 +41,6 @@ COMMANDS: dict[str, tuple[str, Any]] = {
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs a command line. Leaves by SystemExit: 2 after one line that names what to correct."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    wait_briefly()
     if "RANK" in os.environ:  # else every rank that notices another's end prints a stack of C++ frames
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     try:

@@ -84,17 +84,11 @@ class ImageSet(Protocol):
 
 @dataclass
 class InMemory:
-    """Images of one size: uint8 (n, 3, height, width), and their labels, int64 (n,), or None.
-
-    Kept in the channels-last format, of which a crop is resized several times as fast.
-    """
+    """Images of one size: uint8 (n, 3, height, width), and their labels, int64 (n,), or None."""
 
     images: Tensor
     labels: Tensor | None = None
     random_access = True
-
-    def __post_init__(self) -> None:
-        self.images = self.images.contiguous(memory_format=torch.channels_last)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -286,10 +280,7 @@ def in_memory(encoded: Encoded, limit_mb: int) -> InMemory | None:
     if not images:
         raise UserError(f"none of {len(encoded)} images can be read: {errors[0]}")
     kept = torch.tensor(list(images))
-    together = torch.empty((len(kept), *first.shape), dtype=torch.uint8, memory_format=torch.channels_last)
-    for place, position in enumerate(kept.tolist()):
-        together[place] = images.pop(position)
-    return InMemory(together, None if encoded.labels is None else encoded.labels[kept])
+    return InMemory(torch.stack(list(images.values())), None if encoded.labels is None else encoded.labels[kept])
 
 
 def _try_decode(

@@ -127,7 +127,7 @@ class Compute:
     channels_last: bool = True
     """Memory format of images and weights: channels_last, which is faster for convolutions."""
     workers: Annotated[int, AtLeast0] = 2
-    """Processes that load images which are not cached in memory, for a GPU; on a CPU this process does, by threads."""
+    """Processes that load images which are not cached in memory."""
     decoder: Literal["auto", "cpu", "gpu"] = "auto"
     """Where JPEGs are decoded: by the workers (cpu) or on the GPU; auto: whichever is measured to be faster."""
     cache_mb: Annotated[int, AtLeast0] = 4096

@@ -12,19 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from moco.runtime.threads import each, portions
-
 _GREY = (0.2989, 0.587, 0.114)
 SOLARISE_FROM = 128 / 255
 _KERNEL_RADIUS = 11
 """Gaussian blur with 23 x 23 pixels, the usual size at 224; at a sigma of 2 that is 5.5 standard deviations."""
 _REACH = 4.5
 """Standard deviations after which the kernel is cut off: less than a hundred-thousandth of its weight is beyond."""
-_TINY = 1e-30
-_THIRD = 0.333333
-"""A little less than a third, so that no rounding gives a value below the lowest channel's."""
-_RESIZE = torch.ops.aten._upsample_bilinear2d_aa.default
-"""What F.interpolate(mode="bilinear", antialias=True) calls, after checks that take as long as a small image."""
+_HUGE = 1e30
 _RESIZED_TOGETHER = 2**24
 """Pixels that an accelerator resizes at once: some 200 MB."""
 
@@ -42,29 +36,16 @@ def crop_and_resize(images: Tensor | Sequence[Tensor], box: Tensor, flip: Tensor
 
     Returns uint8 (n, 3, size, size) on the device of the images.
     """
-    if images[0].device.type != "cpu":
+    device = images[0].device
+    if device.type != "cpu":
         return _resize_in_integers(images, box, flip, size)
     # Decoders give pixels with the channels last, which is also what the kernel is fastest on.
     crops = torch.empty((len(box), 3, size, size), dtype=torch.uint8, memory_format=torch.channels_last)
-    places, flips, outs = box.tolist(), flip.tolist(), crops.split(1)
-
-    def resize(rows: slice) -> None:
-        for row in range(rows.start, rows.stop):
-            _resize_part(images[row % len(images)], places[row], flips[row], outs[row])
-
-    each(resize, portions(len(box), 64))
+    for row, ((top, left, height, width), flipped) in enumerate(zip(box.tolist(), flip.tolist(), strict=True)):
+        part = images[row % len(images)][None, :, top : top + height, left : left + width]
+        resized = F.interpolate(part, (size, size), mode="bilinear", antialias=True)[0]
+        crops[row] = resized.flip(2) if flipped else resized
     return crops
-
-
-def _resize_part(image: Tensor, box: Sequence[int], flip: bool, out: Tensor) -> None:
-    """A crop of one image, (3, height, width), to `out`, (1, 3, size, size)."""
-    top, left, height, width = box
-    channels, rows, columns = image.stride()
-    first = image.storage_offset() + top * rows + left * columns
-    # In one call, where slicing takes four: small images are resized sooner than they are sliced.
-    part = image.as_strided((1, 3, height, width), (0, channels, rows, columns), first)
-    resized = _RESIZE(part, list(out.shape[2:]), False, None, None)
-    out.copy_(resized.flip(3) if flip else resized)
 
 
 def _resize_in_integers(images: Tensor | Sequence[Tensor], box: Tensor, flip: Tensor, size: int) -> Tensor:
@@ -148,11 +129,11 @@ def colour_jitter(images: Tensor, jitter: Tensor, order: Tensor) -> Tensor:
         jitter: float32 (n, 4), factors of the first three and the shift of the hue in turns.
         order: int64 (n, 4), which comes first, second, third, last.
     """
-    changed = [[own != none for own, none in zip(row, _UNCHANGED, strict=True)] for row in jitter.tolist()]
+    changed = (jitter != torch.tensor([1.0, 1.0, 1.0, 0.0])).tolist()
     for operations in order.t().tolist():
-        for which in set(operations):
+        for which, operation in enumerate(_JITTERS):
             rows = [row for row, own in enumerate(operations) if own == which and changed[row][which]]
-            _on_rows(images, rows, _JITTERS[which], jitter[:, which])
+            _on_rows(images, rows, operation, jitter[:, which])
     return images
 
 
@@ -169,7 +150,8 @@ def adjust_contrast(images: Tensor, factor: Tensor) -> Tensor:
 
 def adjust_saturation(images: Tensor, factor: Tensor) -> Tensor:
     """factor (n,) times the image and 1 - factor times the grey image, in 0..1. In place."""
-    return torch.lerp(to_grey(images), images, factor[:, None, None, None], out=images).clamp_(0, 1)
+    grey = to_grey(images).mul_((1 - factor)[:, None, None, None])
+    return images.mul_(factor[:, None, None, None]).add_(grey).clamp_(0, 1)
 
 
 def to_grey(images: Tensor) -> Tensor:
@@ -187,38 +169,35 @@ def grey_scale(images: Tensor, grey: Tensor) -> Tensor:
 def adjust_hue(images: Tensor, shift: Tensor) -> Tensor:
     """Turns the hue of each image by shift (n,), in turns of the colour circle (-0.5 to 0.5). Changes them in place.
 
-    The way through HSV in closed form, without choosing by conditions, which a CPU is slow at. With low, high and
-    chroma = high - low of a pixel, its hue is green - blue >= 0 ? +d : -d from red, in sixths of a turn, where
-    d = (green + blue - red + high - 2 low) / chroma in 0..3; and a colour that is u turns from a channel's own hue
-    gives that channel low + chroma * clamp(2 - 6 |u|, 0, 1).
+    The way through HSV in closed form: with c = max - min and hue h in turns, each channel is
+    min + c * clamp(|6 frac(h + offset) - 2| - 1, 0, 1), offset = 5/6, 3/6, 1/6 for red, green, blue. Which channel is
+    the largest is encoded by numbers, 0 or 1, as choosing by conditions is ten times as slow on a CPU.
     """
     red, green, blue = images.unbind(dim=1)
-    high, low = torch.maximum(red, green), torch.minimum(red, green)
-    torch.maximum(high, blue, out=high)
-    torch.minimum(low, blue, out=low)
-    chroma = high - low
-    hue = torch.add(green, blue).sub_(red).add_(chroma).sub_(low)
-    hue.copysign_(torch.sub(green, blue, out=high)).div_(torch.clamp(chroma, min=_TINY, out=high))
-    low.add_(chroma, alpha=2)
-    # Turns from each channel's own hue, half a turn more and positive; the room of the images is used for them.
-    ahead = shift[:, None] + 2.5 - torch.arange(3, device=shift.device) / 3
-    torch.add(ahead[:, :, None, None], hue[:, None], alpha=1 / 6, out=images)
-    images.frac_().sub_(0.5).abs_().clamp_(1 / 6, _THIRD)
-    return torch.addcmul(low[:, None], chroma[:, None], images, value=-6, out=images)
+    high = torch.maximum(red, green).clamp_(min=blue)
+    low = torch.minimum(red, green).clamp_(max=blue)
+    not_red, not_green = (torch.sub(high, channel).mul_(_HUGE).clamp_(max=1) for channel in (red, green))
+    # Six times c * h, without the offset of the largest channel: green - blue, or blue - red, or red - green.
+    hue = torch.lerp(green - blue, torch.lerp(blue - red, red - green, not_green), not_red)
+    chroma = high.sub_(low)
+    hue.div_((6 * chroma).clamp_(min=1 / _HUGE))
+    hue += not_green.add_(1).mul_(not_red).div_(3)
+    hue += shift[:, None, None] + 2  # keeps it positive
+    share = not_red  # its room is used again
+    for channel, offset in enumerate((5 / 6, 3 / 6, 1 / 6)):
+        torch.add(hue, offset, out=share).frac_().mul_(6).sub_(2).abs_().sub_(1).clamp_(0, 1)
+        torch.addcmul(low, chroma, share, out=images[:, channel])
+    return images
 
 
 _JITTERS = (adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue)
 """In the order of BRIGHTNESS, CONTRAST, SATURATION, HUE."""
-_UNCHANGED = (1.0, 1.0, 1.0, 0.0)
-"""What changes nothing, of each."""
 
 
 def gaussian_blur(images: Tensor, sigma: Tensor) -> Tensor:
     """Blurs each image with standard deviation sigma (n,) in pixels, edges reflected; 0 leaves it. In place."""
-    sigmas = sigma.tolist()
-    reach = min(_KERNEL_RADIUS, math.ceil(_REACH * max(sigmas, default=0.0)))
-    rows = [row for row, own in enumerate(sigmas) if own > 0]
-    _on_rows(images, rows, lambda chosen, own: _blur(chosen, own, reach), sigma)
+    reach = min(_KERNEL_RADIUS, math.ceil(_REACH * float(sigma.max()))) if len(sigma) else 0
+    _on_rows(images, _where(sigma > 0), lambda chosen, own: _blur(chosen, own, reach), sigma)
     return images
 
 
@@ -227,8 +206,7 @@ def _blur(images: Tensor, sigma: Tensor, reach: int) -> Tensor:
     height, width = images.shape[2:]
     across, down = min(reach, width - 1), min(reach, height - 1)
     padded = F.pad(images, (across, across, down, down), mode="reflect")
-    rows = _kernel(sigma, height, down)
-    columns = rows if width == height else _kernel(sigma, width, across)
+    rows, columns = _kernel(sigma, height, down), _kernel(sigma, width, across)
     return (_sum_shifted if images.device.type == "cpu" else _multiply_matrices)(padded, rows, columns)
 
 
@@ -276,18 +254,25 @@ def solarise(images: Tensor, chosen: Tensor) -> Tensor:
 
 
 def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...], out: Tensor) -> None:
-    """Writes (images - mean) / std of each channel to `out`, of the same shape and any floating dtype and layout."""
+    """Writes (images - mean) / std of each channel to `out`, of the same shape and any floating dtype and layout.
+
+    The images are overwritten.
+    """
     for channel, (m, s) in enumerate(zip(mean, std, strict=True)):
-        torch.add(torch.tensor(-m / s), images[:, channel], alpha=1 / s, out=out[:, channel])
+        images[:, channel].sub_(m).mul_(1 / s)
+    images = images.to(out.dtype)
+    # A CPU would fetch what is in no cache yet once for every channel; so they are woven together elsewhere.
+    woven = torch.empty_like(out) if len(images) == 1 and out.device.type == "cpu" else out
+    for channel in range(len(mean)):
+        woven[:, channel] = images[:, channel]
+    if woven is not out:
+        out.copy_(woven)
 
 
 def _on_rows(images: Tensor, rows: list[int], operation: Callable[[Tensor, Tensor], Tensor], own: Tensor) -> None:
     """In place: operation(images, own parameters) on some of the images."""
     if len(rows) == len(images):
         images.copy_(operation(images, own.to(images.device, non_blocking=True)))
-    elif rows and rows[-1] - rows[0] + 1 == len(rows):
-        together = slice(rows[0], rows[-1] + 1)
-        images[together] = operation(images[together], own[together].to(images.device, non_blocking=True))
     elif rows:
         chosen = torch.tensor(rows)
         on_device = chosen.to(images.device, non_blocking=True)
@@ -295,4 +280,4 @@ def _on_rows(images: Tensor, rows: list[int], operation: Callable[[Tensor, Tenso
 
 
 def _where(chosen: Tensor) -> list[int]:
-    return [row for row, one in enumerate(chosen.tolist()) if one]
+    return chosen.nonzero()[:, 0].tolist()

@@ -1,18 +1,16 @@
 """Views of a batch of images: crops by one function, photometric operations batched where the encoder runs."""
 
-import itertools
-from collections.abc import Callable, Sequence
-
 import torch
 from torch import Tensor
 
-from moco.runtime.threads import each
 from moco.views.operations import colour_jitter, crop_and_resize, gaussian_blur, grey_scale, normalise, solarise
 from moco.views.parameters import Parameters, draw_parameters
 from moco.views.recipes import Pretext, get_pretext
 
-_PORTION = 2**15
-"""Pixels that a CPU's thread works on at once: few enough for its core's cache, enough to hide the cost of a call."""
+_CACHE_PIXELS = 256 * 32 * 32
+"""How many pixels are worked on at once on a CPU: few enough to stay in its cache, enough to keep its cores busy."""
+_LARGE = 128 * 128
+"""Views of so many pixels are worked on one by one: each then goes through its own operations alone, uncopied."""
 
 
 class Views:
@@ -43,33 +41,22 @@ class Views:
         """How many views of an image there are."""
         return len(self.pretexts)
 
-    def __call__(self, images: Tensor | Sequence[Tensor], index: Tensor, epoch: int | Tensor) -> list[Tensor]:
+    def __call__(self, images: Tensor, index: Tensor, epoch: int | Tensor) -> list[Tensor]:
         """Views of whole images of one size.
 
         Args:
-            images: uint8 (n, 3, height, width), or n of (3, height, width); a CPU is fastest on channels-last ones.
+            images: uint8 (n, 3, height, width).
             index: int64 (n,), their numbers in the data set, best left on the CPU.
             epoch: of the run, one for all or int64 (n,).
 
         Returns a tensor (n, 3, size, size) for each view, normalised, on the device of the images.
         """
-        parameters = self.parameters(index, epoch, *(torch.full_like(index, side) for side in images[0].shape[1:]))
-        return self.of(images, parameters)
+        parameters = self.parameters(index, epoch, *(torch.full_like(index, side) for side in images.shape[2:]))
+        return self.photometric(crop_and_resize(images, parameters.box, parameters.flip, self.size), parameters)
 
     def parameters(self, index: Tensor, epoch: int | Tensor, height: Tensor, width: Tensor) -> Parameters:
         """What the views of each image are made of, all of view 0, then all of view 1; sizes in pixels, int64 (n,)."""
         return draw_parameters(self.pretexts, self.seed, epoch, index, height, width)
-
-    def of(self, images: Tensor | Sequence[Tensor], parameters: Parameters) -> list[Tensor]:
-        """The views of whole images, uint8 (3, height, width) each, of any sizes on one device, by their parameters."""
-        if images[0].device.type != "cpu":
-            return self.photometric(crop_and_resize(images, parameters.box, parameters.flip, self.size), parameters)
-
-        def crops(rows: Tensor, own: Parameters) -> Tensor:
-            chosen = [images[row % len(images)] for row in rows.tolist()]
-            return crop_and_resize(chosen, own.box, own.flip, self.size)
-
-        return self._in_portions(crops, parameters)
 
     def photometric(self, crops: Tensor, parameters: Parameters) -> list[Tensor]:
         """The views of crops that are resized and flipped already, on the device of the crops.
@@ -78,34 +65,14 @@ class Views:
             crops: uint8 (count * n, 3, size, size), all of view 0, then all of view 1.
             parameters: of each.
         """
+        n, step, pixels = len(crops), len(crops), self.size**2
         if crops.device.type == "cpu":
-            return self._in_portions(lambda rows, _: crops[rows], parameters)
+            step = 1 if pixels >= _LARGE else _CACHE_PIXELS // pixels
         made = torch.empty(crops.shape, dtype=self.dtype, device=crops.device, memory_format=self.memory_format)
-        self._finish(crops.to(torch.float32, memory_format=torch.contiguous_format).div_(255), parameters, made)
-        return list(made.chunk(self.count))
-
-    def _in_portions(self, crops: Callable[[Tensor, Parameters], Tensor], parameters: Parameters) -> list[Tensor]:
-        """The views on a CPU: each thread takes some rows at a time, whose pixels then stay in its core's cache.
-
-        Args:
-            crops: gives the crops of some rows, which have these parameters.
-            parameters: of all rows.
-        """
-        shape = (len(parameters.box), 3, self.size, self.size)
-        made = torch.empty(shape, dtype=self.dtype, memory_format=self.memory_format)
-        ranked, kinds = _alike(parameters)
-        parameters, views = parameters.take(ranked), made.unbind()
-
-        def finish(portion: slice) -> None:
-            rows, own = ranked[portion], parameters.take(portion)
-            # One channel after the other: colours are worked on by channel.
-            floats = crops(rows, own).to(torch.float32, memory_format=torch.contiguous_format).div_(255)
-            self._finish(floats, own, floats)
-            for row, view in zip(rows.tolist(), floats.unbind(), strict=True):
-                views[row].copy_(view)
-
-        most = max(1, _PORTION // self.size**2)
-        each(finish, [slice(at, min(at + most, stop)) for start, stop in kinds for at in range(start, stop, most)])
+        for start in range(0, n, step):
+            rows = slice(start, min(start + step, n))
+            floats = crops[rows].to(torch.float32, memory_format=torch.contiguous_format).div_(255)
+            self._finish(floats, parameters.take(rows), made[rows])
         return list(made.chunk(self.count))
 
     def _finish(self, crops: Tensor, parameters: Parameters, out: Tensor) -> None:
@@ -113,7 +80,7 @@ class Views:
 
         Args:
             crops: float32 (n, 3, size, size), values in 0..1; overwritten.
-            out: where the views go, which may be the crops.
+            out: where the views go.
         """
         pretext = self.pretexts[0]  # the views do not differ in what is used here
         if pretext.grey_first:
@@ -124,18 +91,6 @@ class Views:
         gaussian_blur(crops, parameters.sigma)
         solarise(crops, parameters.solarise)
         normalise(crops, *pretext.normalisation, out=out)
-
-
-def _alike(parameters: Parameters) -> tuple[Tensor, list[tuple[int, int]]]:
-    """All rows, int64 (n,), and where those of one order of jitters start and stop, which are worked on together.
-
-    Those that become grey are last among them.
-    """
-    jittered = (parameters.jitter != torch.tensor([1.0, 1.0, 1.0, 0.0])).any(dim=1)
-    order = torch.where(jittered, (parameters.order * torch.tensor([64, 16, 4, 1])).sum(dim=1), 0)
-    ranked = (2 * order + parameters.grey).argsort(stable=True)
-    stops = order[ranked].unique_consecutive(return_counts=True)[1].cumsum(dim=0).tolist()
-    return ranked, list(itertools.pairwise([0, *stops]))
 
 
 class CentreCrop(Views):

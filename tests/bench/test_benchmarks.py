@@ -10,7 +10,7 @@ import pytest
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
-NAMES = ["jpeg-core", "jpeg", "jpeg", "cached", "small", "step-tiny", "step-224", "read-cold", "read-warm"]
+NAMES = ["jpeg-core", "jpeg", "jpeg", "small", "step-tiny", "step-224", "read-cold", "read-warm"]
 MAY_BE_UNABLE = {"read-cold"}  # not every file system lets its page cache be emptied
 LIGHTLY = find_spec("lightly") is not None
 

@@ -34,23 +34,6 @@ def test_views_do_not_depend_on_the_batch(recipe, chosen, epoch):
         assert torch.equal(ours, all_of_them[index])
 
 
-@pytest.mark.parametrize("recipe", ["v1", "v2", "v3", "cifar"])
-@pytest.mark.parametrize("size", [15, 33, 131])
-def test_views_depend_on_neither_threads_nor_the_batch_by_a_bit(recipe, size):
-    """Sizes that are no multiple of what the processor works on at once; large ones are worked on one by one."""
-    views, before = Views(recipe, size=size, seed=3, channels_last=True), torch.get_num_threads()
-    together = views(IMAGES, NUMBERS, 1)
-    try:
-        torch.set_num_threads(3)
-        threaded = views(list(IMAGES), NUMBERS, 1)
-    finally:
-        torch.set_num_threads(before)
-    for view, expected in enumerate(together):
-        assert torch.equal(threaded[view], expected)
-        for i in (0, 7, 39):
-            assert torch.equal(views(IMAGES[i : i + 1], NUMBERS[i : i + 1], 1)[view][0], expected[i])
-
-
 @given(chosen=st.lists(st.tuples(st.integers(0, 2**40), st.integers(0, 9999)), min_size=1, max_size=20))
 @settings(max_examples=30, deadline=None)
 def test_parameters_do_not_depend_on_the_batch(chosen):

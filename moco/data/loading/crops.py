@@ -1,6 +1,5 @@
 """What a worker does: it decodes the images of a batch, each once, and crops them."""
 
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -9,7 +8,6 @@ from torch import Tensor
 from moco.data.dataset import Content, Encoded
 from moco.data.order import Indices
 from moco.runtime.errors import UserError
-from moco.runtime.threads import each
 from moco.views import Parameters, Views
 from moco.views.operations import crop_and_resize
 
@@ -34,7 +32,7 @@ class CropBatch(NamedTuple):
     errors: dict[int, str]
     """What could not be read, by position."""
     views: list[Tensor] | None = None
-    """In place of the crops, from `ViewDataset`: finished views."""
+    """In their place, from `ViewDataset`: finished views."""
 
 
 class CropDataset(torch.utils.data.Dataset[Any]):
@@ -47,26 +45,23 @@ class CropDataset(torch.utils.data.Dataset[Any]):
         (epoch, index), images = request.indices, self.images.with_content(request.content)
         errors: dict[int, str] = {}
         try:
-            decoded = each(partial(images.readable_near, errors=errors), index.tolist())
+            decoded = [images.readable_near(position, errors) for position in index.tolist()]
         except UserError as error:
             return error  # raised here, it would reach the reader with a traceback in its message
         actual = torch.tensor([position for position, _ in decoded])
         pictures = [picture for _, picture in decoded]
         height, width = torch.tensor([picture.shape[1:] for picture in pictures]).unbind(dim=1)
         parameters = self.views.parameters(actual, epoch, height, width)
-        return self.batch(actual, pictures, parameters, errors)
-
-    def batch(
-        self, actual: Tensor, pictures: list[Tensor], parameters: Parameters, errors: dict[int, str]
-    ) -> CropBatch:
         crops = crop_and_resize(pictures, parameters.box, parameters.flip, self.views.size)
         return CropBatch(actual, crops, parameters, errors)
 
 
 class ViewDataset(CropDataset):
-    """The views themselves, where the device is a CPU."""
+    """The views themselves, where the device is a CPU: workers are on their own, and so never wait for one another as
+    the threads of one operation do."""
 
-    def batch(
-        self, actual: Tensor, pictures: list[Tensor], parameters: Parameters, errors: dict[int, str]
-    ) -> CropBatch:
-        return CropBatch(actual, torch.empty(0), parameters, errors, self.views.of(pictures, parameters))
+    def __getitems__(self, request: Request) -> CropBatch | UserError:
+        batch = super().__getitems__(request)
+        if isinstance(batch, UserError):
+            return batch
+        return batch._replace(crops=torch.empty(0), views=self.views.photometric(batch.crops, batch.parameters))

@@ -12,7 +12,6 @@ from moco.data.formats.decode import UnreadableImageError, decode, decode_jpeg, 
 from moco.data.loading.crops import CropBatch, CropDataset, Request
 from moco.data.order import Indices
 from moco.runtime.errors import UserError
-from moco.runtime.threads import one_thread
 from moco.views import Parameters, Views
 from moco.views.operations import crop_and_resize
 
@@ -116,8 +115,7 @@ def faster_on_gpu(images: ImageSet, views: Views, device: torch.device, workers:
             decode_and_crop(packets, views.size, device)
             torch.cuda.synchronize(device)
         else:
-            with one_thread():  # as a worker
-                CropDataset(images, views).__getitems__(sample)
+            CropDataset(images, views).__getitems__(sample)
         seconds[name] = time.perf_counter() - start
     cpu, gpu = seconds["cpu"] / max(1, workers), seconds["gpu"]
     log.info("decoding %d images: %.0f ms by %d workers, %.0f ms by the GPU", _SAMPLE, 1e3 * cpu, workers, 1e3 * gpu)

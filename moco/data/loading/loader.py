@@ -31,16 +31,15 @@ class Batch(NamedTuple):
 class Loader:
     """Brings views of a set's images to the device.
 
-    Images in memory are on the device, and everything happens there. For a GPU, encoded ones are decoded, once for all
-    views, and cropped by `workers` processes, which send uint8 crops; photometric work is done on the device. Where
-    that is a CPU, this process does all of it between the steps, an image a thread: its cores are then never shared by
-    more threads than there are, and nothing is sent from process to process.
+    Images in memory are on the device, and everything happens there. Encoded ones are decoded, once for all
+    views, and cropped by `workers` processes, which send uint8 crops; photometric work is done on the device, or by the
+    workers where that is a CPU.
 
     Args:
         images: the set.
         views: which views of them.
         device: where the views are wanted.
-        workers: processes that decode for a GPU; 0 decodes in this one, as is done on a CPU.
+        workers: processes that decode; 0 decodes in this one.
         decoder: where JPEGs are decoded: cpu, by the workers; gpu, by the device; auto, on a GPU whichever is faster.
     """
 
@@ -48,8 +47,7 @@ class Loader:
         self, images: ImageSet, views: Views, device: torch.device, workers: int = 0, decoder: Decoder = "cpu"
     ) -> None:
         self.images = images.to(device)
-        self.views, self.device, self.decoder = views, device, decoder
-        self.workers = 0 if device.type == "cpu" else workers
+        self.views, self.device, self.workers, self.decoder = views, device, workers, decoder
 
     def agree_on_unreadable(self) -> None:
         """Counts the images found unreadable on all ranks; called on all of them. Raises UserError if too many."""
@@ -78,17 +76,14 @@ class Loader:
             return
         assert isinstance(images, InMemory)
         for epoch, index in plan:
-            whole = images.images
-            # On a CPU nothing is copied but what a crop takes.
-            chosen = [whole[i] for i in index.tolist()] if whole.is_cpu else whole[index.to(self.device)]
-            yield Batch(index, self.views(chosen, index, epoch))
+            yield Batch(index, self.views(images.images[index.to(self.device)], index, epoch))
 
     def _decoded(self, images: Encoded, requests: Iterable[Request]) -> Iterator[Batch]:
         """The batches that are requested, each made by one worker."""
         if self.decoder == "auto":
             on_gpu = faster_on_gpu(images, self.views, self.device, self.workers)
             self.decoder = "gpu" if on_gpu else "cpu"
-        finished = self.device.type == "cpu"
+        finished = self.device.type == "cpu" and self.decoder == "cpu" and self.workers > 0
         worker = EncodedDataset if self.decoder == "gpu" else ViewDataset if finished else CropDataset
         loader = DataLoader(
             worker(images, self.views),
