@@ -1,6 +1,5 @@
 """Training samples, step by step: which images a step takes is a pure function of (seed, step)."""
 
-import signal
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -10,6 +9,7 @@ from torch.utils.data import DataLoader, Dataset
 from moco.data.order import training_plan
 from moco.runtime.errors import UserError
 from moco.runtime.ranks import gather_objects
+from moco.runtime.signals import ignore_signals
 from moco.transfer.task import Read
 
 _TRIES = 20
@@ -86,17 +86,10 @@ def batches(
         collate_fn=_as_they_are,
         pin_memory=pinned,
         generator=torch.Generator(),  # of its own: the run's must not depend on how often one is made
-        worker_init_fn=_prepare_worker,
+        worker_init_fn=ignore_signals,
     )
     yield from loader
 
 
 def _as_they_are(samples: Sequence[Sample]) -> list[Sample]:
     return list(samples)
-
-
-def _prepare_worker(worker: int) -> None:
-    """A thread each; and torchrun and terminals signal workers too, which serve until the run has stopped by itself."""
-    torch.set_num_threads(1)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from moco.runtime.errors import UserError, did_you_mean
 from moco.transfer.config import TransferConfig
@@ -28,6 +29,15 @@ class TransferRecipe:
     @property
     def name(self) -> str:
         return self.config.recipe
+
+
+@dataclass(frozen=True)
+class Choice:
+    """An option that follows from one's own images and machine, its value and why."""
+
+    flag: str
+    value: Any
+    reason: str
 
 
 def find_recipe(name: str, recipes: Mapping[str, TransferRecipe]) -> TransferRecipe:

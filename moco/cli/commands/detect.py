@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from moco.cli.commands.transfer import Kind
+from moco.cli.commands.transfer import Kind, suggest_own
 from moco.cli.commands.transfer import main as transfer
 from moco.cli.options import Detect
 from moco.transfer.detection.config import KINDS
@@ -17,19 +17,10 @@ def main(words: list[str]) -> None:
 
 def _suggest(config: Any, start: str) -> tuple[Any, list[tuple[str, str, str]]]:
     """Of the recipes for one's own images, what follows from them; it is the same for every start."""
-    if not config.recipe.startswith("own-"):
-        return config, []
-    from moco.runtime.device import choose_device
-    from moco.runtime.errors import UserError
     from moco.transfer.detection.suggest import examine, suggest
     from moco.transfer.detection.task import open_sets
 
-    if not config.data.source:
-        raise UserError(f"--recipe {config.recipe}: --data is missing: voc:PATH, coco:PATH, yolo:PATH or shapes")
-    device = choose_device(config.compute.device)
-    memory = device.free_bytes() / 1e9 if device.is_gpu else None
-    suggested, choices = suggest(examine(open_sets(config)[0], memory), config)
-    return suggested, [(choice.flag, str(choice.value), choice.reason) for choice in choices]
+    return suggest_own(config, "voc:PATH, coco:PATH, yolo:PATH or shapes", open_sets, examine, suggest)
 
 
 def _predict(path: Path, options: Any) -> None:

@@ -173,6 +173,32 @@ def _planned(
     return config, [["option", "value", "reason"], *rows]
 
 
+def suggest_own(
+    config: Any,
+    sources: str,
+    open_sets: Callable[[Any], tuple[Any, Any]],
+    examine: Callable[[Any, float | None], Any],
+    suggest: Callable[[Any, Any], tuple[Any, list[Any]]],
+) -> tuple[Any, list[tuple[str, str, str]]]:
+    """Of a recipe for one's own images, what follows from them and this machine; another recipe stays as it is.
+
+    Args:
+        sources: what --data may be, in words.
+        examine: from training images and the GPU's memory in GB, if there is one, the facts that choices follow from.
+        suggest: from these and the recipe's configuration, the configuration and its choices.
+    """
+    if not config.recipe.startswith("own-"):
+        return config, []
+    if not config.data.source:
+        raise UserError(f"--recipe {config.recipe}: --data is missing: {sources}")
+    from moco.runtime.device import choose_device
+
+    device = choose_device(config.compute.device)
+    memory = device.free_bytes() / 1e9 if device.is_gpu else None
+    suggested, choices = suggest(examine(open_sets(config)[0], memory), config)
+    return suggested, [(choice.flag, str(choice.value), choice.reason) for choice in choices]
+
+
 def _protocol(config: TransferConfig) -> str | None:
     return config.model.protocol if isinstance(config, ClassificationConfig) else None
 

@@ -3,11 +3,12 @@
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from moco.runs.folder import read_values
 from moco.transfer.classification.config import ClassificationConfig, ClassificationSchedule
 from moco.transfer.classification.recipes import CLASSIFICATION, SCRATCH_LR
+from moco.transfer.recipes import Choice
 from moco.views import get_pretext
 from moco.views.recipes import CIFAR
 
@@ -20,15 +21,6 @@ LINEAR = 30.0
 """That of the linear protocol (section 4.1)."""
 LINEAR_STEPS = 1000
 """Steps that it takes at least: of few images, 100 epochs are few steps."""
-
-
-@dataclass(frozen=True)
-class Choice:
-    """An option, its value and why."""
-
-    flag: str
-    value: Any
-    reason: str
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass, replace
 from statistics import median
-from typing import Any
 
 from moco.runtime.errors import UserError
 from moco.transfer.detection.config import DetectionConfig
 from moco.transfer.detection.dataset import DetectionSet
+from moco.transfer.recipes import Choice
 
 SAMPLED = 50
 """Images that are examined."""
@@ -14,15 +14,6 @@ ANCHOR = 32
 """Side in pixels of the smallest anchor: objects should not be much smaller once they are resized."""
 EPOCHS = 36
 """Passes over the images: what COCO's 3x schedule takes, as small sets are fine-tuned for long."""
-
-
-@dataclass(frozen=True)
-class Choice:
-    """An option, its value and why."""
-
-    flag: str
-    value: Any
-    reason: str
 
 
 @dataclass(frozen=True)

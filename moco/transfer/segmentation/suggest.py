@@ -4,7 +4,8 @@ from dataclasses import dataclass, replace
 from statistics import median
 
 from moco.runtime.errors import UserError
-from moco.transfer.detection.suggest import SAMPLED, Choice
+from moco.transfer.detection.suggest import SAMPLED
+from moco.transfer.recipes import Choice
 from moco.transfer.segmentation.config import SegmentationConfig
 from moco.transfer.segmentation.sets import SegmentationSet
 
