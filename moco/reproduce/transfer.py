@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from moco.data import source_of
+from moco.data.sources.npz import SHAPES_TRAIN
 from moco.runs.config import Compute, Config, Views
 from moco.runs.config import Encoder as EncoderOptions
 from moco.runs.folder import Run
@@ -17,7 +18,13 @@ from moco.runtime.errors import UserError, did_you_mean
 from moco.runtime.ranks import on_main
 from moco.training import pretrain
 from moco.training.build import device_of
-from moco.transfer.compare import Comparison, compare
+from moco.transfer.classification.config import (
+    ClassificationConfig,
+    ClassificationSchedule,
+    ClassifiedData,
+    TrainingViews,
+)
+from moco.transfer.compare import Comparison, compare, numbers_of
 from moco.transfer.config import TransferCompute, TransferConfig
 from moco.transfer.detection.recipes import DETECTION
 from moco.transfer.run import RUNS
@@ -140,6 +147,25 @@ def pretrained(scale: TransferScale, folder: Path, compute: Compute) -> str:
     return str(folder)
 
 
+def supervised(scale: TransferScale) -> ClassificationConfig:
+    """How the supervised start is trained: the same encoder, images, steps and batch, with the images' labels."""
+    own = pretraining(scale)
+    training = own.training
+    return ClassificationConfig(
+        data=ClassifiedData("shapes"),
+        encoder=own.encoder,
+        views=TrainingViews(own.views.image_size, min_area=0.5, normalisation="cifar"),
+        training=ClassificationSchedule(
+            iterations=training.epochs * (SHAPES_TRAIN // training.batch_size),
+            batch_size=training.batch_size,
+            lr=training.lr,
+            schedule="cosine",
+            warmup=100,
+            weight_decay=training.weight_decay,
+        ),
+    )
+
+
 def reproduce_transfer(
     wanted: Sequence[Setting],
     scale: TransferScale,
@@ -153,19 +179,18 @@ def reproduce_transfer(
     Args:
         wanted: of `settings`.
         out: the folder of all runs.
-        starts: as --compare; none: random weights and, on drawn images, an encoder pre-trained on them.
+        starts: as --compare; none: random weights and, on drawn images, an encoder pre-trained on them without their
+            labels, and one trained with these.
 
     Raises UserError without starts at the paper's scale.
     """
     if not starts and scale == "paper":
         raise UserError("--starts is missing: random, torchvision:resnet50 and the weights to compare")
     compute = compute or Compute()
-    starts = starts or ("random", pretrained(scale, out / "moco", compute))
     own = TransferCompute(compute.device, compute.precision, compute.channels_last, compute.workers)
-
-    def train(config: TransferConfig, folder: Path) -> None:
-        train_run(config, folder, continued=on_main(lambda: RUNS[config.task](folder).exists))
-
+    if not starts:
+        _train(replace(supervised(scale), compute=own), out / "supervised")
+        starts = ("random", pretrained(scale, out / "moco", compute), str(out / "supervised"))
     return {
         setting.name: compare(
             replace(setting.config, compute=own),
@@ -173,7 +198,13 @@ def reproduce_transfer(
             setting.labels,
             trials,
             out / setting.name.replace(" ", "-"),
-            train,
+            _train,
         )
         for setting in wanted
     }
+
+
+def _train(config: TransferConfig, folder: Path) -> None:
+    """Trains a run that has no results yet, new or continued. Raises Stopped at a signal."""
+    if on_main(lambda: numbers_of(folder)) is None:
+        train_run(config, folder, continued=on_main(lambda: RUNS[config.task](folder).exists))

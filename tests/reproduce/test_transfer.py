@@ -6,7 +6,8 @@ import math
 import pytest
 
 from moco.cli.main import main
-from moco.reproduce.transfer import PAPER, pretraining, reproduce_transfer, settings
+from moco.data import open_source
+from moco.reproduce.transfer import PAPER, pretraining, reproduce_transfer, settings, supervised
 from moco.reproduce.transfer_page import write_transfer
 from moco.runtime.errors import UserError
 from moco.transfer.compare import Comparison, Entry
@@ -28,6 +29,16 @@ def test_all_structures_of_a_scale_share_schedule_and_encoder():
     configs = [setting.config for setting in settings("cpu")]
     assert len({(c.training.iterations, c.training.lr, c.training.batch_size, c.encoder.encoder) for c in configs}) == 1
     assert {c.encoder.encoder for c in configs} == {pretraining("cpu").encoder.encoder}
+
+
+def test_the_supervised_start_has_the_encoder_images_steps_and_batch_of_the_unsupervised_one():
+    own, labelled = pretraining("cpu"), supervised("cpu")
+    check(labelled)
+    assert (own.encoder, own.data.source) == (labelled.encoder, labelled.data.source)
+    assert own.views.image_size == labelled.views.image_size
+    assert own.training.batch_size == labelled.training.batch_size
+    images = len(open_source("shapes", size=16).train)
+    assert labelled.training.iterations == own.training.epochs * (images // own.training.batch_size)
 
 
 def test_options_of_all_runs_and_the_numbers_of_labels_can_be_changed():

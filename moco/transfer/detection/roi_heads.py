@@ -76,11 +76,11 @@ def pool(features: Sequence[Tensor], strides: Sequence[int], boxes: Sequence[Ten
     if len(features) == 1:
         return _align(features[0], rois, strides[0], size)
     levels = levels_of(torch.cat(list(boxes)), len(features))
-    pooled = features[0].new_zeros(len(rois), features[0].shape[1], size, size)
-    for number, (level, stride) in enumerate(zip(features, strides, strict=True)):
-        rows = (levels == number).nonzero()[:, 0]
-        pooled = pooled.index_put((rows,), _align(level, rois[rows], stride, size))
-    return pooled
+    rows = [(levels == number).nonzero()[:, 0] for number in range(len(features))]
+    pooled = [
+        _align(level, rois[own], stride, size) for level, stride, own in zip(features, strides, rows, strict=True)
+    ]
+    return torch.cat(pooled).index_select(0, torch.cat(rows).argsort())
 
 
 def _align(features: Tensor, rois: Tensor, stride: int, size: int) -> Tensor:
