@@ -67,6 +67,19 @@ def legend(classes: Sequence[str], shown: Iterable[int]) -> Image.Image:
     return picture
 
 
+def draw_labels(examples: Sequence[tuple[str, Tensor, Tensor]], classes: Sequence[str], path: Path) -> None:
+    """A sheet of images and, right of each, its labels; a legend below.
+
+    Args:
+        examples: of each its name, uint8 (3, height, width) and uint8 (height, width).
+    """
+    pictures = []
+    for name, image, labels in examples:
+        pictures.append((Path(name).name, _sized(Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()))))
+        pictures.append(("labels", _sized(draw_over(image, labels, classes))))
+    _sheet(pictures, [labels for *_, labels in examples], classes, path, across=4)
+
+
 def draw_predictions(
     examples: Sequence[tuple[str, Tensor, Tensor, Tensor]], classes: Sequence[str], path: Path
 ) -> None:
@@ -80,9 +93,20 @@ def draw_predictions(
         pictures.append((Path(name).name, _sized(Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()))))
         pictures.append(("labels", _sized(draw_over(image, labels, classes))))
         pictures.append(("predicted", _sized(draw_over(image, predicted, classes))))
-    found = torch.cat([torch.cat((labels.flatten(), predicted.flatten())) for *_, labels, predicted in examples])
-    shown = [label for label in found.unique().tolist() if label != IGNORED]
-    draw_sheet([*pictures, ("classes", legend(classes, shown))], path, across=3)
+    _sheet(pictures, [each for *_, labels, predicted in examples for each in (labels, predicted)], classes, path, 3)
+
+
+def _sheet(
+    pictures: Sequence[tuple[str, Image.Image]],
+    labels: Sequence[Tensor],
+    classes: Sequence[str],
+    path: Path,
+    across: int,
+) -> None:
+    """Pictures and a legend of the classes that are in `labels`."""
+    found = torch.cat([each.flatten() for each in labels]).unique().tolist()
+    shown = legend(classes, [label for label in found if label != IGNORED])
+    draw_sheet([*pictures, ("classes", shown)], path, across)
 
 
 def _sized(picture: Image.Image) -> Image.Image:
