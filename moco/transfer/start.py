@@ -31,8 +31,8 @@ def encoder_of(init: str, recipe: Encoder) -> Encoder:
         group = values.get("encoder", {})
         stem, patches = (bool(group.get(name, False)) for name in ("small_stem", "freeze_patches"))
         return Encoder(str(group.get("encoder", recipe.encoder)), stem, patches, init)
-    name = read_weights(init).encoder
-    return Encoder(name, init=init) if name else replace(recipe, init=init)
+    weights = read_weights(init)
+    return Encoder(weights.encoder, weights.small_stem, init=init) if weights.encoder else replace(recipe, init=init)
 
 
 def build_started(encoder: Encoder, seed: int, trained: bool = False) -> nn.Module:
