@@ -4,6 +4,7 @@ from pathlib import Path
 
 from torch import nn
 
+from moco.encoders.description import Normalisation
 from moco.encoders.files import Weights, read_file
 from moco.encoders.included import INCLUDED, read_included
 from moco.encoders.published import HUB_FILES, read_hub, read_timm, read_torchvision
@@ -11,14 +12,13 @@ from moco.encoders.weights import Loaded, fill
 from moco.runs.checkpoint import newest_checkpoint
 from moco.runs.folder import Run
 from moco.runtime.errors import UserError
+from moco.views.recipes import IMAGENET
 
 LIBRARIES = {"torchvision:": read_torchvision, "timm:": read_timm, "hf:": read_hub}
 
 
-def load_weights(spec: str, encoder: nn.Module) -> Loaded:
+def load_weights(spec: str, encoder: nn.Module, normalisation: Normalisation = IMAGENET) -> Loaded:
     """Fills an encoder with given weights, all of it; one that they do not fit stays as it was.
-
-    They are for RGB images normalised by ImageNet's mean and standard deviation, as our views are.
 
     Args:
         spec: one of
@@ -31,13 +31,14 @@ def load_weights(spec: str, encoder: nn.Module) -> Loaded:
             - `torchvision:NAME`, `torchvision:NAME:WEIGHTS`, `timm:NAME`: what these have cached or can download;
             - `hf:OWNER/NAME`, `hf:FOLDER`: of the Hugging Face hub.
         encoder: of `build_encoder`, on any device.
+        normalisation: of the RGB images that it will see; that they had another in training is remarked on.
 
     Raises:
         UserError: nothing of this name, weights that cannot be read or downloaded, or that do not fit, and why.
     """
     if spec == "random":
         return Loaded(spec, 0, 0)
-    return fill(encoder, read_weights(spec))
+    return fill(encoder, read_weights(spec), normalisation)
 
 
 def read_weights(spec: str) -> Weights:
