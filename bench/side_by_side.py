@@ -291,7 +291,11 @@ def _version(name: str) -> str | None:
 
 def in_words(where: Row) -> str:
     """The context in a sentence."""
-    has = ", ".join(name for name in ("avx512_bf16", "amx_bf16") if where[name]) or "no native bf16"
     names = ", ".join(f"{name} {where[name]}" for name in ("torch", "torchvision", "lightly", "pillow") if where[name])
-    machine = f"{where['cores']} cores of {where['cpu']} ({has})"
-    return f"`{where['command']}`: {machine}, {names}, {where['date']}; {where['images']}."
+    return f"`{where['command']}`: {machine_in_words(where)}, {names}, {where['date']}; {where['images']}."
+
+
+def machine_in_words(where: Row) -> str:
+    """2 cores of a processor, and whether it multiplies bf16."""
+    has = ", ".join(name for name in ("avx512_bf16", "amx_bf16") if where[name]) or "no native bf16"
+    return f"{where['cores']} core{'s' * (where['cores'] != 1)} of {where['cpu']} ({has})"

@@ -29,6 +29,7 @@ TEXTS = sorted(
         *ROOT.glob("*.md"),
         *ROOT.glob("docs/**/*.md"),
         *ROOT.glob("bench/*.md"),
+        *ROOT.glob("moco/weights/*.md"),
         *ROOT.glob("moco/report/templates/*.html"),
     ]
 )

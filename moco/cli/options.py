@@ -29,11 +29,12 @@ class Weights:
     """The encoder that is used: a run's, or given weights such as the released code's checkpoints."""
 
     run: tyro.conf.Positional[Path]
-    """A run's folder, a file of weights (.pth.tar, .pt, .safetensors), torchvision:NAME, timm:NAME or hf:OWNER/NAME."""
+    """A run's folder, a file of weights (.pth.tar, .pt, .safetensors), torchvision:NAME, timm:NAME, hf:OWNER/NAME, or
+    shapes-cpu or cifar10-cpu, weights that come along."""
     encoder: str | None = None
     """The encoder's name, for a file of weights that does not hold it."""
     image_size: Annotated[int | None, AtLeast1] = None
-    """Height and width of an image in pixels; None: the run's, 224 for a file of weights."""
+    """Height and width of an image in pixels; None: the run's, 224 for a file of weights that does not hold it."""
     compute: Annotated[Compute, Flat] = field(default_factory=Compute)
 
 
@@ -277,7 +278,8 @@ class Export:
     """Write an encoder in the form of another library, where it gives the same features."""
 
     run: tyro.conf.Positional[Path]
-    """A run's folder, a file of weights (.pth.tar, .pt, .safetensors), torchvision:NAME, timm:NAME or hf:OWNER/NAME."""
+    """A run's folder, a file of weights (.pth.tar, .pt, .safetensors), torchvision:NAME, timm:NAME, hf:OWNER/NAME, or
+    shapes-cpu or cifar10-cpu, weights that come along."""
     to: Literal["torchvision", "timm", "detectron2", "mmdet", "safetensors", "onnx", "hub"]
     """torchvision, timm: a state dict; detectron2, mmdet: a ResNet and a config file; safetensors: for
     moco.load_encoder; onnx: a graph; hub: a folder for the Hugging Face hub, with a model card."""
@@ -303,7 +305,8 @@ class Transfer:
 
     start: tyro.conf.Positional[str | None] = None
     """What the encoder starts from: a run's folder, a released checkpoint or another file of weights, torchvision:NAME,
-    timm:NAME, hf:OWNER/NAME, or random. For --eval-only and --predict: a folder that this command wrote."""
+    timm:NAME, hf:OWNER/NAME, shapes-cpu or cifar10-cpu (weights that come along), or random. For --eval-only and
+    --predict: a folder that this command wrote."""
     config: Annotated[TransferConfig, Flat, tyro.conf.arg(name="")] = field(default_factory=TransferConfig)
     out: Path | None = None
     """The run's folder; None: runs/RECIPE."""

@@ -62,7 +62,8 @@ def load_encoder(
 
     Args:
         path_or_name: a run's folder, a file that `moco export` wrote, a released checkpoint of MoCo v1, v2 or v3, a
-            folder as the Hugging Face hub has it, `hf:OWNER/NAME`, `torchvision:NAME[:WEIGHTS]` or `timm:NAME`.
+            folder as the Hugging Face hub has it, `hf:OWNER/NAME`, `torchvision:NAME[:WEIGHTS]`, `timm:NAME`, or
+            `shapes-cpu` or `cifar10-cpu`, the small encoders that come along (a path of this name comes first).
         encoder: its name, where the weights do not give it (`resnet50`).
         image_size: height and width in pixels that `preprocess` gives, if not those of the training.
 

@@ -50,7 +50,8 @@ def open_trained(path: Path, encoder: str | None = None, image_size: int | None 
     """The encoder of a run (its newest whole checkpoint), or one with given weights.
 
     Args:
-        path: a run's folder, or whatever else `load_weights` takes: a released checkpoint, `torchvision:resnet50`.
+        path: a run's folder, or whatever else `load_weights` takes: a released checkpoint, `torchvision:resnet50`,
+            `shapes-cpu`.
         encoder: its name, where the weights do not give it.
         image_size: side of a view in pixels, where it is another than the run's (for given weights: than theirs if they
             give it, else 224).

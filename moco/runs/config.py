@@ -49,7 +49,7 @@ class Encoder:
     position embedding (MoCo v3)."""
     init: str = "random"
     """Weights to start from: random, a run's folder, a file (released checkpoints of MoCo v1, v2, v3 and others),
-    torchvision:NAME[:WEIGHTS], timm:NAME or hf:OWNER/NAME."""
+    torchvision:NAME[:WEIGHTS], timm:NAME, hf:OWNER/NAME, or shapes-cpu or cifar10-cpu, weights that come along."""
 
 
 @dataclass(frozen=True)

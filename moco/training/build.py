@@ -15,7 +15,7 @@ from moco.runs.weights import load_weights
 from moco.runtime.device import Device, choose_device
 from moco.runtime.errors import UserError, one_line
 from moco.runtime.ranks import rank
-from moco.views import Views
+from moco.views import Views, get_pretext
 
 
 def device_of(compute: Compute) -> Device:
@@ -70,13 +70,14 @@ def build_mechanism(config: Config, images: int, steps: int, device: Device) -> 
     return mechanism
 
 
-def start_from(mechanism: Mechanism, init: str) -> Loaded:
-    """Fills the encoder of a mechanism with given weights, as `load_weights`; the key encoder becomes its copy.
+def start_from(mechanism: Mechanism, config: Config) -> Loaded:
+    """Fills the encoder of a mechanism with the weights of --init, as `load_weights`; the key encoder becomes its copy.
 
     Raises:
         UserError: there are no such weights, or they do not fit.
     """
-    loaded = load_weights(init, mechanism.query.get_submodule("backbone"))
+    seen = get_pretext(config.views.views)[0].normalisation
+    loaded = load_weights(config.encoder.init, mechanism.query.get_submodule("backbone"), seen)
     if isinstance(key := getattr(mechanism, "key", None), nn.Module):
         key.load_state_dict(mechanism.query.state_dict())
     return loaded
@@ -90,7 +91,7 @@ def check_mechanism(config: Config, new: bool) -> None:
     options, size = config.encoder, config.views.image_size
     mechanism = build_mechanism(config, 2, 1, Device(torch.device("cpu"), bf16=False, channels_last=False))
     if new:
-        start_from(mechanism, config.encoder.init)
+        start_from(mechanism, config)
     encoder = mechanism.query.get_submodule("backbone").eval()
     try:
         with torch.no_grad():

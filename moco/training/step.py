@@ -254,10 +254,9 @@ class Pretraining:
 
         Raises UserError, on all ranks, if they are not there or do not fit.
         """
-        init = self.config.encoder.init
-        if init == "random":
+        if self.config.encoder.init == "random":
             return
-        loaded = on_main(lambda: str(start_from(self.mechanism, init)))
+        loaded = on_main(lambda: str(start_from(self.mechanism, self.config)))
         if world_size() > 1:
             send_state(self.mechanism)
         key = "the key encoder is a copy, " if hasattr(self.mechanism, "key") else ""

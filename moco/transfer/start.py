@@ -7,11 +7,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from moco.encoders import build_encoder
+from moco.encoders import Normalisation, build_encoder
 from moco.runs.config import Encoder
 from moco.runs.folder import Run, read_values
 from moco.runs.weights import load_weights, read_weights
 from moco.runtime.ranks import on_main
+from moco.views.recipes import IMAGENET
 
 log = logging.getLogger("moco")
 
@@ -31,15 +32,18 @@ def encoder_of(init: str, recipe: Encoder) -> Encoder:
         group = values.get("encoder", {})
         stem, patches = (bool(group.get(name, False)) for name in ("small_stem", "freeze_patches"))
         return Encoder(str(group.get("encoder", recipe.encoder)), stem, patches, init)
-    name = read_weights(init).encoder
-    return Encoder(name, init=init) if name else replace(recipe, init=init)
+    weights = read_weights(init)
+    return Encoder(weights.encoder, weights.small_stem, init=init) if weights.encoder else replace(recipe, init=init)
 
 
-def build_started(encoder: Encoder, seed: int, trained: bool = False) -> nn.Module:
+def build_started(
+    encoder: Encoder, seed: int, trained: bool = False, normalisation: Normalisation = IMAGENET
+) -> nn.Module:
     """The encoder on the CPU, filled with its weights by the main rank; new layers draw from the seed after it.
 
     Args:
         trained: a checkpoint fills the whole network next: nothing is loaded here.
+        normalisation: of the images that it will see, as of `load_weights`.
 
     Raises UserError, on all ranks, if there are no such weights, or if one of the encoder's tensors is not among them.
     """
@@ -50,6 +54,6 @@ def build_started(encoder: Encoder, seed: int, trained: bool = False) -> nn.Modu
     if encoder.init == "random":
         log.info("starting from random weights")
     else:
-        log.info("starting from %s", on_main(lambda: str(load_weights(encoder.init, built))))
+        log.info("starting from %s", on_main(lambda: str(load_weights(encoder.init, built, normalisation))))
     torch.manual_seed(seed)
     return built

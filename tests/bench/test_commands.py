@@ -14,7 +14,9 @@ def test_it_can_be_imported(name):
     importlib.import_module(f"bench.{name}")
 
 
-@pytest.mark.parametrize("name", ["count", "gpu", "monitor", "scale", "shuffle_bn", "small_scale", "__main__"])
+@pytest.mark.parametrize(
+    "name", ["count", "gpu", "monitor", "scale", "shuffle_bn", "small_scale", "weights", "__main__"]
+)
 def test_it_has_help(name, capsys):
     with pytest.raises(SystemExit) as ended:
         importlib.import_module(f"bench.{name}").main(["--help"])

@@ -1,5 +1,6 @@
 """--init: a run starts from given weights, and knn takes them too."""
 
+import logging
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +13,7 @@ from moco.data import Source
 from moco.data.dataset import InMemory
 from moco.encoders import build_encoder, save_encoder
 from moco.evaluation import open_trained
+from moco.runs.config import Encoder
 from moco.runs.folder import Run
 from moco.runs.options import with_options
 from moco.runs.recipes.recipes import RECIPES
@@ -19,6 +21,8 @@ from moco.runs.weights import load_weights
 from moco.runtime.errors import UserError
 from moco.training.build import device_of
 from moco.training.step import Pretraining
+from moco.transfer.start import build_started
+from moco.views.recipes import CIFAR
 
 CONFIG = with_options(
     RECIPES["shapes-cpu"].config, batch_size=8, bn_group=4, queue_size=16, epochs=1, image_size=32, knn_every=0
@@ -95,6 +99,17 @@ def test_a_run_is_started_from_a_file_then_another_from_the_run(tmp_path, given,
     assert (one / "log.txt").read_text().count("starting from ") == 1
     main(["pretrain", "shapes-cpu", *words, "--out", str(two), "--init", str(one)])
     assert "the head starts at random" in (two / "log.txt").read_text()
+
+
+def test_another_normalisation_is_remarked_on(tmp_path, caplog):
+    """Of the views' images, ImageNet's or CIFAR-10's; the weights name theirs, CIFAR-10's."""
+    caplog.set_level(logging.INFO, "moco")
+    started(with_options(CONFIG, init="shapes-cpu"), tmp_path)
+    build_started(Encoder("tiny", init="shapes-cpu"), 0, normalisation=CIFAR)
+    assert caplog.text.count("starting from shapes-cpu: ") == 2
+    assert "normalised" not in caplog.text
+    started(with_options(CONFIG, init="shapes-cpu", views="v2"), tmp_path)
+    assert "its images were normalised by mean (0.4914," in caplog.text
 
 
 def test_weights_that_do_not_fit_leave_no_folder(tmp_path, given, capsys):

@@ -122,7 +122,8 @@ def _name(run: Path, to: str, suffix: str) -> str:
 def _stem(run: Path) -> str:
     """The name of the run, of the file, or of what a library names."""
     if not run.exists():
-        return re.sub(r"\W+", "-", str(run).partition(":")[2]).strip("-") or "encoder"
+        library, _, name = str(run).partition(":")
+        return re.sub(r"\W+", "-", name or library).strip("-") or "encoder"
     return run.resolve().name if run.is_dir() else run.name.partition(".")[0]
 
 

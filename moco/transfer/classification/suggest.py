@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from moco.runs.folder import read_values
+from moco.runs.weights import read_weights
 from moco.transfer.classification.config import ClassificationConfig, ClassificationSchedule
 from moco.transfer.classification.recipes import CLASSIFICATION, SCRATCH_LR
 from moco.transfer.recipes import Choice
@@ -49,7 +50,7 @@ class Seen:
 
 
 def seen_by(init: str) -> Seen | None:
-    """How images looked in the pre-training of given weights; None of random ones."""
+    """How images looked in the pre-training of given weights; None of random ones. UserError if there are none."""
     if init == "random":
         return None
     file = Path(init) / "config.yaml"
@@ -59,7 +60,10 @@ def seen_by(init: str) -> Seen | None:
     if "views" in views:
         cifar = get_pretext(views["views"])[0].normalisation == CIFAR
         return Seen(int(views["image_size"]), "cifar" if cifar else "imagenet")
-    return Seen(224, "imagenet")
+    if init.startswith(("torchvision:", "timm:")):  # which describe no size, and whose weights are large
+        return Seen(224, "imagenet")
+    weights = read_weights(init)
+    return Seen(weights.image_size or 224, "cifar" if (weights.mean, weights.std) == CIFAR else "imagenet")
 
 
 def suggest(config: ClassificationConfig, facts: Facts, seen: Seen | None) -> tuple[ClassificationConfig, list[Choice]]:

@@ -4,11 +4,15 @@ from dataclasses import replace
 
 import pytest
 
+from moco.encoders import Description, build_encoder, save_encoder
+from moco.encoders.files import as_safetensors
 from moco.runs.config import Config, Encoder, Views
 from moco.runs.folder import Run
 from moco.transfer.classification.config import Protocol
 from moco.transfer.classification.recipes import CLASSIFICATION
 from moco.transfer.classification.suggest import Facts, Seen, seen_by, suggest
+from moco.transfer.start import encoder_of
+from moco.views.recipes import CIFAR as NORMALISATION
 
 FEW = Facts(images=200, smallest=20, side=32, gpu=False)
 OWN = CLASSIFICATION["own"].config
@@ -86,3 +90,13 @@ def test_how_images_were_seen_in_pre_training(tmp_path):
     assert seen_by("torchvision:resnet50") == Seen(224, "imagenet")
     Run.create(tmp_path / "run", Config(views=Views("cifar", 24)))
     assert seen_by(str(tmp_path / "run")) == Seen(24, "cifar")
+
+
+def test_a_file_that_describes_itself_is_taken_at_its_word(tmp_path):
+    path, (mean, std) = tmp_path / "mine.safetensors", NORMALISATION
+    encoder = build_encoder("resnet18w0.25", small_stem=True)
+    path.write_bytes(as_safetensors(encoder.state_dict(), Description("resnet18w0.25", True, 48, mean, std)))
+    assert seen_by(str(path)) == Seen(48, "cifar")
+    assert encoder_of(str(path), Encoder("resnet50")) == Encoder("resnet18w0.25", True, init=str(path))
+    save_encoder(encoder, path)
+    assert seen_by(str(path)) == Seen(224, "imagenet")
