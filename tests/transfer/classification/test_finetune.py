@@ -251,6 +251,27 @@ def test_the_encoder_stays_as_it_is_under_the_linear_protocol(trained, data, tmp
 
 
 @pytest.mark.parametrize(
+    ("words", "ignored"),
+    [
+        ("linear --schedule cosine", "schedule step -> cosine"),
+        ("linear --warmup 5 --gamma 0.5", "gamma 0.1 -> 0.5, warmup 0 -> 5"),
+        ("linear --milestones 3 9", "milestones [14, 19] -> [3, 9]"),
+        ("linear --falls 0.5", "falls"),
+        ("linear --sgd-momentum 0.5", "sgd_momentum 0.9 -> 0.5"),
+        ("knn --lr 3", "lr 0.03 -> 3.0"),
+    ],
+)
+def test_a_schedule_that_a_protocol_would_ignore_is_refused(words, ignored, data, tmp_path, capsys):
+    own = TINY if words.startswith("linear") else [*TINY[:4], *TINY[8:]]
+    words = ["random", "--data", f"folder:{data}", *own, "--protocol", *words.split(), "--out", tmp_path / "run"]
+    finetune(*words, code=2)
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("moco: ")]
+    assert line.startswith("moco: --protocol ")
+    assert f"leave out {ignored}" in line
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
     ("words", "message"),
     [
         (["--data", "DATA"], "what it starts from is missing"),
