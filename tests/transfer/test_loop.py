@@ -91,9 +91,11 @@ def test_a_finished_run_is_evaluated_once_more_and_stays_as_it_is(tmp_path):
     first = run(tmp_path, config(), Toy(precise_bn=2))
     before = checkpoint(tmp_path)
     (tmp_path / "written").unlink()
+    metrics = (tmp_path / "metrics.jsonl").read_text()
     again = run(tmp_path, config(), Toy(precise_bn=2), resume=True)
     assert again.numbers == first.numbers
     require_equal(checkpoint(tmp_path), before)
+    assert (tmp_path / "metrics.jsonl").read_text() == metrics
     assert (tmp_path / "written").read_text() == str(first.numbers["accuracy"])
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import moco
 from moco.cli.main import main
 from moco.runs.checkpoint import newest_checkpoint, read_checkpoint
 from moco.runtime.errors import UserError
+from moco.runtime.signals import Stopped
 from moco.transfer.classification import suggest
 from moco.transfer.run import FinetuneRun
 from tests.ranks import run_ranks
@@ -239,6 +241,17 @@ def test_accuracy_over_labels_of_several_starts(trained, data, tmp_path, monkeyp
     times = {path: path.stat().st_mtime for path in (tmp_path / "all").glob("*/results.json")}
     finetune(*words)  # all is there: nothing is trained again
     assert times == {path: path.stat().st_mtime for path in (tmp_path / "all").glob("*/results.json")}
+
+
+def test_a_stopped_comparison_is_continued_by_its_own_command(data, tmp_path, monkeypatch, capsys):
+    def stopped(config, folder, continued):
+        raise Stopped(15, 3)
+
+    monkeypatch.setattr("moco.transfer.tasks.train_run", stopped)
+    words = ["--data", f"folder:{data}", *TINY, "--compare", "random", "--out", str(tmp_path / "all")]
+    finetune(*words, code=143)
+    command = shlex.join(["moco", "finetune", "--recipe", "own", *words])
+    assert f"continue it by:\n  {command}\n" in capsys.readouterr().out
 
 
 def test_the_encoder_stays_as_it_is_under_the_linear_protocol(trained, data, tmp_path):
