@@ -50,14 +50,18 @@ def out_of_memory(rank: int) -> None:
         _at_step(_raises(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB. More words")))
 
 
+def killed_now() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def killed(rank: int) -> None:
     if rank == 1:
-        _at_step(lambda: os.kill(os.getpid(), signal.SIGKILL))
+        _at_step(killed_now)
 
 
 def main_killed(rank: int) -> None:
     if rank == 0:
-        _at_step(lambda: os.kill(os.getpid(), signal.SIGKILL))
+        _at_step(killed_now)
 
 
 def stopped(rank: int) -> None:

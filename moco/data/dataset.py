@@ -1,7 +1,8 @@
 """Sets of images: one protocol, whether they are in memory, all of one size, or encoded."""
 
+import hashlib
 import logging
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -12,7 +13,7 @@ from torch import Tensor
 from moco.data.formats.decode import UnreadableImageError, decode
 from moco.data.order import shuffled
 from moco.runtime.errors import UserError
-from moco.runtime.ranks import gather_objects, world_size
+from moco.runtime.ranks import gather_objects
 
 log = logging.getLogger("moco")
 
@@ -33,6 +34,10 @@ class Reader(Protocol):
 
     def name(self, position: int) -> str:
         """The image's name in messages: a path, a member of a shard."""
+        ...
+
+    def version(self, position: int) -> str:
+        """What changes where the image is replaced under its name, as far as it is known without reading it."""
         ...
 
 
@@ -77,8 +82,18 @@ class ImageSet(Protocol):
         """The same set, its pixels on the device if they are in memory."""
         ...
 
-    def agree_on_unreadable(self) -> None:
-        """Counts the unreadable images over all ranks; called on all of them. Raises UserError if too many."""
+    def agree_on_unreadable(self, known: Collection[int] = ()) -> None:
+        """Counts the unreadable images over all ranks; called on all of them. Raises UserError if too many.
+
+        `known`: positions of some that were found before this process began.
+        """
+        ...
+
+    def digest(self) -> str:
+        """16 hexadecimal digits that change with the images: with pixels in memory, with names and versions of files.
+
+        It takes a stat of each file, and reads none.
+        """
         ...
 
 
@@ -111,8 +126,14 @@ class InMemory:
     def to(self, device: torch.device) -> "InMemory":
         return InMemory(self.images.to(device), self.labels)
 
-    def agree_on_unreadable(self) -> None:
+    def agree_on_unreadable(self, known: Collection[int] = ()) -> None:
         pass
+
+    def digest(self) -> str:
+        digest = hashlib.blake2b(digest_size=8)
+        for some in self.images.split(1024):
+            digest.update(some.cpu().contiguous().numpy().data)
+        return digest.hexdigest()
 
 
 @dataclass
@@ -204,9 +225,8 @@ class Encoded:
         if errors and self._too_many():
             raise UserError(f"{self._count()}: the last is {error}")
 
-    def agree_on_unreadable(self) -> None:
-        if world_size() == 1:
-            return
+    def agree_on_unreadable(self, known: Collection[int] = ()) -> None:
+        self.unreadable.rows |= {self._row(position) for position in known}
         self.unreadable.rows |= set().union(*gather_objects(self.unreadable.rows))
         if self._too_many():
             error = UserError(self._count())
@@ -224,6 +244,12 @@ class Encoded:
         labels = None if self.labels is None else self.labels[index]
         rows = index if self.rows is None else self.rows[index]
         return Encoded(self.reader, labels, self.max_bad, rows, self.unreadable)
+
+    def digest(self) -> str:
+        digest = hashlib.blake2b(digest_size=8)
+        for row in map(self._row, range(len(self))):
+            digest.update(f"{self.reader.name(row)}\0{self.reader.version(row)}\0".encode(errors="surrogateescape"))
+        return digest.hexdigest()
 
     def sample(self, count: int) -> Tensor:
         first = torch.arange(min(count, len(self)))
@@ -249,6 +275,9 @@ class _ReadAlready:
 
     def name(self, position: int) -> str:
         return self.reader.name(position)
+
+    def version(self, position: int) -> str:
+        return self.reader.version(position)
 
     def read(self, position: int) -> bytes:
         found = self.content.get(position)

@@ -90,15 +90,28 @@ def neighbours_by(
         index: exact; faiss; auto: exact up to `EXACT_PAIRS` pairs of a query and a row.
         queries, own: as of `Neighbours`.
 
+    Raises UserError as `uses_faiss`.
+    """
+    if uses_faiss(index, len(queries), count):
+        return FaissNeighbours(queries, min(k, count), count, own)
+    return Neighbours(queries, min(k, count), own)
+
+
+def uses_faiss(index: Index, queries: int, count: int, option: str = "", instead: str = "--index exact") -> bool:
+    """Whether faiss compares so many queries with so many rows.
+
+    Args:
+        option, instead: for the error: the option that needs the search, and what does without faiss.
+
     Raises UserError where faiss is wanted and is not installed, or several ranks share the search.
     """
-    if index == "exact" or (index == "auto" and len(queries) * count <= EXACT_PAIRS):
-        return Neighbours(queries, min(k, count), own)
-    why = f"--index {index}: {len(queries):,} queries among {count:,} images"
+    if index == "exact" or (index == "auto" and queries * count <= EXACT_PAIRS):
+        return False
+    why = f"{option or f'--index {index}'}: {queries:,} queries among {count:,} images"
     if find_spec("faiss") is None:
         raise UserError(
-            f"{why}: needs a package that is not installed: pip install 'momentum-contrast[faiss]', or --index exact"
+            f"{why}: needs a package that is not installed: pip install 'momentum-contrast[faiss]', or {instead}"
         )
     if world_size() > 1:
-        raise UserError(f"{why}: faiss searches in one process: without torchrun, or --index exact")
-    return FaissNeighbours(queries, min(k, count), count, own)
+        raise UserError(f"{why}: faiss searches in one process: without torchrun, or {instead}")
+    return True

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from moco.contrast.collectives import local, world_size
 from moco.data import ImageSet, Indices, Loader
 from moco.data.formats.decode import UnreadableImageError
-from moco.evaluation.approximate import Index, neighbours_by
+from moco.evaluation.approximate import Index, neighbours_by, uses_faiss
 from moco.evaluation.embedding import rows_of
 from moco.evaluation.features import encode, evaluating
 from moco.evaluation.knn import half_unit
@@ -115,6 +115,8 @@ def find_duplicates(
 
     Raises UserError where fewer than two images can be read, or more cannot than their set allows.
     """
+    images_in_all = sum(map(len, sets.values()))
+    uses_faiss(index, images_in_all, images_in_all)  # what cannot be is known before the work
     values, places, offset = [], [], 0
     for split, images in sets.items():
         bar = progress(f"embedding {split}")

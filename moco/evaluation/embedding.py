@@ -17,9 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from moco.contrast.collectives import gather
 from moco.data import ImageSet
-from moco.evaluation.features import Progress, encode_share, evaluating, multiple_of_ranks
+from moco.evaluation.features import Progress, encode_gathered, multiple_of_ranks
 from moco.runtime.device import Device
 from moco.runtime.errors import UserError, one_line
 from moco.runtime.files import write_whole
@@ -140,38 +139,27 @@ def embed(
     Raises:
         UserError: the folder is of other work or cannot be written; more images are unreadable than their set allows.
     """
-    store = _Store(folder, about | {"images": _names(sets)})
+    of = {split: f"{len(images)} {images.digest()}" for split, images in sets.items()} if is_main() else {}
+    store = _Store(folder, about | {"images": of})
     store.done, store.num_features, store.unreadable = on_main(store.read)
     batch_size, offset = multiple_of_ranks(batch_size), 0
-    with evaluating(encoder), closing(store):
+    with closing(store):
         for images in sets.values():
             n, first = len(images), max(0, store.done - offset) // batch_size
+            images.agree_on_unreadable([place - offset for place in store.unreadable if 0 <= place - offset < n])
             if store.done < offset + n:
                 start = first * batch_size
                 store.open(offset + start)
-                for features, place in encode_share(
+                for rows, places in encode_gathered(
                     encoder, images, views, device, batch_size, workers, progress, first
                 ):
-                    rows, places = gather(features).cpu(), gather(place.to(device.device)).cpu()
-                    read = places >= 0
                     stop = min(start + batch_size, n)
-                    store.add(rows[read], offset + places[read], range(offset + start, offset + stop))
+                    store.add(rows, offset + places, range(offset + start, offset + stop))
                     start = stop
                 images.agree_on_unreadable()
             offset += n
         store.save()
     return Embedding(sets, folder, store.num_features, store.unreadable)
-
-
-def _names(sets: Mapping[str, ImageSet]) -> dict[str, str]:
-    """How many images each set has, and a digest of their names."""
-    found = {}
-    for split, images in sets.items():
-        digest = hashlib.blake2b(digest_size=8)
-        for index in range(len(images)):
-            digest.update(images.name(index).encode(errors="surrogateescape") + b"\0")
-        found[split] = f"{len(images)} {digest.hexdigest()}"
-    return found
 
 
 @dataclass

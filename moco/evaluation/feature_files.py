@@ -7,6 +7,7 @@ A row is an image: its features, `name`, `split`, `position` (in the split), `la
 import csv
 import io
 import json
+import os
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
@@ -80,6 +81,8 @@ def check_output(path: Path, overwrite: bool) -> None:
         raise UserError(f"--out {path}: features are written as {', '.join(SUFFIXES)}")
     if not path.absolute().parent.is_dir():
         raise UserError(f"--out {path}: no such folder: {path.parent}")
+    if not os.access(path.absolute().parent, os.W_OK):
+        raise UserError(f"--out {path}: its folder may not be written to")
     for file in written_files(path):
         if file.exists() and not overwrite:
             raise UserError(f"--out {file}: exists already: --overwrite replaces it")
@@ -258,9 +261,11 @@ class FeatureFile:
 def _as_user_error(path: Path) -> Iterator[None]:
     try:
         yield
+    except UserError:
+        raise
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {one_line(error)}") from error
-    except (zipfile.BadZipFile, KeyError, ValueError, EOFError) as error:
+    except Exception as error:  # zipfile, zlib, numpy and pyarrow raise nearly anything at a damaged file
         raise UserError(f"{path}: is no file of features that moco embed wrote, or a damaged one") from error
 
 
@@ -268,6 +273,8 @@ def _checked(described: str) -> About:
     about = json.loads(described)
     if not isinstance(about, dict) or about.get("format") != _FORMAT or about.get("version") != 1:
         raise ValueError("another file")
+    if missing := {"fingerprint", "encoder", "weights", "image_size", "num_features", "data"} - set(about):
+        raise ValueError(f"it lacks {missing}")
     return about
 
 

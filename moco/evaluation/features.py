@@ -70,6 +70,28 @@ def encode_share(
         yield features.float(), place.where(place == index, -1)
 
 
+def encode_gathered(
+    encoder: nn.Module,
+    images: ImageSet,
+    views: CentreCrop,
+    device: Device,
+    batch_size: int = 256,
+    workers: int = 0,
+    progress: Progress = iter,
+    first: int = 0,
+    keep: Callable[[Tensor], Tensor] = lambda features: features,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Features of a set batch by batch, on every rank; ranks share the work. Arguments as of `encode_share`, `encode`.
+
+    Yields what is kept of the features (b, num_features), and the places of the images in the set, int64 (b,), both on
+    the CPU and in the order of the set; images that cannot be read are left out.
+    """
+    with evaluating(encoder):
+        for features, place in encode_share(encoder, images, views, device, batch_size, workers, progress, first):
+            rows, place = gather(keep(features)).cpu(), gather(place.to(device.device)).cpu()
+            yield rows[place >= 0], place[place >= 0]
+
+
 def encode(
     encoder: nn.Module,
     images: ImageSet,
@@ -88,14 +110,12 @@ def encode(
     Returns (n, num_features) and the places of the images in the set, int64 (n,), both on the CPU.
     """
     values, places, n = torch.empty(0), torch.empty(len(images), dtype=torch.int64), 0
-    with evaluating(encoder):
-        for features, place in encode_share(encoder, images, views, device, batch_size, workers, progress):
-            rows, place = gather(keep(features)).cpu(), gather(place.to(device.device)).cpu()
-            if n == 0:  # in one piece from the start: pieces put together at the end would take twice the memory
-                values = rows.new_empty(len(images), rows.shape[1])
-            rows, place = rows[place >= 0], place[place >= 0]
-            values[n : n + len(rows)], places[n : n + len(rows)] = rows, place
-            n += len(rows)
+    batches = encode_gathered(encoder, images, views, device, batch_size, workers, progress, keep=keep)
+    for rows, place in batches:
+        if n == 0:  # in one piece from the start: pieces put together at the end would take twice the memory
+            values = rows.new_empty(len(images), rows.shape[1])
+        values[n : n + len(rows)], places[n : n + len(rows)] = rows, place
+        n += len(rows)
     return values[:n], places[:n]
 
 

@@ -68,5 +68,6 @@ def search_bank(queries: Tensor, bank: Blocks, count: int, k: int, index: Index 
     for rows, places in bank:
         neighbours.add(rows, places)
     cosines, places, _ = neighbours.result_over_ranks()
-    shares = gather_objects((cosines, places))
+    # A rank without queries does not know how many columns the others have.
+    shares = [share for share in gather_objects((cosines, places)) if len(share[0])] or [(cosines, places)]
     return torch.cat([share[0] for share in shares]), torch.cat([share[1] for share in shares])

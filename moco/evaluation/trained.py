@@ -40,10 +40,11 @@ class Trained:
         return Description(options.encoder, options.small_stem, size, mean, std, heads)
 
     def on(self, device: Device) -> tuple[nn.Module, CentreCrop]:
-        """The encoder on the device, and how it sees images there."""
+        """The encoder on the device, and how it sees images there: by the normalisation of its training."""
         views = self.config.views
+        pretext = replace(get_pretext(views.views)[0], normalisation=self.normalisation)  # type: ignore[arg-type]
         encoder = self.encoder.to(device.device, memory_format=device.memory_format)  # type: ignore[call-overload]
-        return encoder, CentreCrop(views.views, views.image_size, device.channels_last)
+        return encoder, CentreCrop(pretext, views.image_size, device.channels_last)
 
 
 def open_trained(path: Path, encoder: str | None = None, image_size: int | None = None) -> Trained:
@@ -79,7 +80,8 @@ def open_trained(path: Path, encoder: str | None = None, image_size: int | None 
         source, folder = path, path.parent if path.exists() else Path()
     module = build_encoder(config.encoder.encoder, config.encoder.small_stem)
     seen = get_pretext(config.views.views)[0].normalisation
-    loaded = fill(module, weights, seen)
+    normalisation = (weights.mean or seen[0], weights.std or seen[1])
+    loaded = fill(module, weights, normalisation)
     if not is_run:
         log.info("%s", loaded)
-    return Trained(module, config, folder, source, (weights.mean or seen[0], weights.std or seen[1]))
+    return Trained(module, config, folder, source, normalisation)

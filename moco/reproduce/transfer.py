@@ -123,6 +123,17 @@ def drawn(scale: TransferScale) -> list[Setting]:
     ]
 
 
+def setting_of(wanted: Sequence[Setting], scale: TransferScale | Literal[""]) -> str:
+    """The images, the encoder and the length of all runs, in words.
+
+    `scale`: whose pre-trained encoder they start from; "": other starts, which have encoders of their own.
+    """
+    config = wanted[0].config
+    images = "Drawn images" if config.data.source == "shapes" else config.data.source
+    encoder = f", {pretraining(scale).encoder.encoder}" if scale else ""
+    return f"{images}{encoder}, {config.training.iterations} steps."
+
+
 def pretraining(scale: TransferScale) -> Config:
     """How the encoder is pre-trained, on drawn images without their labels."""
     cpu = scale == "cpu"

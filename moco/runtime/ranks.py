@@ -44,6 +44,8 @@ _JOIN = 300.0
 _POLL, _ANSWER, _GRACE = 0.25, 3.0, 5.0
 """Seconds: how often a rank checks whether another failed; how long a rank that fails waits until all others know; how
 long they then have to leave by themselves, before they are ended: one may wait on a GPU for a rank that is gone."""
+_board: "_Board | None" = None
+"""Of the ranks that are joined."""
 
 
 def is_main() -> bool:
@@ -52,7 +54,7 @@ def is_main() -> bool:
 
 
 def on_main(act: Callable[[], T]) -> T:
-    """What the main rank's `act()` returns, on every rank; the others wait for it.
+    """What the main rank's `act()` returns, on every rank; the others wait for it, however long it takes.
 
     The value is sent by pickle, so it may be tensors on the CPU or plain data. Raises on every rank the UserError that
     `act` raises.
@@ -65,6 +67,8 @@ def on_main(act: Callable[[], T]) -> T:
             outcome[0] = act()
         except UserError as error:
             outcome[1] = error
+    if _board is not None:
+        _board.await_main()
     dist.broadcast_object_list(outcome, src=0)
     if isinstance(outcome[1], UserError):
         outcome[1].agreed = True
@@ -97,7 +101,11 @@ def joined() -> Iterator[None]:
 
     CPU tensors are sent by gloo, those of an accelerator by its own library (NCCL). Whatever the block raises on one
     rank ends all of them: by RankError on the rank that prints it, by SystemExit with code 2 on the others.
+
+    PyTorch ends a collective for which a rank waits half an hour, as that of a machine that is lost. So ranks do not
+    wait in one for what the main rank does alone, which may take longer.
     """
+    global _board
     if "RANK" not in os.environ or dist.is_initialized():
         yield
         return
@@ -108,13 +116,15 @@ def joined() -> Iterator[None]:
         dist.init_process_group(_backend(), store=store, rank=own, world_size=ranks)
     except (ValueError, RuntimeError) as error:
         raise RankError(f"rank {os.environ['RANK']}: cannot join the others: {_first_line(error)}") from error
-    board = _Board(store)
+    _board = board = _Board(store)
     try:
         yield
+        board.await_main()
         gather_objects(None)  # none leaves while another still works
     except Exception as error:
         raise board.failed(error) from error
     finally:
+        _board = None
         board.close()
     dist.destroy_process_group()
 
@@ -151,16 +161,31 @@ def _backend() -> str:
 
 
 class _Board:
-    """Where a rank that fails notifies the others: a few keys in the ranks' store.
+    """Where a rank that fails notifies the others, and the main rank that it is done: a few keys in the ranks' store.
 
     A thread of each rank polls them, and answers, so that a rank which does not is known to be gone.
     """
 
     def __init__(self, store: Store) -> None:
-        self.store = store
+        self.store, self.meetings = store, 0
         self.known, self.closed = threading.Event(), threading.Event()
         self.watcher = threading.Thread(target=self._watch, daemon=True)
         self.watcher.start()
+
+    def await_main(self) -> None:
+        """Called on all ranks: the others return once the main rank has come, or raise if any fails before.
+
+        They poll, as a wait within the store would keep it from the thread that notices failures.
+        """
+        self.meetings += 1
+        if is_main():
+            self.store.add("meetings", 1)
+            return
+        began = time.monotonic()
+        while self.store.add("meetings", 0) < self.meetings:
+            if self.known.is_set():
+                raise dist.DistError("another rank failed")
+            time.sleep(min(_POLL, max(1e-3, (time.monotonic() - began) / 10)))
 
     def failed(self, error: Exception) -> BaseException:
         """What to raise: the error, with the rank's name, on the rank that fails first; else a quiet exit.

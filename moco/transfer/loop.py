@@ -42,7 +42,9 @@ def train(
         with Signals(deadline) as signals:
             _loop(trainer, logger, signals)
         measured = logger.evaluate()
-        logger.save()
+        # How much of metrics.jsonl belongs to it stays: of a run continued here the line of this evaluation is cut off,
+        # and written once more.
+        trainer.save()
     finally:
         logger.bar.close()
         writer.close()

@@ -84,15 +84,19 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = self.last_lr
         losses = None
+        may_checkpoint = training.checkpointing == "auto" and not self.model.checkpointing and world_size() == 1
+        before = [buffer.clone() for buffer in self.model.buffers()] if may_checkpoint else []
         try:
             losses = self._backward(contents)
         except torch.OutOfMemoryError:
-            if self.config.training.checkpointing != "auto" or self.model.checkpointing or world_size() > 1:
+            if not may_checkpoint:
                 raise
         if losses is None:  # tried again out here, where the error no longer holds what the first try took
             log.info("step %d does not fit into memory: activation checkpointing from here on", self.step + 1)
             self.model.checkpointing = True
             self.optimizer.zero_grad()
+            for buffer, value in zip(self.model.buffers(), before, strict=True):
+                buffer.copy_(value)  # BN's statistics, which the first try moved as far as it came
             losses = self._backward(contents)
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -166,6 +170,7 @@ class Trainer:
             "pending": pending,
             "metrics_size": self.metrics_size,
             "facts": self.task.facts,
+            "checkpointing": self.model.checkpointing,
         }
         save_checkpoint(self.run, self.step, state, self.config.log.keep_checkpoints)
 
@@ -190,6 +195,8 @@ class Trainer:
                 f"{self.run.path}: its network does not fit {self.config.data.source}: it was trained for other classes"
             ) from error
         self.optimizer.load_state_dict(found["optimizer"])
+        if self.config.training.checkpointing == "auto":  # once switched on, it stays: kernels may round otherwise
+            self.model.checkpointing = found.get("checkpointing", False)
         self.step, self.metrics_size = found["step"], found["metrics_size"]
         pending = {name: values.to(self.device.device) for name, values in found["pending"].items()}
         steps = len(next(iter(pending.values()), ()))

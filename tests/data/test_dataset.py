@@ -141,7 +141,6 @@ def test_an_unreadable_image_among_the_first_does_not_stop_the_contact_sheet(tmp
 
 def test_ranks_agree_on_what_is_unreadable(monkeypatch):
     images = Encoded(Files([f"{i}.png" for i in range(100)]), max_bad=0.03)
-    monkeypatch.setattr(dataset, "world_size", lambda: 2)
     monkeypatch.setattr(dataset, "gather_objects", lambda rows: [rows, {7, 8}])
     images.report({3: "3.png: broken"})
     images.subset(torch.arange(50)).agree_on_unreadable()
@@ -150,6 +149,15 @@ def test_ranks_agree_on_what_is_unreadable(monkeypatch):
     with pytest.raises(UserError, match=r"4 of 100 .*--max-bad 0\.03") as caught:
         images.agree_on_unreadable()
     assert caught.value.agreed
+
+
+def test_what_was_unreadable_before_counts_by_its_place_in_the_whole_set():
+    images = Encoded(Files([f"{i}.png" for i in range(100)]), max_bad=0.02)
+    half = images.subset(torch.arange(50, 100))
+    half.agree_on_unreadable([0, 7])
+    assert images.unreadable.rows == {50, 57}
+    with pytest.raises(UserError, match=r"3 of 100 .*--max-bad 0\.02"):
+        half.agree_on_unreadable([9])
 
 
 class Remote(Files):
@@ -166,6 +174,8 @@ def test_both_kinds_follow_one_protocol(tmp_path):
         assert len(images.sample(50)) == 30
         assert images.to(torch.device("cpu")).labels is images.labels
         images.agree_on_unreadable()
+    assert len({images.digest() for images in (files, memory, files.subset(torch.arange(29)))}) == 3
+    assert files.digest() == remote.digest()
     assert memory.read(4) is None
     assert files.read(4) == (tmp_path / "004.png").read_bytes()
     assert (files.name(4), memory.name(4)) == (str(tmp_path / "004.png"), "image 4")

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from moco.data import Encoded, Files, InMemory
+from moco.data import Encoded, Files, ImageSet, InMemory
 from moco.encoders import build_encoder
 from moco.evaluation import embed, encode, fingerprint
 from moco.evaluation.embedding import Row, rows_of
@@ -121,6 +121,43 @@ def test_too_many_unreadable_images_are_an_error(tmp_path):
         path.write_bytes(b"no") if number else Image.new("RGB", (8, 8)).save(path)
     with pytest.raises(UserError, match="more than --max-bad"):
         embed(Means(), {"a": Encoded(Files(paths))}, VIEWS, DEVICE, tmp_path / "f", ABOUT, 2)
+
+
+def test_what_was_unreadable_before_a_stop_counts_after_it(tmp_path, saved_at_once):
+    """Two before it and two after it, of 40: each under --max-bad, together over it."""
+    paths = [tmp_path / f"{number}.png" for number in range(40)]
+    for number, path in enumerate(paths):
+        path.write_bytes(b"no") if number in (0, 1, 30, 31) else Image.new("RGB", (8, 8)).save(path)
+
+    def images(max_bad: float = 0.06) -> dict[str, Encoded]:
+        return {"a": Encoded(Files(paths), max_bad=max_bad)}
+
+    with pytest.raises(KilledError):
+        embed(Means(4), images(), VIEWS, DEVICE, tmp_path / "f", ABOUT, 4)
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"of 40 images cannot be read, more than --max-bad 0\.06"):
+            embed(Means(), images(), VIEWS, DEVICE, tmp_path / "f", ABOUT, 4)
+    assert len(embed(Means(), images(0.1), VIEWS, DEVICE, tmp_path / "f", ABOUT, 4)) == 36
+
+
+@pytest.mark.parametrize("change", ["a file", "pixels"])
+def test_other_images_of_the_same_names_are_other_work(tmp_path, saved_at_once, change):
+    paths = [tmp_path / f"{number}.png" for number in range(12)]
+    for path in paths:
+        Image.new("RGB", (8, 8)).save(path)
+
+    def sets() -> dict[str, ImageSet]:
+        return {"a": random_images(23) if change == "pixels" else Encoded(Files(paths))}
+
+    with pytest.raises(KilledError):
+        embed(Means(2), sets(), VIEWS, DEVICE, tmp_path / "f", ABOUT, 4)
+    others = sets()
+    if change == "pixels":
+        others["a"].images[22, 2, 7, 7] += 1
+    else:
+        Image.new("RGB", (8, 8), (9, 9, 9)).save(paths[0])
+    with pytest.raises(UserError, match=r"other work \(images\)"):
+        embed(Means(), others, VIEWS, DEVICE, tmp_path / "f", ABOUT, 4)
 
 
 @pytest.mark.parametrize("change", ["about", "images"])

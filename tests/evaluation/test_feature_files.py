@@ -120,6 +120,35 @@ def test_other_files_are_refused(tmp_path, suffix, content):
         FeatureFile.open(path)
 
 
+@pytest.mark.parametrize("suffix", [".npz", ".parquet"])
+def test_a_damaged_file_is_an_error_in_one_line_wherever_it_is_damaged(embedding, tmp_path, suffix):
+    path = tmp_path / f"x{suffix}"
+    write(embedding, path)
+    whole, found = path.read_bytes(), 0
+    for place in range(0, len(whole), max(1, len(whole) // 150)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x55]) + whole[place + 1 :])
+        try:
+            file = FeatureFile.open(path)
+            list(file.blocks())
+            file.rows([0, N - 1])
+        except UserError:  # any other error fails the test
+            found += 1
+    assert found > 30
+
+
+@pytest.mark.parametrize("lost", ["num_features", "encoder", "weights", "image_size"])
+def test_a_description_that_lacks_something_is_a_damaged_file(embedding, tmp_path, monkeypatch, lost):
+    described = Written.described
+
+    def lacking(self):
+        return json.dumps({name: value for name, value in json.loads(described(self)).items() if name != lost})
+
+    monkeypatch.setattr(Written, "described", lacking)
+    write(embedding, tmp_path / "x.npz")
+    with pytest.raises(UserError, match="damaged"):
+        FeatureFile.open(tmp_path / "x.npz")
+
+
 def test_a_file_that_was_cut_is_an_error(embedding, tmp_path):
     write(embedding, tmp_path / "x.npz")
     file = FeatureFile.open(tmp_path / "x.npz")

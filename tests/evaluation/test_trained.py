@@ -6,14 +6,17 @@ import pytest
 import torch
 from torch import nn
 
-from moco.encoders import build_encoder
-from moco.evaluation import open_trained
+from moco.encoders import Description, build_encoder
+from moco.encoders.files import as_safetensors
+from moco.evaluation import load_encoder, open_trained
 from moco.runs.checkpoint import save_checkpoint
 from moco.runs.config import Config, Encoder
 from moco.runs.folder import Run
 from moco.runs.recipes.recipes import RECIPES
+from moco.runtime.device import choose_device
 from moco.runtime.errors import UserError
 
+CPU = choose_device("cpu", "fp32", channels_last=False)
 CONFIG = RECIPES["shapes-cpu"].config
 
 
@@ -87,6 +90,20 @@ def test_a_released_checkpoint_of_another_architecture(tmp_path):
     torch.save(released(build_encoder("resnet18"), "resnet50"), tmp_path / "wrong.pth.tar")
     with pytest.raises(UserError, match=r"does not fit the encoder: missing: .*layer1\.0\.conv3\.weight"):
         open_trained(tmp_path / "wrong.pth.tar")
+
+
+def test_commands_normalise_by_the_weights_own_numbers(tmp_path, caplog):
+    """As timm's of mean 0.5: neither ImageNet's nor CIFAR's; and as `load_encoder` does."""
+    half, path = (0.5, 0.5, 0.5), tmp_path / "half.safetensors"
+    described = Description("tiny", image_size=16, mean=half, std=half)
+    path.write_bytes(as_safetensors(build_encoder("tiny").state_dict(), described))
+    trained = open_trained(path)
+    _, centre = trained.on(CPU)
+    images = torch.randint(0, 256, (2, 3, 20, 24), dtype=torch.uint8)
+    (views,) = centre(images, torch.arange(2), 0)
+    assert torch.equal(views, load_encoder(path)[1](images))
+    assert centre.pretexts[0].normalisation == trained.normalisation == (half, half)
+    assert "normalised" not in caplog.text
 
 
 def test_a_file_that_does_not_name_its_encoder(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 
 from moco.cli.main import main
 from moco.data import open_source
-from moco.reproduce.transfer import PAPER, pretraining, reproduce_transfer, settings, supervised
+from moco.reproduce.transfer import PAPER, pretraining, reproduce_transfer, setting_of, settings, supervised
 from moco.reproduce.transfer_page import write_transfer
 from moco.runtime.errors import UserError
 from moco.transfer.compare import Comparison, Entry
@@ -50,6 +50,14 @@ def test_options_of_all_runs_and_the_numbers_of_labels_can_be_changed():
             settings("cpu", changes=[wrong])
     with pytest.raises(UserError, match="did you mean FPN"):
         settings("cpu", only=["FPNN"])
+
+
+def test_the_page_names_the_images_and_the_encoder_that_were_used():
+    encoder = pretraining("cpu").encoder.encoder
+    assert setting_of(settings("cpu"), "cpu") == f"Drawn images, {encoder}, 1000 steps."
+    other = settings("cpu", data="voc:bccd", changes=["iterations=10"])
+    assert setting_of(other, "cpu") == f"voc:bccd, {encoder}, 10 steps."
+    assert setting_of(other, "") == "voc:bccd, 10 steps."
 
 
 def test_the_paper_s_scale_needs_its_starts(tmp_path):

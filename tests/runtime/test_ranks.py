@@ -1,5 +1,6 @@
 """Ranks fail together: what fails on any is printed once, by name, ends all with code 2, and leaves a checkpoint."""
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -54,6 +55,27 @@ def test_what_fails_on_one_rank_ends_all(tmp_path, images, sabotage, lines):
     dead = {"killed": 1, "main_killed": 0}.get(sabotage)
     assert [rank.code for rank in ranks] == [-9 if number == dead else 2 for number in range(3)]
     assert 0 <= last_step(tmp_path / "run") <= 3
+
+
+def patient(words: str, tmp_path: Path) -> list[Rank]:
+    """Three ranks whose collectives end after a second, while the main rank works for longer."""
+    began = time.monotonic()
+    ranks = run_ranks(3, words, [tmp_path], program="tests.runtime.patient")
+    assert time.monotonic() - began < 30
+    return ranks
+
+
+def test_what_the_main_rank_does_alone_may_take_longer_than_a_collective(tmp_path):
+    ranks = patient("works", tmp_path)
+    assert [rank.code for rank in ranks] == [0, 0, 0], ranks
+
+
+@pytest.mark.parametrize("words", ["error", "bug", "killed", "other"])
+def test_what_fails_while_ranks_wait_for_the_main_rank_ends_all(tmp_path, words):
+    ranks = patient(words, tmp_path)
+    assert [rank.code == 0 for rank in ranks] == [False] * 3, ranks
+    assert ranks[0].code == -9 if words == "killed" else ranks[0].code in (1, 2)
+    assert all("RankError" in rank.err or not rank.err for rank in ranks[1:]), ranks
 
 
 def test_a_restart_finds_nothing_of_the_start_before_it_in_the_store():

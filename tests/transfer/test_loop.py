@@ -91,9 +91,11 @@ def test_a_finished_run_is_evaluated_once_more_and_stays_as_it_is(tmp_path):
     first = run(tmp_path, config(), Toy(precise_bn=2))
     before = checkpoint(tmp_path)
     (tmp_path / "written").unlink()
+    metrics = (tmp_path / "metrics.jsonl").read_text()
     again = run(tmp_path, config(), Toy(precise_bn=2), resume=True)
     assert again.numbers == first.numbers
     require_equal(checkpoint(tmp_path), before)
+    assert (tmp_path / "metrics.jsonl").read_text() == metrics
     assert (tmp_path / "written").read_text() == str(first.numbers["accuracy"])
 
 
@@ -181,17 +183,28 @@ class OutOfMemory(Toy):
     """Does not fit without checkpointing."""
 
     def losses(self, samples, device):
-        if not self.model.checkpointing:
+        losses = super().losses(samples, device)
+        if not self.model.checkpointing:  # where activations have been kept, and BN's statistics moved
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return super().losses(samples, device)
+        return losses
 
 
 def test_what_does_not_fit_is_checkpointed_from_there_on(tmp_path):
     run(tmp_path / "fits", config(), Toy(dropout=0.4))
     task = OutOfMemory(dropout=0.4)
     run(tmp_path / "run", config(), task)
-    assert [checkpointing for training, checkpointing in task.model.seen if training] == [True] * 7
+    assert [checkpointing for training, checkpointing in task.model.seen if training] == [False] + [True] * 7
     require_equal(checkpoint(tmp_path / "run"), checkpoint(tmp_path / "fits"))
+
+
+def test_a_continued_run_checkpoints_from_its_first_step_on(tmp_path, monkeypatch):
+    before_step(monkeypatch, 3, lambda: signal.raise_signal(signal.SIGTERM))
+    with pytest.raises(Stopped):
+        run(tmp_path, config(), OutOfMemory())
+    monkeypatch.undo()
+    task = OutOfMemory()
+    run(tmp_path, config(), task, resume=True)
+    assert [checkpointing for training, checkpointing in task.model.seen if training] == [True] * 4
 
 
 def test_without_leave_to_checkpoint_it_is_an_error(tmp_path):

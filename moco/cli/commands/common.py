@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -51,6 +52,7 @@ def check_file(option: str, path: Path | None, suffixes: Iterable[str], overwrit
         (path.suffix.lower() in suffixes, f"{option} {path}: ends with none of {known}"),
         (path.absolute().parent.is_dir(), f"{option} {path}: no such folder: {path.parent}"),
         (overwrite or not path.exists(), f"{option} {path}: exists already: --overwrite replaces it"),
+        (os.access(path.absolute().parent, os.W_OK), f"{option} {path}: its folder may not be written to"),
     ]
     require_all(rules)
 

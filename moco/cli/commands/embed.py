@@ -12,7 +12,7 @@ from moco.cli.commands.evaluated import data_of, open_encoder, open_images
 from moco.cli.options import Embed
 from moco.data import ImageSet
 from moco.evaluation import Embedding, Trained, embed, fingerprint, write_features
-from moco.evaluation.approximate import neighbours_by
+from moco.evaluation.approximate import neighbours_by, uses_faiss
 from moco.evaluation.embedding import About
 from moco.evaluation.feature_files import Written, check_output, written_files
 from moco.report.map import NEIGHBOURS, draw_map
@@ -37,8 +37,11 @@ def run(options: Embed) -> None:
         spec = data_of(evaluated, evaluated.data)
         source = open_images(spec, trained, evaluated.download, options.max_bad)
         sets = _chosen(source.whole_splits, options.split, spec)
+        if options.map:
+            count = sum(map(len, sets.values()))
+            uses_faiss("auto", count, count, "--map", "no --map")
         encoder, centre = trained.on(device)
-        about = describe(trained, centre, spec)
+        about = describe(trained, centre, spec, device)
         folder = options.out.with_name(f".{options.out.name}.partial")
         if options.overwrite:  # a finished one's; else it would be a stopped run's, which goes on
             on_main(lambda: Embedding({}, folder, 0, []).discard() if options.out.exists() else None)
@@ -48,12 +51,13 @@ def run(options: Embed) -> None:
             _write(embedding, about, source.classes, options, device)
 
 
-def describe(trained: Trained, centre: CentreCrop, spec: str) -> About:
-    """Of which encoder and data features are."""
+def describe(trained: Trained, centre: CentreCrop, spec: str, device: Device) -> About:
+    """Of which encoder and data features are, and how exactly they are computed."""
     return {
         "weights": str(trained.weights),
         "encoder": trained.config.encoder.encoder,
         "image_size": centre.size,
+        "precision": "bf16" if device.bf16 else "fp32",
         "fingerprint": fingerprint(trained.encoder, centre),
         "data": spec,
     }

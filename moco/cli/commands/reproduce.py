@@ -84,7 +84,7 @@ def run(options: Reproduce) -> None:
 
 def _transfer(options: Reproduce) -> None:
     """The transfer tables: trains what is missing, and writes their page."""
-    from moco.reproduce.transfer import TransferScale, pretraining, reproduce_transfer, settings
+    from moco.reproduce.transfer import TransferScale, reproduce_transfer, setting_of, settings
     from moco.reproduce.transfer_page import write_transfer
 
     rules = [
@@ -106,10 +106,7 @@ def _transfer(options: Reproduce) -> None:
         except Stopped as stopped:
             raise SystemExit(128 + stopped.signal_number) from None
         if is_main():
-            encoder = pretraining(scale).encoder.encoder
-            setting = (
-                "" if scale == "paper" else f"Drawn images, {encoder}, {wanted[0].config.training.iterations} steps."
-            )
+            setting = "" if scale == "paper" else setting_of(wanted, "" if options.starts else scale)
             path = write_transfer(done, _context(options, device, setting), page, name)
             print_on_main(f"written to {path}")
 

@@ -127,9 +127,10 @@ def _train(
             return
         inits = options.compare or (init,)
         labels = options.over_labels or (config.data.labels,)
+        command = shlex.join(["moco", kind.task, "--recipe", recipe.name, *words])
 
         def train(own: TransferConfig, path: Path) -> None:
-            train_one(kind, own, path, continued=on_main(lambda: RUNS[kind.task](path).exists))
+            train_one(kind, own, path, on_main(lambda: RUNS[kind.task](path).exists), command)
 
         def plan(own: TransferConfig) -> TransferConfig:
             """As this run would be alone."""
@@ -212,8 +213,11 @@ def _fixed(own: TransferConfig, config: TransferConfig) -> TransferConfig:
     return config
 
 
-def train_one(kind: Kind, config: TransferConfig, folder: Path, continued: bool) -> None:
-    """Trains one run, new or continued, up to its page. Stopped, leaves by SystemExit with the usual exit code."""
+def train_one(kind: Kind, config: TransferConfig, folder: Path, continued: bool, command: str = "") -> None:
+    """Trains one run, new or continued, up to its page. Stopped, leaves by SystemExit with the usual exit code.
+
+    `command`: what continues it, where it is one of several runs of a command.
+    """
     from moco.cli.commands.common import print_on_main
     from moco.report.transfer_page import write_transfer_page
     from moco.runtime.ranks import on_main
@@ -223,8 +227,8 @@ def train_one(kind: Kind, config: TransferConfig, folder: Path, continued: bool)
     try:
         measured = train_run(config, folder, continued)
     except Stopped as stopped:
-        command = shlex.join(["moco", kind.task, "--recipe", config.recipe, "--out", str(folder), "--resume"])
-        print_on_main(f"stopped after step {stopped.step}; continue it by:\n  {command}")
+        alone = shlex.join(["moco", kind.task, "--recipe", config.recipe, "--out", str(folder), "--resume"])
+        print_on_main(f"stopped after step {stopped.step}; continue it by:\n  {command or alone}")
         raise SystemExit(128 + stopped.signal_number) from None
     on_main(lambda: write_transfer_page(folder, folder / "report.html"))
     numbers = ", ".join(f"{name} {value:.1f}" for name, value in measured.numbers.items())

@@ -39,6 +39,18 @@ class Files:
     def name(self, position: int) -> str:
         return os.fsdecode(self._paths[self._ends[position] : self._ends[position + 1]])
 
+    def version(self, position: int) -> str:
+        return file_version(self.name(position))
+
+
+def file_version(path: str) -> str:
+    """Size and time of modification of a file, "" where there is none."""
+    try:
+        status = os.stat(path)  # noqa: PTH116 a Path for each would take longer than the call
+    except OSError:
+        return ""
+    return f"{status.st_size} {status.st_mtime_ns}"
+
 
 def list_folder(path: Path, max_bad: float, classes: list[str] | None) -> tuple[Encoded, list[str] | None]:
     """The images below a folder, in the order of their paths. Labels are the folders at the top, if all lie in one.

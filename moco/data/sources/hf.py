@@ -42,6 +42,9 @@ class Rows:
     def name(self, position: int) -> str:
         return f"{self.title}, row {position}"
 
+    def version(self, position: int) -> str:
+        return str(self.table._fingerprint)  # of the whole table
+
 
 def open_hub(argument: str, options: OpenOptions) -> Source:
     """NAME or NAME:CONFIG on the Hub, or a folder that `datasets` can load or has saved.

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from moco.data.formats.decode import UnreadableImageError
 from moco.data.formats.tar import images_at, stream_images
+from moco.data.sources.folder import file_version
 from moco.data.sources.remote import is_remote, open_file, read_range
 from moco.data.sources.shard_index import Content, contents, packed_contents, read_index, scan
 from moco.data.sources.shard_list import MANIFEST, expand_braces, list_shards, read_manifest
@@ -59,6 +60,7 @@ class Shards:
         self._scanned = {i: one.index for i, one in enumerate(contents) if one.index is not None}
         self._maps: OrderedDict[int, mmap.mmap] = OrderedDict()
         self._indices: OrderedDict[int, np.ndarray] = OrderedDict()
+        self._versions: OrderedDict[int, str] = OrderedDict()
 
     def __len__(self) -> int:
         return int(self.counts.sum())
@@ -91,6 +93,13 @@ class Shards:
     def name(self, position: int) -> str:
         shard, number = self.where(position)
         return f"{self.urls[shard]}: image {number}"
+
+    def version(self, position: int) -> str:
+        """That of the shard; of a remote one, how many images it holds."""
+        shard, _ = self.where(position)
+        if self.remote:
+            return str(self.counts[shard])
+        return _kept(self._versions, shard, lambda: file_version(self.urls[shard]))
 
     def _index(self, shard: int) -> np.ndarray:
         """Of one shard, `INDEX`: what is beside it, or else, once a process, from its headers. Raises OSError."""

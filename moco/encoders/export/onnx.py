@@ -18,6 +18,9 @@ from moco.encoders.export.exported import Exported, compare, probe, takes_other_
 from moco.encoders.files import HEADER
 from moco.runtime.errors import UserError, one_line
 
+_LARGEST = 2**31 - 2**24
+"""Bytes of weights: protobuf ends at 2 GiB, and the graph takes a little of it."""
+
 
 def to_onnx(encoder: nn.Module, description: Description, path: Path) -> Exported:
     """A graph from `images`, float32 (n, 3, h, w) and normalised, to `features`, float32 (n, num_features).
@@ -26,9 +29,14 @@ def to_onnx(encoder: nn.Module, description: Description, path: Path) -> Exporte
     metadata. It is run by onnxruntime and compared.
 
     Raises:
-        UserError: the extra is not installed; ONNX has no operator for something in the encoder, and which.
+        UserError: the extra is not installed; ONNX has no operator for something in the encoder, and which; the encoder
+            is too large for a file.
     """
     runtime = _require()
+    size = sum(value.numel() * value.element_size() for value in encoder.state_dict().values())
+    if size > _LARGEST:
+        large = f"weights of {size / 2**30:.1f} GiB, and an ONNX file holds 2 GiB"
+        raise UserError(f"--to onnx: {description.label}: {large}: --to safetensors holds any number")
     shape = probe(description)
     dynamic: dict[int, Any] = {0: Dim("images", min=1)}
     if takes_other_sizes(encoder, description.image_size):

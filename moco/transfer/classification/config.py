@@ -62,7 +62,8 @@ class ClassificationSchedule(Schedule):
     epochs: Annotated[int, AtLeast0] = 0
     """Passes over the labelled images; 0: what suits their number."""
     iterations: Annotated[int, AtLeast0] = 0
-    """Steps in all, in place of --epochs; 0: as many as these take."""
+    """Steps in all, in place of --epochs; 0: as many as these take. The linear protocol takes whole epochs, the nearest
+    number."""
     batch_size: Annotated[int, AtLeast1] = 256
     """Images a step, over all ranks. With another than the recipe's, the learning rate follows it (the linear rule),
     unless it is given too."""

@@ -11,6 +11,9 @@ from moco.transfer.recipes import TransferRecipe
 SCRATCH_LR = {"imagenet-r50": 0.1}
 """The published learning rate from random weights, where it is another than from given ones."""
 
+LINEAR_FALLS = (0.6, 0.8)
+"""Shares of the linear protocol's length at which its learning rate falls (section 4.1)."""
+
 CLASSIFICATION = {
     recipe.name: recipe
     for recipe in [

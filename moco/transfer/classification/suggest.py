@@ -8,7 +8,7 @@ from typing import Literal
 from moco.runs.folder import read_values
 from moco.runs.weights import read_weights
 from moco.transfer.classification.config import ClassificationConfig, ClassificationSchedule
-from moco.transfer.classification.recipes import CLASSIFICATION, SCRATCH_LR
+from moco.transfer.classification.recipes import CLASSIFICATION, LINEAR_FALLS, SCRATCH_LR
 from moco.transfer.recipes import Choice
 from moco.views import get_pretext
 from moco.views.recipes import CIFAR
@@ -164,7 +164,7 @@ def _schedule(
         choices.append(Choice("--iterations", steps, f"{epochs:,} epochs of {facts.images:,} images: {why}"))
     training = replace(training, batch_size=batch, lr=lr, iterations=steps, epochs=epochs)
     if linear:
-        training = replace(training, schedule="step", falls=(0.6, 0.8), weight_decay=0.0)
+        training = replace(training, schedule="step", falls=LINEAR_FALLS, weight_decay=0.0)
     elif own and not given and not training.warmup:
         training = replace(training, warmup=min(steps // 10, 200))
         choices.append(Choice("--warmup", training.warmup, "random weights: the first steps are large"))

@@ -61,6 +61,10 @@ def suggest(facts: Facts, config: DetectionConfig) -> tuple[DetectionConfig, lis
     steps = min(max(EPOCHS * facts.images // batch, 200), 24_000)
     milestones = (steps * 3 // 4, steps * 11 // 12)
     regions = 512 if gpu else 64
+    masks = facts.masks and config.model.structure != "dc5"
+    about_masks = "there are masks" if masks else "the objects have boxes alone"
+    if facts.masks and not masks:
+        about_masks = "dc5 has no mask head"
     choices = [
         Choice(
             "--batch-size", batch, "the paper's 16 where the GPU's memory allows" if gpu else "a CPU: few images a step"
@@ -77,7 +81,7 @@ def suggest(facts: Facts, config: DetectionConfig) -> tuple[DetectionConfig, lis
             f"{typical}; the smallest anchor has {ANCHOR}" + ("" if gpu else f"; at most {most} on a CPU"),
         ),
         Choice("--sides", sides, "0.6 to 1 times that, as 480 to 800 for VOC"),
-        Choice("--masks", facts.masks, "there are masks" if facts.masks else "the objects have boxes alone"),
+        Choice("--masks", masks, about_masks),
         Choice("--regions", regions, "the paper's" if gpu else "a CPU: the box head is most of the work"),
         Choice("--proposals", 1000 if gpu else 100, "the paper's" if gpu else "a CPU: most of an evaluation"),
         Choice("--precise-bn", min(200, steps // 4), "the paper's 200 batches, of a short run a quarter"),
@@ -89,6 +93,6 @@ def suggest(facts: Facts, config: DetectionConfig) -> tuple[DetectionConfig, lis
         config,
         training=replace(training, **{name: values[name] for name in schedule}),
         evaluation=replace(config.evaluation, **{name: values[name] for name in evaluation}),
-        model=replace(config.model, masks=values["masks"] and config.model.structure != "dc5", regions=regions),
+        model=replace(config.model, masks=masks, regions=regions),
     )
     return config, choices

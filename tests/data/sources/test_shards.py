@@ -120,6 +120,16 @@ def test_where_and_names(folder):
     assert shards.name(4) == f"{folder}/002.tar: image 1"
 
 
+def test_a_shard_that_is_replaced_has_another_version(folder):
+    before, _, _, _ = open_shards(str(folder))
+    first, last = before.version(0), before.version(len(before) - 1)
+    assert before.version(1) == first
+    os.utime(before.urls[0], ns=(1, 1))
+    after, _, _, _ = open_shards(str(folder))
+    assert after.version(0) != first
+    assert after.version(len(before) - 1) == last
+
+
 def test_streams_give_the_same(folder, packed):
     for path in (folder, packed):
         shards, *_ = open_shards(str(path))

@@ -70,6 +70,12 @@ def test_a_missing_operator_is_named_in_one_line(tmp_path):
     assert str(caught.value) == line
 
 
+def test_what_is_too_large_for_a_file_is_refused_before_it_is_traced(tmp_path):
+    large = nn.Linear(30_000, 30_000, bias=False, device="meta")
+    with pytest.raises(UserError, match=r"mine: weights of 3\.4 GiB, and an ONNX file holds 2 GiB: --to safetensors"):
+        to_onnx(large, Description("mine", image_size=32), tmp_path / "out.onnx")
+
+
 @pytest.mark.parametrize("module", ["onnxruntime", "onnxscript"])
 def test_it_is_an_extra(tmp_path, monkeypatch, module):
     monkeypatch.setitem(sys.modules, module, None)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import moco
 from moco.cli.main import main
 from moco.runs.checkpoint import newest_checkpoint, read_checkpoint
 from moco.runtime.errors import UserError
+from moco.runtime.signals import Stopped
 from moco.transfer.classification import suggest
 from moco.transfer.run import FinetuneRun
 from tests.ranks import run_ranks
@@ -241,6 +243,17 @@ def test_accuracy_over_labels_of_several_starts(trained, data, tmp_path, monkeyp
     assert times == {path: path.stat().st_mtime for path in (tmp_path / "all").glob("*/results.json")}
 
 
+def test_a_stopped_comparison_is_continued_by_its_own_command(data, tmp_path, monkeypatch, capsys):
+    def stopped(config, folder, continued):
+        raise Stopped(15, 3)
+
+    monkeypatch.setattr("moco.transfer.tasks.train_run", stopped)
+    words = ["--data", f"folder:{data}", *TINY, "--compare", "random", "--out", str(tmp_path / "all")]
+    finetune(*words, code=143)
+    command = shlex.join(["moco", "finetune", "--recipe", "own", *words])
+    assert f"continue it by:\n  {command}\n" in capsys.readouterr().out
+
+
 def test_the_encoder_stays_as_it_is_under_the_linear_protocol(trained, data, tmp_path):
     words = ["--data", f"folder:{data}", *TINY, "--iterations", "2", "--protocol", "linear", "--out", tmp_path / "run"]
     finetune(trained, *words)
@@ -248,6 +261,27 @@ def test_the_encoder_stays_as_it_is_under_the_linear_protocol(trained, data, tmp
     encoder = [name for name in before if name.startswith("encoder.")]
     assert all(torch.equal(before[name], after[name]) for name in encoder)
     assert not torch.equal(before["classifier.weight"], after["classifier.weight"])
+
+
+@pytest.mark.parametrize(
+    ("words", "ignored"),
+    [
+        ("linear --schedule cosine", "schedule step -> cosine"),
+        ("linear --warmup 5 --gamma 0.5", "gamma 0.1 -> 0.5, warmup 0 -> 5"),
+        ("linear --milestones 3 9", "milestones [14, 19] -> [3, 9]"),
+        ("linear --falls 0.5", "falls"),
+        ("linear --sgd-momentum 0.5", "sgd_momentum 0.9 -> 0.5"),
+        ("knn --lr 3", "lr 0.03 -> 3.0"),
+    ],
+)
+def test_a_schedule_that_a_protocol_would_ignore_is_refused(words, ignored, data, tmp_path, capsys):
+    own = TINY if words.startswith("linear") else [*TINY[:4], *TINY[8:]]
+    words = ["random", "--data", f"folder:{data}", *own, "--protocol", *words.split(), "--out", tmp_path / "run"]
+    finetune(*words, code=2)
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("moco: ")]
+    assert line.startswith("moco: --protocol ")
+    assert f"leave out {ignored}" in line
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

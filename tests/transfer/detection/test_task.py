@@ -1,6 +1,7 @@
 """moco detect as a user runs it, at a size that a test can wait for."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -214,3 +215,12 @@ def test_suggestions_follow_from_images_and_machine():
     assert on_gpu.evaluation.test_side > 480  # small objects: images are enlarged
     assert on_gpu.model.masks
     assert all(choice.reason for choice in choices)
+
+
+def test_masks_are_not_suggested_for_a_structure_without_a_mask_head():
+    config = DETECTION["own-c4"].config
+    for structure, masks in (("c4", True), ("dc5", False)):
+        own = replace(config, model=replace(config.model, structure=structure))
+        suggested, choices = suggest(Facts(300, 480, 90, True, None), own)
+        (choice,) = [choice for choice in choices if choice.flag == "--masks"]
+        assert suggested.model.masks == choice.value == masks
