@@ -78,6 +78,6 @@ def contrast_in_batch(queries: Tensor, keys: Tensor, temperature: float) -> Info
 
     The positive of a query is the key of its image, the negatives are the keys of all others.
     """
-    own = torch.arange(len(queries), device=queries.device) + rank() * len(queries)
-    is_own = torch.arange(len(keys), device=queries.device) == own[:, None]
-    return info_nce(queries, keys[own], keys, temperature, excluded=is_own)
+    images = torch.arange(len(keys), device=queries.device)
+    own = images[rank() * len(queries) :][: len(queries)]
+    return info_nce(queries, keys[own], keys, temperature, (own, images))

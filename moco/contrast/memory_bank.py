@@ -93,8 +93,7 @@ class MemoryBank(Mechanism):
 
     def contrast(self, queries: Tensor, images: Tensor, drawn: Tensor) -> InfoNCE:
         """Queries (n, dim) of images (n,) against those images' vectors and the vectors drawn (K,)."""
-        excluded = drawn == images[:, None]
-        return info_nce(queries, self.vectors[images], self.vectors[drawn], self.temperature, excluded)
+        return info_nce(queries, self.vectors[images], self.vectors[drawn], self.temperature, (images, drawn))
 
     @torch.no_grad()
     def _refresh(self, images: Tensor, queries: Tensor) -> None:

@@ -81,8 +81,8 @@ class MoCo(Mechanism):
         q = [self.encode_queries(x_q) for x_q, _ in pairs]  # queries: NxC
         self.update_key_encoder()  # f_k = m f_k + (1 - m) f_q
         k = [self.encode_keys(x_k, stream=i) for i, (_, x_k) in enumerate(pairs)]  # keys of all ranks, no gradient
-        dictionary = self.queue.keys.clone()  # KxC; backward needs it as it was before the enqueue
-        result = mean_of([self.contrast(q_i, local(k_i), dictionary) for q_i, k_i in zip(q, k, strict=True)])
+        queue = self.queue.keys  # KxC; backward does not read it, so the keys may be enqueued before
+        result = mean_of([self.contrast(q_i, local(k_i), queue) for q_i, k_i in zip(q, k, strict=True)])
         self._enqueue(k)
         return result
 

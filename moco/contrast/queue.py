@@ -30,7 +30,8 @@ class Queue(nn.Module):
         super().__init__()
         if size < 1 or dim < 1:
             raise ValueError(f"a queue holds at least 1 key of 1 dimension, not {size} of {dim}")
-        self.register_buffer("keys", F.normalize(torch.randn(size, dim), dim=1))
+        keys = torch.randn(size, dim)
+        self.register_buffer("keys", F.normalize(keys, dim=1, out=keys))  # in place: a large queue is there once
         self.register_buffer("enqueued", torch.zeros((), dtype=torch.int64))
         self.total = 0
 

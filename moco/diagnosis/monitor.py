@@ -26,6 +26,8 @@ from moco.runtime.device import Device
 
 BINS = 40
 """Of the similarity histograms, over -1..1."""
+_SHOWN = 4096
+"""Of each query's negatives at most so many are in a histogram, and compared at once."""
 _RECENT = 2**20
 """Places in the order of the images that are compared at once: of a larger queue the newest so many."""
 
@@ -121,33 +123,39 @@ class Monitor:
 
     def _similarities(self, step: int, q: Tensor) -> dict[str, Any]:
         """Cosines of the probe's queries with their positives and negatives; what shared BN statistics add to them."""
-        queued = q @ self.mechanism.queue.keys.T if isinstance(self.mechanism, MoCo) else None
+        queued = self._queued(step, q) if isinstance(self.mechanism, MoCo) else None
         pairs = {apart: self._pairs(q, apart, queued) for apart in ((False, True) if self.shuffles else (False,))}
         as_trained = self.shuffles and self.mechanism.shuffle and self.bn_groups > 1
-        positives, negatives = pairs[as_trained]
-        shown = min(self._real(step), 4096) if isinstance(self.mechanism, MoCo) else 4096
+        positives, negatives, _ = pairs[as_trained]
         measured: dict[str, Any] = {
             "positive_histogram": histogram(positives),
-            "negative_histogram": histogram(negatives[:, : shown or 4096]),
+            "negative_histogram": histogram(negatives),
         }
         if self.shuffles:
-            shared, apart = (float((own > rest.amax(dim=1)).float().mean()) for own, rest in pairs.values())
+            shared, apart = (float((own > largest).float().mean()) for own, _, largest in pairs.values())
             measured |= {"bn_leak": shared - apart, "bn_groups": self.bn_groups}
         return measured
 
-    def _pairs(self, q: Tensor, apart: bool, queued: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Cosines of queries with their positives (n,) and their negatives (n, k)."""
+    def _queued(self, step: int, q: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines of queries with `_SHOWN` keys of the queue, of images once there are any, and the largest of all."""
+        blocks = self.mechanism.queue.keys.split(_SHOWN)
+        largest = torch.stack([(q @ keys.T).amax(dim=1) for keys in blocks]).amax(dim=0)
+        return q @ blocks[0][: self._real(step) or _SHOWN].T, largest
+
+    def _pairs(self, q: Tensor, apart: bool, queued: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Cosines of queries with their positives (n,), with up to `_SHOWN` negatives, and the largest of all (n,)."""
         mechanism, (images, views) = self.mechanism, self.probe()
         if isinstance(mechanism, MemoryBank):
-            own, drawn = gather(images.to(q.device)), mechanism.draw()
+            own, drawn = gather(images.to(q.device)), mechanism.draw()[:_SHOWN]
             negatives = (q @ mechanism.vectors[drawn].T).masked_fill(drawn == own[:, None], math.nan)
-            return (q * mechanism.vectors[own]).sum(dim=1), negatives
+            return (q * mechanism.vectors[own]).sum(dim=1), negatives, negatives.amax(dim=1)
         keys = self._encode(views[-1], apart)
         if queued is not None:
-            return (q * keys).sum(dim=1), queued
+            return (q * keys).sum(dim=1), *queued
         cosines = q @ keys.T
         others = ~torch.eye(len(q), dtype=torch.bool, device=q.device)
-        return cosines.diagonal(), cosines[others].view(len(q), -1)
+        negatives = cosines[others].view(len(q), -1)
+        return cosines.diagonal(), negatives[:, :_SHOWN], negatives.amax(dim=1)
 
     def _encode(self, view: Tensor, apart: bool) -> Tensor:
         """Keys of the probe, in other BN groups than their queries or in the same."""

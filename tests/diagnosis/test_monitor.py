@@ -121,7 +121,8 @@ def test_parts_are_bn_groups(tmp_path):
 
 @pytest.mark.parametrize(("group", "shuffle", "groups"), [(8, True, 2), (8, False, 2), (16, True, 1), (None, True, 1)])
 @pytest.mark.parametrize("mechanism", ["moco", "end-to-end"])
-def test_the_leak_is_what_shared_statistics_add(tmp_path, mechanism, group, shuffle, groups):
+def test_the_leak_is_what_shared_statistics_add(tmp_path, monkeypatch, mechanism, group, shuffle, groups):
+    monkeypatch.setattr("moco.diagnosis.monitor._SHOWN", 15)  # of a queue of more, all in blocks of so many
     contrast = replace(CONFIG.contrast, bn_group=group, shuffle=shuffle, mechanism=mechanism)
     run, monitor = started(tmp_path, replace(CONFIG, contrast=contrast), steps=12)
     measured = monitor.measure(12)
@@ -151,6 +152,7 @@ def test_the_leak_is_what_shared_statistics_add(tmp_path, mechanism, group, shuf
     assert (shared - apart).norm() > 0.1
     assert measured["bn_leak"] == pytest.approx(found[0] - found[1], abs=1e-6)
     assert measured["bn_groups"] == groups
+    assert sum(measured["negative_histogram"]) == 16 * 15
 
 
 def test_the_probe_and_the_keys_drawn_again_are_training_s_in_bf16_too(tmp_path):
