@@ -1,5 +1,6 @@
 """An encoder by its name."""
 
+import re
 from collections.abc import Callable
 from types import ModuleType
 
@@ -7,7 +8,7 @@ from torch import nn
 from torchvision import models
 from torchvision.models.resnet import ResNet
 
-from moco.encoders.resnet import narrow, resnet_of_width, resnext50_32x8d, use_small_stem, wide_resnet50
+from moco.encoders.resnet import resnet_of_width, resnext50_32x8d, use_small_stem, wide_resnet50
 from moco.encoders.tiny import TinyResNet
 from moco.encoders.vit import freeze_patches as freeze
 from moco.encoders.vit import vit_s_16
@@ -34,8 +35,8 @@ def build_encoder(name: str, small_stem: bool = False, freeze_patches: bool = Fa
 
     Args:
         name: `resnet50w2` and `resnet50w4` (R50w2x and R50w4x of Table 1), `resnext50_32x8d` (its RX50), `tiny` (for
-            32-pixel images on a CPU), `resnet18w0.25` (ResNet-18 with a quarter of the channels; resnet34 and resnet50
-            likewise, with any such factor), `vit_s_16` (MoCo v3's), any classification model of torchvision,
+            32-pixel images on a CPU), `resnet18w0.25` (ResNet-18 with a quarter of the channels; tiny, resnet34 and
+            resnet50 likewise, with any such factor), `vit_s_16` (MoCo v3's), any classification model of torchvision,
             any model of timm (`timm:NAME`, or NAME alone where torchvision has none of
             this name).
         small_stem: for 32-pixel images: a 3x3 convolution of stride 1 and no max-pooling. ResNets alone have a stem
@@ -48,8 +49,8 @@ def build_encoder(name: str, small_stem: bool = False, freeze_patches: bool = Fa
     """
     if name in OURS:
         encoder = OURS[name]()
-    elif narrowed := narrow(name):
-        encoder = resnet_of_width(*narrowed)
+    elif narrow := narrower(name):
+        encoder = narrow
     elif name in TORCHVISION:
         encoder = models.get_model(name, weights=None, **WITHOUT_AUXILIARY.get(name, {}))
     else:
@@ -58,11 +59,25 @@ def build_encoder(name: str, small_stem: bool = False, freeze_patches: bool = Fa
         encoder.num_features = remove_classifier(encoder, name)  # type: ignore[assignment]
     if small_stem and isinstance(encoder, ResNet):
         use_small_stem(encoder)
-    elif small_stem and name != "tiny":
+    elif small_stem and not isinstance(encoder, TinyResNet):
         raise UserError(f"--small-stem: {name} is not a ResNet: --no-small-stem, or --encoder resnet18")
     if freeze_patches:
         freeze(encoder, name)
     return encoder
+
+
+def narrower(name: str) -> nn.Module | None:
+    """The encoder `resnet18w0.25` or the like; None for what is no name of this kind, or narrower than 8 channels.
+
+    With 4 channels PyTorch 2.15 corrupts memory in the backward of a convolution, channels last, on a CPU.
+    """
+    found = re.fullmatch(r"(tiny|resnet18|resnet34|resnet50)w(0\.\d+)", name)
+    if not found:
+        return None
+    family, width = found[1], float(found[2])
+    if (32 if family == "tiny" else 64) * width < 8:
+        return None
+    return TinyResNet(width) if family == "tiny" else resnet_of_width(family, width)
 
 
 def remove_classifier(encoder: nn.Module, name: str) -> int:

@@ -1,7 +1,5 @@
 """The ResNets of section 4.1 that torchvision has no name for, and the stem for small images."""
 
-import re
-
 from torch import nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
@@ -38,16 +36,6 @@ def resnet_of_width(name: str, width: float) -> ResNet:
         if isinstance(module, nn.Conv2d):
             init_convolution(module)
     return encoder
-
-
-def narrow(name: str) -> tuple[str, float] | None:
-    """`resnet18w0.25` as ("resnet18", 0.25); None for what is no name of this kind, or narrower than 8 channels.
-
-    With 4 channels PyTorch 2.15 corrupts memory in the backward of a convolution, channels last, on a CPU.
-    """
-    found = re.fullmatch(r"(resnet18|resnet34|resnet50)w(0\.\d+)", name)
-    width = float(found[2]) if found else 0.0
-    return (found[1], width) if found and 64 * width >= 8 else None
 
 
 def resnext50_32x8d() -> ResNet:

@@ -11,20 +11,24 @@ class TinyResNet(nn.Module):
 
     A 32-pixel image costs 12 million multiplications, a 46th of what ResNet-18 with the small stem takes.
 
+    Args:
+        width: the channels of every layer as a share of the full 32, 32, 64 and 256.
+
     Attributes:
-        num_features: 256.
+        num_features: 256 times the width.
 
     Its forward maps float images (n, 3, h, w) to features (n, num_features), averaged over the image.
     """
 
-    num_features = 256
-
-    def __init__(self) -> None:
+    def __init__(self, width: float = 1) -> None:
         super().__init__()
+        stem, first, second, self.num_features = (round(channels * width) for channels in (32, 32, 64, 256))
         # Overlapping patches of 4x4: full resolution would cost more than all that follows.
-        self.stem = nn.Sequential(nn.Conv2d(3, 32, 4, 2, 1, bias=False), nn.BatchNorm2d(32), nn.ReLU(inplace=True))
+        self.stem = nn.Sequential(nn.Conv2d(3, stem, 4, 2, 1, bias=False), nn.BatchNorm2d(stem), nn.ReLU(inplace=True))
         self.stages = nn.Sequential(
-            residual_block(32, 32, stride=1), residual_block(32, 64, stride=2), residual_block(64, 256, stride=2)
+            residual_block(stem, first, stride=1),
+            residual_block(first, second, stride=2),
+            residual_block(second, self.num_features, stride=2),
         )
         for module in self.modules():
             if isinstance(module, nn.Conv2d):

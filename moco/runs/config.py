@@ -40,7 +40,7 @@ class Encoder:
     """What maps an image to features."""
 
     encoder: str = "resnet50"
-    """resnet18/34/50, resnet18w0.25 and the like (narrower), resnet50w2, resnet50w4, resnext50_32x8d, tiny,
+    """resnet18/34/50, tiny, any of them narrower (resnet18w0.25), resnet50w2, resnet50w4, resnext50_32x8d,
     vit_s_16, or any torchvision or timm name."""
     small_stem: bool = False
     """A ResNet's stem for small images: 3x3 without stride, no max-pooling."""

@@ -47,6 +47,24 @@ def test_width_multiplies_every_channel_and_nothing_else():
         assert list(wide[key].shape) == expected, key
 
 
+@pytest.mark.parametrize("name", ["tiny", "resnet18"])
+def test_a_fraction_makes_every_channel_fewer(name):
+    narrow, whole = on_meta(f"{name}w0.25"), on_meta(name)
+    assert narrow.num_features == whole.num_features // 4
+    assert narrow.state_dict().keys() == whole.state_dict().keys()
+    for key, value in narrow.state_dict().items():
+        expected = [
+            size if size == 3 or axis > 1 else size // 4 for axis, size in enumerate(whole.state_dict()[key].shape)
+        ]
+        assert list(value.shape) == expected, key
+
+
+@pytest.mark.parametrize("name", ["tinyw0.125", "resnet18w0.1", "tinyw2"])
+def test_none_is_narrower_than_8_channels_or_wider_than_all(name):
+    with pytest.raises(UserError, match=f"unknown encoder '{name}'"):
+        on_meta(name)
+
+
 def test_every_convolution_of_a_resnet_starts_as_torchvisions_does():
     for encoder in (build_encoder("resnet18", small_stem=True), wide_resnet50(1)):
         for convolution in (encoder.conv1, encoder.layer1[0].conv2, encoder.layer4[1].conv2):
