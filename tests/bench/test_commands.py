@@ -29,7 +29,7 @@ def run(name: str, words: str) -> None:
 
 
 def test_count(capsys):
-    run("count", "--encoder tiny --size 32 --batch 8 --queue 64 --bn-group 4")
+    run("count", "--encoder tinyw0.25 --size 32 --batch 8 --queue 64 --bn-group 4")
     assert "images/s" in capsys.readouterr().out
 
 

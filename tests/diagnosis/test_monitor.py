@@ -18,7 +18,7 @@ from moco.training.build import device_of
 
 CONFIG = Config(
     views=Views("cifar", 16),
-    encoder=Encoder("tiny"),
+    encoder=Encoder("tinyw0.25"),
     contrast=Contrast(16, 96, 0.9, 0.1, bn_group=8),
     training=Training(epochs=20, batch_size=16, lr=0.03),
     compute=Compute(device="cpu", precision="fp32"),

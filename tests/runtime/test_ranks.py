@@ -13,7 +13,7 @@ from moco.runtime.ranks import _fresh
 from tests.ranks import Rank, run_ranks
 
 OPTIONS = (
-    "--encoder tiny --image-size 16 --batch-size 24 --bn-group 4 --dim 16 --queue-size 48 --epochs 3 --knn-k 5 "
+    "--encoder tinyw0.25 --image-size 16 --batch-size 24 --bn-group 4 --dim 16 --queue-size 48 --epochs 3 --knn-k 5 "
     "--precision fp32 --device cpu --log-every 1 --knn-every 0 --warmup 0 --lr 0.05 --checkpoint-minutes 0 --workers 0"
 )
 

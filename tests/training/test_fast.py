@@ -15,7 +15,7 @@ from moco.training.build import device_of
 
 CONFIG = Config(
     views=Views("cifar", 16),
-    encoder=Encoder("tiny"),
+    encoder=Encoder("tinyw0.25"),
     contrast=Contrast(16, 48, 0.9, 0.1, head="mlp", symmetric=True, bn_group=8),
     training=Training(epochs=4, batch_size=16, lr=0.06, schedule="cosine"),
     compute=Compute(device="cpu", precision="fp32"),

@@ -18,7 +18,7 @@ from tests.training.test_resume import assert_same_run
 
 RANKS, KILLS, STEPS = 3, 10, 60
 OPTIONS = (
-    "--encoder tiny --image-size 16 --precision fp32 --device cpu --batch-size 24 --bn-group 4 --queue-size 80 "
+    "--encoder tinyw0.25 --image-size 16 --precision fp32 --device cpu --batch-size 24 --bn-group 4 --queue-size 80 "
     "--epochs 15 --log-every 5 --knn-every 10 --knn-k 5 --checkpoint-minutes 0 --cache-mb 0 --workers 1"
 )
 

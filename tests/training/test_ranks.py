@@ -16,7 +16,7 @@ from tests.ranks import Rank, run_ranks
 from tests.training.test_resume import assert_same
 
 OPTIONS = (
-    "--encoder tiny --image-size 16 --precision fp32 --device cpu --batch-size 32 --bn-group 16 --queue-size 80 "
+    "--encoder tinyw0.25 --image-size 16 --precision fp32 --device cpu --batch-size 32 --bn-group 16 --queue-size 80 "
     "--epochs 2 --log-every 1 --knn-every 1 --knn-k 5 --seed 3 --workers 0"
 )
 
@@ -201,7 +201,7 @@ def test_all_ranks_start_with_the_main_ranks_state(data):
 @pytest.mark.slow
 def test_two_ranks_start_from_given_weights_as_one_does(data):
     torch.manual_seed(1)
-    encoder = build_encoder("tiny")
+    encoder = build_encoder("tinyw0.25")
     encoder(torch.randn(8, 3, 16, 16))  # moves BN's statistics
     save_encoder(encoder, data / "given.safetensors")
     more = "--init given.safetensors --knn-every 0"

@@ -43,7 +43,7 @@ def config(images) -> Config:
         recipe="shapes-cpu",
         data=Data(f"npz:{images}"),
         views=Views("cifar", 16),
-        encoder=Encoder("tiny"),
+        encoder=Encoder("tinyw0.25"),
         contrast=Contrast(16, 48, 0.9, 0.1, head="mlp", symmetric=True, bn_group=8),
         training=Training(epochs=2, batch_size=16, lr=0.06, schedule="cosine", warmup=0.5),
         compute=Compute(device="cpu", precision="fp32", workers=0),
@@ -221,7 +221,7 @@ def test_a_finished_run_is_left_as_it_is(tmp_path, config):
 
 def options(images: Path) -> list[str]:
     return shlex.split(
-        f"--data npz:{images} --encoder tiny --image-size 16 --dim 16 --queue-size 48 --batch-size 16 --bn-group 8 "
+        f"--data npz:{images} --encoder tinyw0.25 --image-size 16 --dim 16 --queue-size 48 --batch-size 16 --bn-group 8 "
         "--warmup 0 --knn-k 5 --knn-every 1 --log-every 3 --device cpu --precision fp32 "
         "--epochs 10 --checkpoint-minutes 0.0"
     )

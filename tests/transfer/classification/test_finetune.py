@@ -21,7 +21,7 @@ from tests.ranks import run_ranks
 
 COLOURS = {"blue": (40, 40, 220), "green": (40, 200, 40), "red": (220, 40, 40)}
 TINY = [
-    *("--encoder", "tiny", "--image-size", "16", "--batch-size", "8", "--iterations", "24", "--workers", "0"),
+    *("--encoder", "tinyw0.25", "--image-size", "16", "--batch-size", "8", "--iterations", "24", "--workers", "0"),
     *("--device", "cpu", "--precision", "fp32", "--log-every", "4"),
 ]
 
