@@ -88,6 +88,8 @@ def main(arguments: list[str] | None = None) -> None:
     if not options.only and not options.quick:
         options.page = options.page or ROOT / "docs/benchmarks.md"
         options.json = options.json or ROOT / "bench/results/data-cpu.json"
+    if options.page and len(BETWEEN.findall(options.page.read_text())) != 1:
+        sys.exit(f"{options.page}: has not one <!-- table --> and one <!-- end -->")
     start = time.monotonic()
 
     def log(what: str) -> None:
@@ -136,10 +138,7 @@ def write_page(page: Path, where: Row, rows: list[Row], grown: list[Row]) -> Non
         *(["", "How it grows:", "", *markdown(grown)] if grown else []),
         *(["", "What each side delivers:", "", *delivered(rows), ""]),
     ]
-    text, found = BETWEEN.subn(lambda _: "\n".join(lines) + "\n", page.read_text())
-    if found != 1:
-        sys.exit(f"{page}: has not one <!-- table --> and one <!-- end -->")
-    page.write_text(text)
+    page.write_text(BETWEEN.sub(lambda _: "\n".join(lines) + "\n", page.read_text()))
 
 
 def show(rows: list[Row], title: str) -> None:

@@ -1,23 +1,20 @@
 """The benchmarks run at tiny sizes, and write what they say; no time is asserted."""
 
 import json
-import subprocess
-import sys
 from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
 
+from bench.__main__ import main
+
 pytestmark = pytest.mark.slow
-ROOT = Path(__file__).parents[2]
 NAMES = ["jpeg-core", "jpeg", "jpeg", "small", "step-tiny", "step-224", "read-cold", "read-warm"]
 MAY_BE_UNABLE = {"read-cold"}  # not every file system lets its page cache be emptied
 LIGHTLY = find_spec("lightly") is not None
 
 
-def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "bench", "--quick", "--repeats", "1", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+def bench(*arguments: str) -> None:
+    main(["--quick", "--repeats", "1", *arguments])
 
 
 @pytest.fixture(scope="module")
@@ -25,8 +22,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict]:
     folder = tmp_path_factory.mktemp("bench")
     page = folder / "page.md"
     page.write_text("before\n<!-- table -->\nstale\n<!-- end -->\nafter\n")
-    ended = bench("--page", str(page), "--json", str(folder / "data.json"))
-    assert ended.returncode == 0, ended.stderr
+    bench("--page", str(page), "--json", str(folder / "data.json"))
     return page.read_text(), json.loads((folder / "data.json").read_text())
 
 
@@ -66,24 +62,26 @@ def test_the_page_is_written_between_its_markers(written):
         assert len({line.count(" | ") for line in lines}) == 1
 
 
-def test_a_page_without_markers_is_left_alone(tmp_path):
+def test_a_page_without_markers_is_refused_before_anything_is_measured(tmp_path, monkeypatch):
+    monkeypatch.setattr("bench.__main__.prepare", None)
     page = tmp_path / "page.md"
     page.write_text("no markers\n")
-    ended = bench("--only", "small", "--page", str(page))
-    assert ended.returncode == 1
-    assert "<!-- table -->" in ended.stderr
+    with pytest.raises(SystemExit, match="<!-- table -->"):
+        bench("--only", "small", "--page", str(page))
     assert page.read_text() == "no markers\n"
 
 
-def test_an_unknown_work_names_those_there_are():
-    ended = bench("--only", "jpg")
-    assert ended.returncode == 2
-    assert "jpeg-core" in ended.stderr
-    assert "growth" in ended.stderr
+def test_an_unknown_work_names_those_there_are(capsys):
+    with pytest.raises(SystemExit) as left:
+        bench("--only", "jpg")
+    assert left.value.code == 2
+    error = capsys.readouterr().err
+    assert "jpeg-core" in error
+    assert "growth" in error
 
 
-def test_a_profile_names_the_operations_of_our_side():
-    ended = bench("--profile", "small")
-    assert ended.returncode == 0, ended.stderr
-    assert "Self CPU" in ended.stdout
-    assert "aten::" in ended.stdout
+def test_a_profile_names_the_operations_of_our_side(capsys):
+    bench("--profile", "small")
+    out = capsys.readouterr().out
+    assert "Self CPU" in out
+    assert "aten::" in out

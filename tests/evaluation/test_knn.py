@@ -205,7 +205,7 @@ class Peak(TorchDispatchMode):
 
 @pytest.mark.slow
 def test_the_bank_is_not_held():
-    """200,000 images of 256 features each: 205 MB in float32. What is taken at once is a few blocks of it."""
+    """80,000 images of 256 features each: 82 MB in float32. What is taken at once is a few blocks of it."""
 
     class Wide(nn.Module):
         def forward(self, images: Tensor) -> Tensor:
@@ -215,7 +215,7 @@ def test_the_bank_is_not_held():
         torch.ones(1_000_000)
     assert peak.peak == 4_000_000
     assert peak.held == 0
-    bank = InMemory(torch.zeros(1, 3, 1, 1, dtype=torch.uint8).expand(200_000, -1, -1, -1), torch.zeros(200_000).long())
+    bank = InMemory(torch.zeros(1, 3, 1, 1, dtype=torch.uint8).expand(80_000, -1, -1, -1), torch.zeros(80_000).long())
     source = Source(bank, InMemory(torch.zeros(64, 3, 2, 2, dtype=torch.uint8), torch.zeros(64).long()), None)
     with Peak() as peak:
         assert evaluate_knn(Wide(), source, CentreCrop("v2", 2), DEVICE, k=200, batch_size=2048) == 1.0

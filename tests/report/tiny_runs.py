@@ -14,8 +14,8 @@ HOSTILE = "<script>alert('&')</script>"
 def train(source: str, out: Path, more: str = "") -> Path:
     """A run that takes a second."""
     small = (
-        "--encoder tinyw0.25 --image-size 16 --dim 16 --queue-size 48 --batch-size 16 --bn-group 8 --epochs 2 --warmup 0 "
-        "--knn-k 5 --knn-every 1 --log-every 2 --device cpu --precision fp32"
+        "--encoder tinyw0.25 --image-size 16 --dim 16 --queue-size 48 --batch-size 16 --bn-group 8 --epochs 2 "
+        "--warmup 0 --knn-k 5 --knn-every 1 --log-every 2 --device cpu --precision fp32"
     )
     main(["pretrain", "cifar10-cpu", "--data", source, *shlex.split(f"{small} {more}"), "--out", str(out)])
     return out

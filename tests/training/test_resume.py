@@ -221,8 +221,8 @@ def test_a_finished_run_is_left_as_it_is(tmp_path, config):
 
 def options(images: Path) -> list[str]:
     return shlex.split(
-        f"--data npz:{images} --encoder tinyw0.25 --image-size 16 --dim 16 --queue-size 48 --batch-size 16 --bn-group 8 "
-        "--warmup 0 --knn-k 5 --knn-every 1 --log-every 3 --device cpu --precision fp32 "
+        f"--data npz:{images} --encoder tinyw0.25 --image-size 16 --dim 16 --queue-size 48 --batch-size 16 "
+        "--bn-group 8 --warmup 0 --knn-k 5 --knn-every 1 --log-every 3 --device cpu --precision fp32 "
         "--epochs 10 --checkpoint-minutes 0.0"
     )
 

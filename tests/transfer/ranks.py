@@ -1,9 +1,8 @@
-"""Run by test_loop.py under torchrun: trains the toy task in FOLDER/two, and one with broken images.
+"""Run by test_loop.py on each rank: trains the toy task in FOLDER/two, and one with broken images.
 
 Each rank meets one of the two broken images, which is under --max-bad; together they are over it.
 """
 
-import sys
 from pathlib import Path
 
 from moco.runtime.errors import UserError
@@ -14,7 +13,8 @@ from moco.transfer.segmentation.config import SegmentationConfig
 from tests.transfer.toy import Toy, config, run
 
 
-def main(folder: Path) -> None:
+def main(words: list[str]) -> None:
+    (folder,) = map(Path, words)
     log = TransferLog(log_every=1, evaluate_every=2)
     with joined():
         train(folder / "two", config(log), Toy(precise_bn=2))
@@ -29,7 +29,3 @@ def main(folder: Path) -> None:
 def train(folder: Path, own: SegmentationConfig, task: Toy) -> None:
     on_main(lambda: SegmentationRun.create(folder, own) and None)
     run(folder, own, task, resume=True)
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

@@ -15,7 +15,7 @@ from moco.transfer.config import TransferLog
 from moco.transfer.detection.solver import learning_rate
 from moco.transfer.run import SegmentationRun
 from moco.transfer.trainer import Trainer
-from tests.launch import launch
+from tests.ranks import on_ranks
 from tests.transfer.toy import CPU, IMAGES, Toy, config, run
 
 EVERY_STEP = TransferLog(log_every=1)
@@ -243,7 +243,7 @@ def test_the_network_s_facts_are_in_its_checkpoint(tmp_path):
 @pytest.mark.slow
 def test_two_ranks_are_one(tmp_path):
     """Weights, losses and evaluations; and broken images are counted over both."""
-    launch(2, "-m", "tests.transfer.ranks", str(tmp_path))
+    on_ranks(2, "tests.transfer.ranks", tmp_path)
     run(tmp_path / "one", config(TransferLog(log_every=1, evaluate_every=2)), Toy(precise_bn=2))
     one, two = checkpoint(tmp_path / "one"), checkpoint(tmp_path / "two")
     for name in one["model"]:

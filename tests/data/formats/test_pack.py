@@ -88,14 +88,6 @@ def test_resized_images_are_upright(tmp_path):
     assert Image.open(io.BytesIO(open_shards(str(tmp_path / "out"))[0].read(0))).size == (10, 15)
 
 
-@pytest.mark.slow
-def test_the_same_bytes_from_any_number_of_workers(tmp_path):
-    source = Source(files(tmp_path, bad=[2]), None, None)
-    for workers in (0, 2):
-        pack(source, tmp_path / f"{workers}", images_per_shard=2, workers=workers, max_bad=0.5)
-    assert everything(tmp_path / "0") == everything(tmp_path / "2")
-
-
 def test_unreadable_images_are_left_out_and_named(tmp_path, logged):
     images = files(tmp_path, bad=[2, 3])
     packed = pack(Source(images, None, None), tmp_path / "out", images_per_shard=2, workers=0, max_bad=0.5)
@@ -129,9 +121,8 @@ def stopped(source, out, monkeypatch, after=2, **options):
             pack(source, out, images_per_shard=2, workers=0, max_bad=0.5, **options)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_stopped_packing_goes_on(tmp_path, monkeypatch, workers):
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_stopped_packing_goes_on_with_any_number_of_workers(tmp_path, monkeypatch, workers):
     source, out = Source(files(tmp_path, bad=[1]), None, None), tmp_path / "out"
     pack(source, tmp_path / "undisturbed", images_per_shard=2, workers=0, max_bad=0.5)
     stopped(source, out, monkeypatch)

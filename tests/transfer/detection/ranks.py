@@ -1,9 +1,8 @@
-"""Run by test_ranks.py under torchrun: writes "equal" to FOLDER/<rank> if two ranks give what one process does.
+"""Run by test_ranks.py on each rank: writes "equal" to FOLDER/<rank> if two ranks give what one process does.
 
 In float64, so that no sample depends on the order of a sum. The ranks have two images and one.
 """
 
-import sys
 from pathlib import Path
 
 import torch
@@ -64,7 +63,8 @@ def step(name: str, rows: slice) -> tuple[dict[str, Tensor], list[Tensor], dict[
     return {key: loss.detach() for key, loss in losses.items()}, gradients, dict(built.named_buffers())
 
 
-def main(folder: Path) -> None:
+def main(words: list[str]) -> None:
+    (folder,) = map(Path, words)
     whole = {name: step(name, slice(None)) for name in BUILDS}
     dist.init_process_group("gloo")
     for name, expected in whole.items():
@@ -75,9 +75,5 @@ def main(folder: Path) -> None:
         for own, other in zip((losses, gradients, buffers), expected, strict=True):
             torch.testing.assert_close(own, other, rtol=1e-5, atol=1e-8, msg=lambda text, name=name: f"{name}: {text}")
     (folder / str(rank())).write_text("equal")
+    dist.barrier()  # none leaves while another still works
     dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    main(Path(sys.argv[1]))

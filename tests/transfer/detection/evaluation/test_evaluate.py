@@ -15,7 +15,7 @@ from moco.transfer.detection.evaluation.evaluate import evaluate_detector
 from moco.transfer.detection.evaluation.evaluation import Evaluation, read_evaluation, thinned
 from moco.transfer.detection.evaluation.voc import evaluate_voc
 from moco.transfer.detection.structures import build_detector
-from tests.launch import launch
+from tests.ranks import on_ranks
 from tests.transfer.detection.evaluation.two_ranks import results
 from tests.transfer.detection.oracle import Numbered, Oracle, found_in, truth_of
 
@@ -147,7 +147,7 @@ def test_every_structure_is_evaluated_on_drawn_images(structure, widths, precisi
 
 @pytest.mark.slow
 def test_two_ranks_measure_what_one_does_and_all_of_them_know_it(tmp_path):
-    launch(2, "-m", "tests.transfer.detection.evaluation.two_ranks", str(tmp_path / "results.json"))
+    on_ranks(2, "tests.transfer.detection.evaluation.two_ranks", tmp_path / "results.json")
     one, every = results(), json.loads((tmp_path / "results.json").read_text())
     assert every == [one, one]
     assert one[0]["images"] == 22

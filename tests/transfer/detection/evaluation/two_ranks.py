@@ -1,11 +1,8 @@
-"""Run by test_evaluate.py under torchrun, and there in one process: evaluations that do not divide into ranks."""
+"""Run by test_evaluate.py on each rank, and there in one process: evaluations that do not divide into ranks."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from moco.runtime.device import choose_device
 from moco.runtime.errors import UserError
@@ -27,9 +24,8 @@ def results() -> list[Any]:
     return found
 
 
-if __name__ == "__main__":
-    torch.set_num_threads(1)
+def main(words: list[str]) -> None:
     with joined():
         every = gather_objects(results())
         if is_main():
-            Path(sys.argv[1]).write_text(json.dumps(every))
+            Path(words[0]).write_text(json.dumps(every))
