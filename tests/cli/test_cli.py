@@ -47,6 +47,12 @@ def test_the_overview_names_the_commands(capsys, line):
     assert all(re.search(rf"^  {name} ", out, re.MULTILINE) for name in COMMANDS)
 
 
+def test_extras_keep_their_brackets(capsys):
+    """[hf] is no markup."""
+    main(["finetune"])
+    assert "momentum-contrast[hf]" in re.sub(r"[\s│┃]+", "", capsys.readouterr().out).replace("'", "")
+
+
 def test_version(capsys):
     main(["--version"])
     assert re.fullmatch(r"moco \d+\.\d+.*\n", capsys.readouterr().out)

@@ -9,7 +9,9 @@ import torch
 import torch.nn.functional as F
 
 from moco.contrast.batchnorm import permutation
-from moco.data import InMemory, Source
+from moco.data import Encoded, InMemory, Source
+from moco.data.formats.pack import pack
+from moco.data.sources.shards import open_shards
 from moco.diagnosis.monitor import BINS, Monitor, alignment, effective_rank, feature_std, histogram, uniformity
 from moco.runs.config import Compute, Config, Contrast, Encoder, Log, Training, Views
 from moco.runs.folder import Run
@@ -37,6 +39,21 @@ def started(tmp_path, config: Config = CONFIG, images: int = 64, steps: int = 0)
     for batch in run.loader.training(config.training.batch_size, 0, 0, steps):
         run.update(*run.inputs(batch))
     return run, Monitor(config, run.mechanism, run.loader, images, run.device)
+
+
+@pytest.mark.parametrize("step", [0, 1])
+def test_the_probe_of_streams_is_the_step_s_batch(tmp_path, step):
+    """Shards behind a URL are read through: their batches are those of the streams, no images by their place."""
+    pixels = torch.randint(0, 256, (64, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    pack(Source(InMemory(pixels), None, None), tmp_path / "shards", images_per_shard=16, workers=0)
+    images = Encoded(open_shards(str(tmp_path / "shards"))[0])
+    images.reader.remote = True
+    config = replace(CONFIG, data=replace(CONFIG.data, shard_streams=4), compute=replace(CONFIG.compute, workers=0))
+    run = Pretraining(config, Source(images, None, None), Run(tmp_path), device_of(config.compute))
+    expected = list(run.loader.training(16, 0, 0, 2, 4))[step]
+    probe = Monitor(config, run.mechanism, run.loader, 64, run.device).probe(step)
+    assert torch.equal(probe.images, expected.images)
+    assert torch.equal(probe.views[0], expected.views[0])
 
 
 def unit(n: int, dim: int = 8) -> torch.Tensor:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from moco.cli.commands.pretrain import with_resume
@@ -317,7 +318,7 @@ def _table(title: str, rows: list[list[str]] | list[Any]) -> Table:
     for number, column in enumerate(rows[0]):
         table.add_column(column, no_wrap=number == 0)
     for row in rows[1:]:
-        table.add_row(*row)
+        table.add_row(*map(escape, row))
     return table
 
 
