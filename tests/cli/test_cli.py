@@ -23,7 +23,7 @@ def npz(random_npz) -> Path:
 def small(npz) -> str:
     """Options of a run that takes a second."""
     return (
-        f"--data npz:{npz} --encoder tiny --image-size 16 --dim 16 --queue-size 48 --batch-size 16 --bn-group 8 "
+        f"--data npz:{npz} --encoder tinyw0.25 --image-size 16 --dim 16 --queue-size 48 --batch-size 16 --bn-group 8 "
         "--epochs 2 --warmup 0 --knn-k 5 --knn-every 1 --log-every 2 --device cpu --precision fp32"
     )
 

@@ -26,7 +26,16 @@ def npz(random_npz) -> Path:
 @pytest.fixture
 def tiny(monkeypatch):
     """The momentum experiment with two settings that take a second."""
-    options = {"image_size": 16, "dim": 8, "queue_size": 32, "batch_size": 16, "bn_group": 8, "epochs": 2, "knn_k": 5}
+    options = {
+        "encoder": "tinyw0.25",
+        "image_size": 16,
+        "dim": 8,
+        "queue_size": 32,
+        "batch_size": 16,
+        "bn_group": 8,
+        "epochs": 2,
+        "knn_k": 5,
+    }
     whole = EXPERIMENTS["momentum"]
     cells = [
         replace(cell, config=with_options(cell.config, **options, warmup=0, log_every=1, knn_every=1, precision="fp32"))
