@@ -179,6 +179,8 @@ class Suggest:
 
     source: Source
     """The data set, as --data spells it."""
+    init: str = "random"
+    """Weights to start from, as of `moco pretrain`: they decide the encoder, and a run from them is shorter."""
     hours: Annotated[float | None, Above0] = None
     """Hours that the run may take on this machine; None: the usual number of epochs for such a data set."""
     out: Path = Path("suggested.yaml")

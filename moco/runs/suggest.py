@@ -1,7 +1,7 @@
 """A recipe for a data set: each choice with its reason, and the published setting that it scales from."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from moco.runs.config import Compute, Config, Contrast, Data, Encoder, Log, Training, Views
@@ -13,6 +13,9 @@ _CPU_SIZE = 64
 _CPU_IMAGES = 400_000
 """Images seen in a run on a CPU: about ten minutes of the small encoder on two cores."""
 _FEW = 1000
+_GIVEN_RATE, _GIVEN_SHORTER = 0.3, 4
+"""Continued from given weights: the learning rate's share, and how many times fewer epochs. That far fewer steps are
+enough is the finding of Reed et al. 2022 (Self-supervised pretraining improves self-supervised pretraining)."""
 _MOST_IMAGES = 1_250_000 * 1024
 """Images seen in the longest run of the paper, on Instagram-1B."""
 
@@ -29,6 +32,8 @@ class Facts:
     gpu: bool
     fits: int | None = None
     """The largest batch of which a step fits into memory, where that was measured."""
+    given: Encoder | None = None
+    """The encoder of the weights to start from, which its `init` names; None: random weights."""
 
 
 class Choice(NamedTuple):
@@ -63,7 +68,7 @@ def suggest(facts: Facts, compute: Compute, epochs: int | None = None) -> tuple[
         _encoder(facts, small),
         Choice("views", "cifar" if small else "v2", _VIEWS[small], "Chen et al. 2020 (v2)"),
         batch,
-        _rate(small, batch.value),
+        _rate(small, batch.value, facts.given),
         length,
         _dictionary(facts, batch.value),
         _momentum(steps),
@@ -72,11 +77,15 @@ def suggest(facts: Facts, compute: Compute, epochs: int | None = None) -> tuple[
         ),
         Choice("bn_group", group, "shuffling BN over groups, on one device too", "He et al. 2020: 32 a GPU"),
     ]
+    if facts.given is not None:
+        choices.append(
+            Choice("warmup", 1.0, "the encoder waits until the new head has learned", "none (He et al. 2020)")
+        )
     chosen = {choice.option: choice.value for choice in choices}
     config = Config(
         data=Data(facts.source),
         views=Views(chosen["views"], chosen["image_size"]),
-        encoder=Encoder(chosen["encoder"], small_stem=small and facts.gpu),
+        encoder=facts.given or Encoder(chosen["encoder"], small_stem=small and facts.gpu),
         contrast=Contrast(
             queue_size=chosen["queue_size"],
             key_momentum=chosen["key_momentum"],
@@ -89,7 +98,7 @@ def suggest(facts: Facts, compute: Compute, epochs: int | None = None) -> tuple[
             batch_size=batch.value,
             lr=chosen["lr"],
             schedule="cosine",
-            warmup=min(1.0, chosen["epochs"] / 10),
+            warmup=chosen.get("warmup", min(1.0, chosen["epochs"] / 10)),
             weight_decay=5e-4 if small else 1e-4,
         ),
         compute=compute,
@@ -114,6 +123,9 @@ def _size(facts: Facts) -> Choice:
 
 
 def _encoder(facts: Facts, small: bool) -> Choice:
+    if facts.given is not None:
+        stem = ", with the small stem" if facts.given.small_stem else ""
+        return Choice("encoder", facts.given.encoder, f"that of {facts.given.init}{stem}", "the given weights")
     if not facts.gpu:
         return Choice("encoder", "tiny", "what a CPU can train in minutes", "the recipe cifar10-cpu")
     if small:
@@ -130,16 +142,22 @@ def _batch(facts: Facts) -> Choice:
     return Choice("batch_size", batch, reason, f"256 ({_V2}), 128 ({_LIGHTLY})")
 
 
-def _rate(small: bool, batch: int) -> Choice:
+def _rate(small: bool, batch: int, given: Encoder | None) -> Choice:
     published, of, source = (0.06, 128, _LIGHTLY) if small else (0.03, 256, "He et al. 2020, section 4")
-    return Choice(
-        "lr", round(published * batch / of, 6), "in proportion to the batch", f"{published} for {of} ({source})"
-    )
+    share, reason = (1, "in proportion to the batch")
+    if given is not None:
+        share, reason = _GIVEN_RATE, f"{_GIVEN_RATE:.0%} of that from random weights: the given ones are to be kept"
+    return Choice("lr", round(share * published * batch / of, 6), reason, f"{published} for {of} ({source})")
 
 
 def _epochs(facts: Facts, epochs: int | None) -> Choice:
     if epochs is not None:
         return Choice("epochs", epochs, "as many as there is time for", "200 (He et al. 2020)")
+    if facts.given is not None:
+        scratch = _epochs(replace(facts, given=None), None)
+        value = max(1, scratch.value // _GIVEN_SHORTER)
+        reason = "given weights need fewer: a quarter of those from random weights"
+        return Choice("epochs", value, reason, "continued in a fraction of the steps (Reed et al. 2022)")
     if not facts.gpu:
         value = min(200, max(5, _CPU_IMAGES // facts.images))
         return Choice("epochs", value, f"{value * facts.images:,} images in all", "200 (He et al. 2020)")

@@ -1,7 +1,9 @@
 """What is suggested can run, and the doctor would not call it ill."""
 
 import math
+import re
 import shlex
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moco.cli.main import main
-from moco.runs.config import Compute, check
+from moco.runs.config import Compute, Encoder, check
 from moco.runs.recipes.recipes import get_recipe
 from moco.runs.suggest import Facts, suggest, warnings
 from moco.runtime.errors import UserError
@@ -51,6 +53,30 @@ def test_more_images_never_have_a_smaller_dictionary(images, gpu):
         for n in (images, 2 * images, 8 * images)
     ]
     assert sizes == sorted(sizes)
+
+
+@given(FACTS)
+@settings(deadline=None)
+def test_given_weights_are_trained_for_less_time_at_a_lower_rate(facts):
+    weights = Encoder("resnet18", small_stem=False, init="torchvision:resnet18")
+    scratch, _ = suggest(facts, Compute())
+    config, choices = suggest(replace(facts, given=weights), Compute())
+    check(config)
+    assert config.encoder == weights
+    assert config.training.lr < scratch.training.lr
+    assert config.training.epochs <= scratch.training.epochs
+    assert config.training.epochs == max(1, scratch.training.epochs // 4)
+    assert config.training.warmup >= scratch.training.warmup
+    reasons = {choice.option: choice.reason for choice in choices}
+    assert reasons["encoder"] == "that of torchvision:resnet18"
+    assert "from random weights" in reasons["lr"]
+
+
+def test_a_run_is_suggested_from_weights_that_come_along(tmp_path, random_npz, capsys):
+    out = tmp_path / "suggested.yaml"
+    main(["suggest", f"npz:{random_npz(96)}", "--init", "shapes-cpu", "--out", str(out), "--device", "cpu"])
+    assert "that of shapes-cpu" in re.sub(r"[\s│]+", " ", capsys.readouterr().out)
+    assert get_recipe(str(out)).config.encoder == Encoder("tiny", init="shapes-cpu")
 
 
 def test_published_settings_come_out_at_their_scale():

@@ -5,6 +5,7 @@ import logging
 import shlex
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from rich.markup import escape
@@ -14,7 +15,8 @@ from moco.cli.commands.common import computing, print_on_main
 from moco.cli.options import Suggest
 from moco.data import Source, open_source
 from moco.data.survey import survey
-from moco.runs.config import Compute
+from moco.evaluation import open_trained
+from moco.runs.config import Compute, Encoder
 from moco.runs.recipes import write_recipe
 from moco.runs.suggest import Facts, warnings
 from moco.runs.suggest import suggest as suggested
@@ -53,6 +55,7 @@ def run(options: Suggest) -> None:
             side=sides[len(sides) // 2],
             labelled=source.labelled,
             gpu=device.is_gpu,
+            given=None if options.init == "random" else _encoder_of(options.init),
         )
         facts, cost = _fitting(facts, options.compute, source, device)
         config, choices = suggested(facts, options.compute)
@@ -78,6 +81,12 @@ def run(options: Suggest) -> None:
                 options.out, config, [f"{choice.flag}: {choice.reason}; from {choice.published}" for choice in choices]
             )
         print_on_main(f"written to {options.out}; start it by:\n  moco pretrain {shlex.quote(str(options.out))}")
+
+
+def _encoder_of(init: str) -> Encoder:
+    """The encoder of given weights. Raises UserError if they cannot be read or do not fit it."""
+    encoder = open_trained(Path(init)).config.encoder
+    return Encoder(encoder.encoder, encoder.small_stem, init=init)
 
 
 def _fitting(facts: Facts, compute: Compute, source: Source, device: Device) -> tuple[Facts, Estimate]:
