@@ -11,7 +11,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from moco.cli.commands.pretrain import with_resume
-from moco.cli.options import Transfer, parse
+from moco.cli.options import Transfer
+from moco.cli.parse import parse
 from moco.runs.options import check_ranges, differences
 from moco.runtime.errors import UserError, require_all
 from moco.transfer.classification.config import ClassificationConfig
