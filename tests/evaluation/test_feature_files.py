@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from moco.data import InMemory
 from moco.evaluation import Embedding, FeatureFile, feature_files
-from moco.evaluation.feature_files import Written, check_output, write_features
+from moco.evaluation.feature_writer import Written, check_output, write_features
 from moco.runtime.errors import UserError
 
 N, D = 23, 5
@@ -29,6 +29,7 @@ def embedding(tmp_path, monkeypatch) -> Embedding:
     """15 and 10 images, of which two have no row; read four at a time."""
     monkeypatch.setattr("moco.evaluation.embedding.BLOCK", 4)
     monkeypatch.setattr(feature_files, "BLOCK", 4)
+    monkeypatch.setattr("moco.evaluation.feature_writer.BLOCK", 4)
     (tmp_path / "f").mkdir()
     (tmp_path / "f/features").write_bytes(VALUES.numpy().tobytes())
     sets = {
