@@ -117,8 +117,8 @@ class Training:
 
 
 @dataclass(frozen=True)
-class Compute:
-    """How a run is computed. Precision and compilation change its results by rounding only, all else does not."""
+class BaseCompute:
+    """What pre-training and transfer have in common."""
 
     device: str = "auto"
     """auto, cpu, cuda, mps, xpu, or one of several GPUs: cuda:N."""
@@ -127,7 +127,13 @@ class Compute:
     channels_last: bool = True
     """Memory format of images and weights: channels_last, which is faster for convolutions."""
     workers: Annotated[int, AtLeast0] = 2
-    """Processes that load images which are not cached in memory."""
+    """Processes that load images; those that are cached in memory need none."""
+
+
+@dataclass(frozen=True)
+class Compute(BaseCompute):
+    """How a run is computed. Precision and compilation change its results by rounding only, all else does not."""
+
     decoder: Literal["auto", "cpu", "gpu"] = "auto"
     """Where JPEGs are decoded: by the workers (cpu) or on the GPU; auto: whichever is measured to be faster."""
     cache_mb: Annotated[int, AtLeast0] = 4096
