@@ -67,7 +67,7 @@ def test_version(capsys):
             ["--sample", "--out", "--views", "folder:PATH", "hf:NAME", "'momentum-contrast[hf]'", "(default: 2000)"],
         ),
         ("pack --help", ["--size", "--format", "--quality", "--images-per-shard", "--workers", "{keep,jpeg,webp}"]),
-        ("knn --help", ["[OPTIONS] RUN", "--k", "--random", "--temperature", "─ compute options"]),
+        ("knn --help", ["RUN A run's folder", "--k", "--random", "--temperature", " compute options "]),
         ("embed --help", ["'momentum-contrast[parquet]'", "bank: the labelled images beside unlabelled"]),
         ("linear --help", ["--cached", "--lr", "(default: 30.0)"]),
         ("demo --help", ["--out"]),
