@@ -9,6 +9,7 @@ import yaml
 from torch import nn
 
 from moco.cli.main import main
+from moco.runs.config import Encoder
 from moco.runs.options import to_dict
 from moco.runs.recipes.recipes import RECIPES
 from moco.training import build, device_of
@@ -60,3 +61,9 @@ def test_moco_v3_has_a_deeper_projector_and_bn_at_the_end_for_a_vit(monkeypatch,
     linear = [layer for layer in mechanism.query.head if isinstance(layer, nn.Linear)]
     assert (len(linear), isinstance(mechanism.predictor[-1], nn.Linear)) == ((3, False) if is_vit else (2, True))
     assert mechanism.total_steps == 9
+
+
+def test_an_encoder_whose_last_map_is_one_pixel_takes_images_of_that_size():
+    """BN refuses a batch of one such image in training, in which the check is not."""
+    config = replace(CONFIG, views=replace(CONFIG.views, image_size=32), encoder=Encoder("resnet18w0.25"))
+    build.check_mechanism(config, new=False)
