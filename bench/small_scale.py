@@ -24,7 +24,7 @@ from rich.console import Console
 from bench.gpu import VARIANTS, context_of
 from moco.data import source_of
 from moco.reproduce import EXPERIMENTS, Experiment, Job, plan, results_of, run_missing, write_page
-from moco.reproduce.experiments import Cell, Changes, Claim, Scale
+from moco.reproduce.experiment import Cell, Changes, Claim, Scale
 from moco.runs.config import Compute, Linear
 from moco.runs.options import with_options
 from moco.runs.recipes.recipes import RECIPES

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from moco.cli import options
-from moco.cli.options import parse
+from moco.cli.parse import parse
 from moco.runs.options import check_ranges
 from moco.runtime.errors import RankError, UserError, did_you_mean
 

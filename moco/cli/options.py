@@ -1,26 +1,21 @@
-"""The options of each command as a dataclass, and how a command line becomes one. Nothing heavy is imported here."""
+"""The options of each command as a dataclass, whose docstrings are its help. Nothing heavy is imported here."""
 
-import io
-import itertools
-import re
-from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal
 
 import tyro
 
 from moco.runs.config import Compute, Config, Linear
-from moco.runs.options import Above0, AtLeast0, AtLeast1, Range, Share, nearest_option
-from moco.runtime.errors import UserError
+from moco.runs.options import Above0, AtLeast0, AtLeast1, Range, Share
 from moco.transfer.classification.config import ClassificationConfig
 from moco.transfer.config import TransferCompute, TransferConfig
 from moco.transfer.detection.config import DetectionConfig
 from moco.transfer.segmentation.config import SegmentationConfig
 
-Options = TypeVar("Options")
 Flat = tyro.conf.OmitArgPrefixes  # type: ignore[type-arg]
 Source = tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="SOURCE")]]
+Run = tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="RUN")]]
 Download = Annotated[bool, tyro.conf.arg(name="data.download")]
 
 
@@ -28,9 +23,9 @@ Download = Annotated[bool, tyro.conf.arg(name="data.download")]
 class Weights:
     """The encoder that is used: a run's, or given weights such as the released code's checkpoints."""
 
-    run: tyro.conf.Positional[Path]
+    run: Run
     """A run's folder, a file of weights (.pth.tar, .pt, .safetensors), torchvision:NAME, timm:NAME, hf:OWNER/NAME, or
-    shapes-cpu or cifar10-cpu, weights that come along."""
+    shapes-cpu or cifar10-cpu, small encoders that come with moco."""
     encoder: str | None = None
     """The encoder's name, for a file of weights that does not hold it."""
     image_size: Annotated[int | None, AtLeast1] = None
@@ -63,7 +58,7 @@ class Pretrain:
 class Knn:
     """The weighted k-nearest-neighbour classifier: training images vote for the class of each test image."""
 
-    evaluated: Annotated[Evaluated, Flat]
+    evaluated: Annotated[Evaluated, Flat, tyro.conf.arg(name="")]
     k: Annotated[int | None, AtLeast1] = None
     """Neighbours that vote; None: the run's, else 200."""
     temperature: Annotated[float | None, Above0] = None
@@ -76,7 +71,7 @@ class Knn:
 class LinearProbe:
     """Linear classification on frozen features, the protocol of section 4.1 of the paper."""
 
-    evaluated: Annotated[Evaluated, Flat]
+    evaluated: Annotated[Evaluated, Flat, tyro.conf.arg(name="")]
     linear: Annotated[Linear, Flat] = field(default_factory=Linear)
 
 
@@ -84,12 +79,12 @@ class LinearProbe:
 class Embed:
     """Write the features of all images of a data set, with their names and labels, in the order of the data set."""
 
-    evaluated: Annotated[Evaluated, Flat]
+    evaluated: Annotated[Evaluated, Flat, tyro.conf.arg(name="")]
     out: Path = Path("features.npz")
     """The file: .npz, .parquet (pip install 'momentum-contrast[parquet]'), .csv, or .npy with a .csv beside it that
     names its rows."""
     split: Literal["all", "train", "bank", "test"] = "all"
-    """Embed this split alone."""
+    """Embed this split alone; bank: the labelled images beside unlabelled training images, as STL-10 has them."""
     normalise: bool = False
     """Scale features to length 1."""
     map: bool = False
@@ -133,7 +128,7 @@ class Search(Weights):
 class Duplicates:
     """Find near duplicates within a data set, and test images that have one among the training images."""
 
-    evaluated: Annotated[Evaluated, Flat]
+    evaluated: Annotated[Evaluated, Flat, tyro.conf.arg(name="")]
     threshold: Annotated[float | None, Range(-1, 1)] = None
     """The least cosine of two candidates; None: what 95 % of cropped and tinted copies of images reach."""
     correlation: Annotated[float, Range(-1, 1)] = 0.75
@@ -226,8 +221,8 @@ class Reproduce:
     """mechanisms (Fig. 3), momentum (4.1), shuffle-bn (Fig. A.1), encoders (Table 1), small-scale (others' results),
     transfer (4.2)."""
     scale: Literal["cpu", "gpu", "imagenet", "paper"] = "cpu"
-    """cpu: 10,000 CIFAR-10 images and a small encoder; gpu: CIFAR-10 and ResNet-18; imagenet: the paper's own. Of
-    transfer: cpu and gpu on drawn images, paper: on VOC, COCO and Cityscapes."""
+    """cpu: 10,000 CIFAR-10 images and a small encoder; gpu: CIFAR-10 and ResNet-18; imagenet: the paper's own. For the
+    experiment transfer cpu and gpu: drawn images; paper: VOC, COCO and Cityscapes."""
     dry_run: bool = False
     """List the runs and their cost on this machine, estimated from a few steps of each."""
     data: str | None = None
@@ -239,8 +234,8 @@ class Reproduce:
     only: tuple[str, ...] = ()
     """Run only these settings of the grid, by their names in its table: 0.99 0.999."""
     starts: tuple[str, ...] = ()
-    """Of transfer: what to start from: random, a run's folder, torchvision:resnet50, ...; none: random weights and an
-    encoder pre-trained on drawn images."""
+    """For the experiment transfer: the starts that are compared: random, a run's folder, torchvision:resnet50, ...;
+    none: random weights and an encoder pre-trained on drawn images."""
     seeds: Annotated[int | None, AtLeast1] = None
     """Seeds of each setting; None: 2 or 3, 1 on ImageNet."""
     minutes: Annotated[float | None, AtLeast0] = None
@@ -256,7 +251,7 @@ class Reproduce:
 class Doctor:
     """Diagnose a run: what goes well or wrong, and what to change. Exit code 1 if there is a problem."""
 
-    run: tyro.conf.Positional[Path]
+    run: Run
     """The run's folder; it may still be training."""
 
 
@@ -279,9 +274,9 @@ class Report:
 class Export:
     """Write an encoder in the form of another library, where it gives the same features."""
 
-    run: tyro.conf.Positional[Path]
+    run: Run
     """A run's folder, a file of weights (.pth.tar, .pt, .safetensors), torchvision:NAME, timm:NAME, hf:OWNER/NAME, or
-    shapes-cpu or cifar10-cpu, weights that come along."""
+    shapes-cpu or cifar10-cpu, small encoders that come with moco."""
     to: Literal["torchvision", "timm", "detectron2", "mmdet", "safetensors", "onnx", "hub"]
     """torchvision, timm: a state dict; detectron2, mmdet: a ResNet and a config file; safetensors: for
     moco.load_encoder; onnx: a graph; hub: a folder for the Hugging Face hub, with a model card."""
@@ -305,7 +300,7 @@ class Export:
 class Transfer:
     """What the commands that train a network for a task have in common; each derives its own."""
 
-    start: tyro.conf.Positional[str | None] = None
+    start: tyro.conf.Positional[Annotated[str | None, tyro.conf.arg(metavar="START")]] = None
     """What the encoder starts from: a run's folder, a released checkpoint or another file of weights, torchvision:NAME,
     timm:NAME, hf:OWNER/NAME, shapes-cpu or cifar10-cpu (weights that come along), or random. For --eval-only and
     --predict: a folder that this command wrote."""
@@ -341,7 +336,7 @@ class Finetune(Transfer):
 class Predict:
     """Classify images by a run of `moco finetune`."""
 
-    run: tyro.conf.Positional[Path]
+    run: Run
     """The run's folder."""
     images: tyro.conf.Positional[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="IMAGE [IMAGE ...]")]]
     """Images, or folders of them."""
@@ -360,7 +355,7 @@ class Detect(Transfer):
 
     config: Annotated[DetectionConfig, Flat, tyro.conf.arg(name="")] = field(default_factory=DetectionConfig)
     threshold: Annotated[float, Share] = 0.5
-    """Draw detections from this score on (--predict)."""
+    """The least score of a detection that is drawn (--predict)."""
 
 
 @dataclass(frozen=True)
@@ -376,39 +371,3 @@ class Demo:
 
     out: Path | None = None
     """The run's folder; None: runs/demo, or the next free name."""
-
-
-def parse(options: type[Options], words: list[str], prog: str, default: Options | None = None) -> Options:
-    """The options of a command. UserError at an unknown one, naming the nearest, and at a value of the wrong type."""
-    kwargs: dict[str, Any] = {} if default is None else {"default": default}
-    printed = io.StringIO()
-    try:
-        with redirect_stderr(printed):
-            parsed, unknown = tyro.cli(options, args=words, prog=prog, return_unknown_args=True, **kwargs)
-    except SystemExit as left:
-        if not left.code:  # --help
-            raise
-        raise UserError(f"{prog}: {_unboxed(printed.getvalue())} ({prog} --help)") from None
-    for word in unknown:
-        if word.startswith("-"):
-            flag, known = word.split("=")[0], _flags(options)
-            hint = nearest_option(flag, known) or f" ({prog} --help lists them)"
-            raise UserError(f"{prog}: no option {flag}{hint}")
-    if unknown:
-        raise UserError(f"{prog}: unexpected argument {' '.join(unknown)!r} ({prog} --help)")
-    return parsed  # type: ignore[no-any-return]
-
-
-def _unboxed(text: str) -> str:
-    """What stands first in tyro's box, in one line."""
-    lines = [line.strip("│ ") for line in text.splitlines() if line.startswith("│")]
-    first = itertools.takewhile(lambda line: not line.startswith("──"), lines)
-    return " ".join(" ".join(first if lines else [text]).split())
-
-
-def _flags(options: type) -> list[str]:
-    """All flags of a command's options, as its help spells them."""
-    text = io.StringIO()
-    with redirect_stdout(text), suppress(SystemExit):
-        tyro.cli(options, args=["--help"])
-    return re.findall(r"(?<![\w-])--[\w.-]+", text.getvalue())

@@ -1,7 +1,8 @@
 """Protocols on a trained encoder, each one function of (encoder, data). The monitor during training calls the same."""
 
 from moco.evaluation.embedding import Embedding, embed, fingerprint
-from moco.evaluation.feature_files import FeatureFile, write_features
+from moco.evaluation.feature_files import FeatureFile
+from moco.evaluation.feature_writer import write_features
 from moco.evaluation.features import Features, encode, extract
 from moco.evaluation.knn import evaluate_knn, knn_predict
 from moco.evaluation.linear import evaluate_linear

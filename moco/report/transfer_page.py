@@ -15,7 +15,8 @@ from moco.runs.published import TRANSFER
 from moco.runtime.files import write_whole
 from moco.transfer.classification.recipes import CLASSIFICATION
 from moco.transfer.detection.recipes import DETECTION
-from moco.transfer.detection.results import METRICS, headline, spelled
+from moco.transfer.detection.results import METRICS, headline
+from moco.transfer.results import spelled
 from moco.transfer.segmentation.recipes import SEGMENTATION
 
 _AP = {"AP": "0.50 to 0.95, the mean", "AP50": "0.50", "AP75": "0.75"}

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from moco.reproduce.experiments import Claim, Measure
+from moco.reproduce.experiment import Claim, Measure
 
 # Student's t for a two-sided 95 % interval, by degrees of freedom from 1.
 _T = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23, 2.20, 2.18, 2.16, 2.14, 2.13, 2.12, 2.11, 2.10, 2.09)

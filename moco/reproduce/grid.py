@@ -12,7 +12,7 @@ from typing import Any
 
 from moco.data import Source, source_of
 from moco.evaluation import evaluate_linear, open_trained
-from moco.reproduce.experiments import Cell
+from moco.reproduce.experiment import Cell
 from moco.reproduce.findings import Results, by_cell
 from moco.runs.config import Compute, Config, Linear, check
 from moco.runs.folder import Busy, Run, read_lines

@@ -13,7 +13,7 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from moco.reproduce.experiments import MEASURES, Cell, Claim, Experiment, Measure
+from moco.reproduce.experiment import MEASURES, Cell, Claim, Experiment, Measure
 from moco.reproduce.findings import Finding, Measured, Results, examine, measured, ordering
 from moco.reproduce.grid import Job, results_of
 from moco.runs.folder import Run, read_lines

@@ -97,7 +97,7 @@ class Training:
     lr: Annotated[float, Above0] = 0.03
     """Peak learning rate."""
     schedule: Literal["step", "cosine", "exponential"] = "step"
-    """step: x gamma at each milestone; cosine: to 0; exponential: x gamma every `decay_every`."""
+    """step: x gamma at each milestone; cosine: to 0; exponential: x gamma every --decay-every."""
     milestones: Annotated[tuple[float, ...], AtLeast0] = (120, 160)
     """Epochs (or steps) at which the step schedule multiplies the learning rate by gamma."""
     gamma: Annotated[float, Above0] = 0.1
@@ -117,8 +117,8 @@ class Training:
 
 
 @dataclass(frozen=True)
-class Compute:
-    """How a run is computed. Precision and compilation change its results by rounding only, all else does not."""
+class BaseCompute:
+    """What pre-training and transfer have in common."""
 
     device: str = "auto"
     """auto, cpu, cuda, mps, xpu, or one of several GPUs: cuda:N."""
@@ -127,7 +127,13 @@ class Compute:
     channels_last: bool = True
     """Memory format of images and weights: channels_last, which is faster for convolutions."""
     workers: Annotated[int, AtLeast0] = 2
-    """Processes that load images which are not cached in memory."""
+    """Processes that load images; those that are cached in memory need none."""
+
+
+@dataclass(frozen=True)
+class Compute(BaseCompute):
+    """How a run is computed. Precision and compilation change its results by rounding only, all else does not."""
+
     decoder: Literal["auto", "cpu", "gpu"] = "auto"
     """Where JPEGs are decoded: by the workers (cpu) or on the GPU; auto: whichever is measured to be faster."""
     cache_mb: Annotated[int, AtLeast0] = 4096
@@ -149,9 +155,10 @@ class Log:
     knn_temperature: Annotated[float, Above0] = 0.1
     """A vote weighs exp(similarity / temperature): 0.1 for CIFAR, 0.07 for ImageNet (InstDisc)."""
     logger: Literal["tensorboard", "wandb", "mlflow"] = "tensorboard"
-    """Where metrics go. TensorBoard's events are always in the run's folder; wandb and mlflow, extras, come beside."""
+    """Where metrics go. TensorBoard's events are always written to the run's folder; wandb or mlflow takes them as well
+    (pip install 'momentum-contrast[wandb]', '[mlflow]')."""
     log_every: Annotated[int, AtLeast1] = 10
-    """Steps between two lines of metrics."""
+    """Steps between two lines of metrics.jsonl."""
     monitor_every: Annotated[int | None, AtLeast0] = None
     """Steps between two runs of the monitor; None: a hundredth of the run, at least 100; 0: never."""
     checkpoint_minutes: Annotated[float, AtLeast0] = 5.0
@@ -177,7 +184,7 @@ class Linear:
     """Linear classification on frozen features (section 4.1): one fully connected layer, SGD with momentum 0.9."""
 
     epochs: Annotated[int, AtLeast1] = 100
-    """The learning rate falls to a tenth after 60 and 80 of 100 epochs, and in proportion."""
+    """Passes over the training images; the learning rate falls to a tenth after 60 % and again after 80 % of them."""
     batch_size: Annotated[int, AtLeast1] = 256
     """Images a step, over all ranks."""
     lr: Annotated[float, Above0] = 30.0

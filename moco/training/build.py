@@ -65,8 +65,9 @@ def build_mechanism(config: Config, images: int, steps: int, device: Device) -> 
             f"--accumulation-steps {config.training.accumulation_steps}: --mechanism {name} uses the whole mini-batch "
             "as its dictionary: --accumulation-steps 1"
         )
-    # Ranks start with the same weights, but what they draw at random in training (dropout) differs.
-    torch.manual_seed((config.training.seed + (rank() + 1) * 2**32) % 2**63)
+    # Ranks start with the same weights, but what they draw at random in training (dropout) differs. Their seeds differ
+    # in the lower 32 bits too, the only ones that the CPU's generator takes.
+    torch.manual_seed((config.training.seed + (rank() + 1) * 0x9E3779B97F4A7C15) % 2**63)
     return mechanism
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from moco.runs.config import Encoder
+from moco.runs.config import BaseCompute, Encoder
 from moco.runs.options import Above0, AtLeast0, AtLeast1, Finite, Range, Share, check_ranges
 from moco.runtime.errors import UserError
 
@@ -56,17 +56,8 @@ class Schedule:
 
 
 @dataclass(frozen=True)
-class TransferCompute:
+class TransferCompute(BaseCompute):
     """How a run is computed. Precision changes its results by rounding only, all else does not."""
-
-    device: str = "auto"
-    """auto, cpu, cuda, mps, xpu, or one of several GPUs: cuda:N."""
-    precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """bf16: autocast; auto: where the hardware multiplies bf16 natively."""
-    channels_last: bool = True
-    """Memory format of images and weights: channels_last, which is faster for convolutions."""
-    workers: Annotated[int, AtLeast0] = 2
-    """Processes that load images."""
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,8 @@ def test_version(capsys):
             ["--sample", "--out", "--views", "folder:PATH", "hf:NAME", "'momentum-contrast[hf]'", "(default: 2000)"],
         ),
         ("pack --help", ["--size", "--format", "--quality", "--images-per-shard", "--workers", "{keep,jpeg,webp}"]),
-        ("knn --help", ["--k", "--random", "--temperature"]),
+        ("knn --help", ["RUN A run's folder", "--k", "--random", "--temperature", " compute options "]),
+        ("embed --help", ["'momentum-contrast[parquet]'", "bank: the labelled images beside unlabelled"]),
         ("linear --help", ["--cached", "--lr", "(default: 30.0)"]),
         ("demo --help", ["--out"]),
     ],
@@ -343,7 +344,7 @@ def test_nothing_that_can_be_read_makes_no_contact_sheet(tmp_path, capsys):
         ("reproduce momentun", "invalid choice 'momentun' for argument 'experiment'"),
         ("pretrain shapes-cpu --mechanism moc", "invalid choice 'moc' for argument '--mechanism'"),
         ("pretrain shapes-cpu --epochs x", "Error parsing --epochs: invalid literal for int() with base 10: 'x'"),
-        ("knn", "Missing from moco knn: PATH"),
+        ("knn", "Missing from moco knn: RUN"),
     ],
 )
 def test_a_value_that_cannot_be_is_named_in_one_line(line, message, capsys):

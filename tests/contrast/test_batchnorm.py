@@ -13,7 +13,7 @@ from tests.contrast.literal import shuffled
 
 @pytest.mark.parametrize("shape", [(12, 6), (12, 6, 5), (12, 6, 5, 4)])
 def test_group_bn_is_bn_on_each_group(shape):
-    plain = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d}[len(shape)](6)
+    plain = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d}[len(shape)](6, eps=0.1)
     nn.init.normal_(plain.weight)
     grouped = group_batch_norm(copy.deepcopy(plain), 4)
     x = torch.randn(shape, requires_grad=True)
@@ -40,6 +40,20 @@ def test_group_bn_moves_its_statistics_by_the_mean_over_groups(momentum):
     grouped.eval()
     plain.load_state_dict(grouped.state_dict())
     assert torch.equal(grouped(x), plain.eval()(x))
+
+
+def test_group_bn_without_running_statistics():
+    plain = nn.BatchNorm2d(3, track_running_stats=False)
+    x = torch.randn(8, 3, 2, 2)
+    expected = torch.cat([plain(part) for part in x.split(4)])
+    torch.testing.assert_close(group_batch_norm(copy.deepcopy(plain), 4)(x), expected)
+
+
+def test_group_bn_of_half_precision_has_statistics_of_full_precision():
+    grouped = group_batch_norm(nn.BatchNorm1d(3, momentum=1.0), 4)
+    x = (torch.randn(8, 3) + 10).bfloat16()
+    assert grouped(x).dtype == torch.bfloat16
+    torch.testing.assert_close(grouped.running_mean, x.float().mean(dim=0), rtol=0, atol=1e-4)
 
 
 def test_group_bn_refuses_what_does_not_divide():
@@ -108,7 +122,7 @@ def test_queries_and_keys_fall_into_other_groups():
 @pytest.mark.parametrize("dimensions", [2, 4])
 def test_compiled_grouped_bn_is_the_same(momentum, dimensions):
     torch.manual_seed(0)
-    layer = (nn.BatchNorm1d if dimensions == 2 else nn.BatchNorm2d)(3, momentum=momentum)
+    layer = (nn.BatchNorm1d if dimensions == 2 else nn.BatchNorm2d)(3, eps=0.1, momentum=momentum)
     nn.init.normal_(layer.weight)
     nn.init.normal_(layer.bias)
     eager = group_batch_norm(copy.deepcopy(layer), 4)
@@ -140,3 +154,8 @@ def test_on_one_rank_synchronised_bn_is_bn():
         assert torch.equal(ours.train(mode)(images), plain.train(mode)(images))
     assert ours.state_dict().keys() == plain.state_dict().keys()
     assert all(torch.equal(value, plain.state_dict()[name]) for name, value in ours.state_dict().items())
+
+
+def test_on_one_rank_there_is_nothing_to_synchronise_in_groups():
+    grouped = group_batch_norm(nn.Sequential(nn.BatchNorm2d(4)), 2)
+    assert isinstance(synchronise_batch_norm(grouped)[0], GroupBatchNorm)

@@ -29,3 +29,9 @@ def test_v2_has_two_with_relu_between_as_wide_as_the_features_if_nothing_is_give
 
 def test_the_features_are_as_many_as_the_last_layer_has_channels():
     assert count_features(nn.Sequential(nn.Linear(2, 9), nn.Conv2d(3, 7, 1), nn.Flatten())) == 7
+
+
+def test_the_features_are_as_many_as_the_encoder_declares():
+    encoder = nn.Sequential(nn.Linear(2, 9), nn.Unflatten(1, (3, 3)))
+    encoder.num_features = 3
+    assert count_features(encoder) == 3

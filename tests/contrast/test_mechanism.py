@@ -1,5 +1,6 @@
 """What each mechanism states about itself."""
 
+import inspect
 import math
 
 import pytest
@@ -67,3 +68,18 @@ def test_chance_loss_is_that_of_equal_similarities(name):
 def test_a_mechanism_without_a_chance_loss_is_unfinished():
     with pytest.raises(NotImplementedError):
         Mechanism().chance_loss(4)
+
+
+@pytest.mark.parametrize(
+    ("mechanism", "expected"),
+    [
+        (MoCo, {"dim": 128, "queue_size": 65536, "momentum": 0.999, "temperature": 0.07}),
+        (EndToEnd, {"dim": 128, "temperature": 0.07}),
+        (MemoryBank, {"dim": 128, "draws": 65536, "momentum": 0.5, "temperature": 0.07}),
+        (MoCoV3, {"dim": 256, "momentum": 0.99, "temperature": 1.0, "hidden": 4096}),
+    ],
+)
+def test_defaults_are_the_papers(mechanism, expected):
+    """MoCo's section 3 and 4, InstDisc's, MoCo v3's."""
+    parameters = inspect.signature(mechanism.__init__).parameters
+    assert {name: parameters[name].default for name in expected} == expected

@@ -1,3 +1,4 @@
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -42,3 +43,15 @@ def test_enqueued_keys_have_no_gradient():
     queue = Queue(4, 2)
     queue.enqueue(torch.ones(2, 2, requires_grad=True))
     assert not queue.keys.requires_grad
+
+
+def test_keys_of_half_precision_go_in():
+    queue, keys = Queue(4, 2), torch.randn(2, 2).half()
+    queue.enqueue(keys)
+    assert torch.equal(queue.keys[:2], keys.float())
+
+
+@pytest.mark.parametrize(("size", "dim"), [(0, 4), (4, 0)])
+def test_a_queue_of_nothing_is_refused(size, dim):
+    with pytest.raises(ValueError, match="at least 1 key of 1 dimension"):
+        Queue(size, dim)

@@ -259,6 +259,26 @@ def test_a_loss_that_rises_with_the_queue_full_is_of_a_high_learning_rate(values
     assert set(findings(*losses(*values))) == ({"learning rate too high"} if found else set())
 
 
+@pytest.mark.parametrize(
+    ("values", "found"),
+    [
+        ({60: 2.0, 120: 2.0, 150: 3.0, 192: 3.0}, False),  # three lines after two fifths of the steps are too few
+        ({90: 2.0, 120: 2.0, 150: 3.0, 192: 3.0}, True),
+        ({60: 2.0, 90: 3.0, 120: 3.0, 150: 3.0, 192: 3.0}, False),  # it was lower only before them
+        ({90: 4.5, 120: 4.5, 150: 4.6, 192: 4.6}, False),  # near chance, 5.0, less than 0.2 is noise
+        ({90: 4.5, 120: 4.5, 150: 4.75, 192: 4.75}, True),
+    ],
+)
+def test_what_counts_as_a_loss_that_rises(values: dict[int, float], found: bool) -> None:
+    lines = [line(step, loss=loss, accuracy=0.1) for step, loss in values.items()]
+    assert set(findings(*lines)) == ({"learning rate too high"} if found else set())
+
+
+@pytest.mark.parametrize(("lr", "advice"), [(0.02, "--lr 0.005,"), (1.0, "--lr 0.037,")])
+def test_a_lower_rate_is_advised_a_quarter_and_no_more_than_the_highest_published(lr: float, advice: str) -> None:
+    assert findings(*losses(3.0, 3.0), lr=lr)["learning rate too high"].advice.startswith(advice)  # 0.3 / 256 * 32
+
+
 def test_a_loss_that_rises_while_the_queue_fills_is_no_illness() -> None:
     lines = [line(step, loss=3 + step / 64, accuracy=0.1, queue_real=step / 128) for step in range(4, 64, 4)]
     assert set(findings(*lines, queue_size=4096)) == {"queue still filling", "K too large for this data set"}

@@ -88,23 +88,44 @@ def test_a_histogram_counts_all():
     assert (counts[0], counts[BINS // 2], counts[-1], sum(counts)) == (2, 1, 2, 5)
 
 
-@pytest.mark.parametrize("steps", [0, 3, 6, 9])
-def test_the_queue_s_figures(tmp_path, steps):
-    _, monitor = started(tmp_path, steps=steps)
+def test_figures_of_features_are_of_the_probe(tmp_path):
+    """The rank is of both views' features, the others of the first view's queries and of the second's."""
+    run, monitor = started(tmp_path, steps=2)
+    measured = monitor.measure(2)
+    with torch.no_grad():
+        features = torch.cat([run.mechanism.query.backbone(view) for view in monitor.probe().views])
+        q, other = (F.normalize(run.mechanism.query(view), dim=1) for view in monitor.probe().views)
+    assert measured["rank"] == pytest.approx(effective_rank(features), rel=1e-3)
+    assert measured["rank_of"] == min(features.shape)
+    assert measured["alignment"] == pytest.approx(alignment(q, other), rel=1e-3)
+    assert measured["uniformity"] == pytest.approx(uniformity(q), rel=1e-3)
+    assert measured["feature_std"] == pytest.approx(feature_std(q), rel=1e-3)
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("steps", [0, 2, 6, 9])
+def test_the_queue_s_figures(tmp_path, steps, symmetric):
+    _, monitor = started(tmp_path, replace(CONFIG, contrast=replace(CONFIG.contrast, symmetric=symmetric)), steps=steps)
     measured = monitor.measure(steps)
-    real = min(16 * steps, 96)
+    per_step = 16 * (1 + symmetric)
+    real = min(per_step * steps, 96)
     assert measured["queue_real"] == pytest.approx(real / 96)
-    ages = [i // 16 for i in range(real)]
+    ages = [i // per_step for i in range(real)]
     assert measured["key_age"] == pytest.approx(np.mean(ages) if ages else 0)
-    assert measured["queue_share"] == pytest.approx(min(1, real / 64))
+    assert measured["queue_share"] == pytest.approx(min(1, real / (1 + symmetric) / 64))
     assert sum(measured["positive_histogram"]) == 16
+    assert sum(measured["negative_histogram"]) == 16 * (real or 96)  # of images' keys, once there are any
 
 
-def test_same_image_counts_the_keys_of_a_query_s_own_image(tmp_path):
-    run, monitor = started(tmp_path, steps=9)
+@pytest.mark.parametrize(("symmetric", "recent", "steps"), [(False, 2**20, 6), (True, 2**20, 3), (False, 40, 2)])
+def test_same_image_counts_the_keys_of_a_query_s_own_image(tmp_path, monkeypatch, symmetric, recent, steps):
+    """A queue of 96 keys holds 6 steps of 16, or 3 symmetric ones; only so many `recent` images are compared."""
+    monkeypatch.setattr("moco.diagnosis.monitor._RECENT", recent)
+    config = replace(CONFIG, contrast=replace(CONFIG.contrast, symmetric=symmetric))
+    run, monitor = started(tmp_path, config, steps=9)
     batches = list(run.loader.training(16, 0, 0, 10))
-    queued = torch.cat([batch.images for batch in batches[3:9]])  # 96 keys
-    expected = (queued[None] == batches[9].images[:, None]).sum(dim=1).float().mean()
+    queued = torch.cat([batch.images for batch in batches[9 - steps : 9]])
+    expected = (queued[None] == batches[9].images[:, None]).sum(dim=1).float().mean() * (1 + symmetric)
     assert monitor.measure(9)["same_image"] == pytest.approx(float(expected))
 
 
@@ -160,16 +181,20 @@ def test_the_leak_is_what_shared_statistics_add(tmp_path, monkeypatch, mechanism
                 mixed = other.clone()
                 mixed[first::4] = view2[first::4]
                 apart[first::4] = keys(mixed)[first::4]
-        found = []
+        found, histograms = [], []
         for k in (shared, apart):
             own, negatives = (q * k).sum(dim=1), q @ (moco.queue.keys if mechanism == "moco" else k).T
             if mechanism == "end-to-end":
                 negatives.fill_diagonal_(-1)
             found.append((own > negatives.amax(dim=1)).float().mean().item())
+            others = negatives[~torch.eye(16, dtype=torch.bool)] if mechanism == "end-to-end" else negatives[:, :15]
+            histograms.append((histogram(own), histogram(others)))
     assert (shared - apart).norm() > 0.1
     assert measured["bn_leak"] == pytest.approx(found[0] - found[1], abs=1e-6)
     assert measured["bn_groups"] == groups
     assert sum(measured["negative_histogram"]) == 16 * 15
+    as_trained = histograms[shuffle and groups > 1]
+    assert (measured["positive_histogram"], measured["negative_histogram"]) == as_trained
 
 
 def test_the_probe_and_the_keys_drawn_again_are_training_s_in_bf16_too(tmp_path):
@@ -195,5 +220,18 @@ def test_it_changes_nothing(tmp_path, mechanism):
     assert sum(measured["positive_histogram"]) == 16
     assert all(math.isfinite(value) for value in measured.values() if isinstance(value, float))
     assert torch.equal(torch.get_rng_state(), generator)
+    if mechanism == "memory-bank":  # a query's own image is no negative
+        drawn = run.mechanism.draw() != monitor.probe().images[:, None]
+        assert sum(measured["negative_histogram"]) == drawn.sum() < drawn.numel()
     for name, value in run.mechanism.state_dict().items():
         assert torch.equal(value, before[name]), name
+
+
+def test_queries_of_moco_v3_are_the_predictor_s(tmp_path):
+    config = replace(CONFIG, contrast=replace(CONFIG.contrast, mechanism="moco-v3", hidden=32))
+    run, monitor = started(tmp_path, config, steps=2)
+    measured, (view1, view2) = monitor.measure(2), monitor.probe().views
+    with torch.no_grad():
+        q = F.normalize(run.mechanism.predictor(run.mechanism.query(view1)), dim=1)
+        k = F.normalize(run.mechanism.key(view2), dim=1)
+    assert measured["positive_histogram"] == histogram((q * k).sum(dim=1))

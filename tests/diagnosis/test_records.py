@@ -35,6 +35,11 @@ def test_facts_of_a_run_that_did_not_record_them_follow_from_its_config(symmetri
     assert made.steps == 48
 
 
+def test_steps_that_follow_from_an_epoch_are_not_rounded_up_past_a_whole_number() -> None:
+    """11 steps an epoch: 3 / 11 gives back the images to the last digits only."""
+    assert records({"step": 3, "epoch": 3 / 11}).steps == 33
+
+
 def test_what_is_not_known_is_infinite() -> None:
     made = records({"step": 0, "epoch": 0.0})
     assert (made.images, made.steps) == (math.inf, math.inf)

@@ -12,21 +12,18 @@ from moco.data.formats.decode import UnreadableImageError
 from moco.data.sources.shapes import draw
 from moco.evaluation import duplicates
 from moco.evaluation.duplicates import (
-    SHIFT,
-    THUMB,
     Duplicates,
     Pair,
     components,
     confirm,
     copy_threshold,
-    correlations,
     find_candidates,
     find_duplicates,
-    thumb,
 )
 from moco.runtime.device import choose_device
 from moco.runtime.errors import UserError
 from moco.views import CentreCrop
+from tests.evaluation.test_pixel_correlation import grey
 
 DEVICE = choose_device(name="cpu", precision="fp32", channels_last=False)
 CPU = torch.device("cpu")
@@ -38,13 +35,6 @@ class Small(nn.Module):
 
     def forward(self, images):
         return F.adaptive_avg_pool2d(images, 8).flatten(1)
-
-
-def grey(n: int, seed: int = 0) -> torch.Tensor:
-    """Smooth images (n, THUMB, THUMB), values in 40..160."""
-    noise = torch.rand(n, 1, 8, 8, generator=torch.Generator().manual_seed(seed))
-    images = F.interpolate(noise, (THUMB, THUMB), mode="bilinear")[:, 0]
-    return (40 + 120 * images).round().to(torch.uint8)
 
 
 @given(st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12)), max_size=20))
@@ -60,35 +50,6 @@ def test_components_are_those_of_the_closure(edges):
     found = components(edges)
     assert {tuple(group) for group in found} == expected
     assert [len(group) for group in found] == sorted((len(group) for group in found), reverse=True)
-
-
-def test_pixels_are_alike_whatever_brightness_contrast_shift_and_mirroring():
-    images = grey(6)
-    changed = [
-        images,
-        (images.float() * 0.8 + 20).round().to(torch.uint8),
-        images.roll((SHIFT, -1), dims=(1, 2)),
-        images.flip(2),
-    ]
-    for other in changed:
-        assert correlations(images, other).min() > 0.95
-        assert correlations(other, images).min() > 0.95
-    assert correlations(images, images.roll(1, 0)).max() < 0.8
-    assert correlations(images, images.roll(8, dims=2)).max() < 0.9
-
-
-def test_images_of_one_colour():
-    white, other = torch.full((1, THUMB, THUMB), 255, dtype=torch.uint8), grey(1)
-    assert correlations(white, white).tolist() == [1]
-    assert correlations(white, white // 2).tolist() == [0]
-    assert correlations(white, other).tolist() == [0]
-
-
-def test_a_thumb_is_the_luma_of_any_size():
-    image = torch.zeros(3, 50, 70, dtype=torch.uint8)
-    image[1] = 100
-    assert thumb(image).unique().tolist() == [59]
-    assert thumb(image).shape == (THUMB, THUMB)
 
 
 @pytest.mark.parametrize("index", ["exact", "faiss"])

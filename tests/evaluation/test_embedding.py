@@ -205,3 +205,29 @@ def test_rows_of_places_over_all_sets():
     ]
     assert rows[0].title == "train: image 0"
     assert Row("train", 0, "a/b.png", 0).title == "a/b.png"
+
+
+def test_features_that_are_fewer_than_the_note_of_them_are_damaged(tmp_path, saved_at_once):
+    with pytest.raises(KilledError):
+        embed(Means(2), SETS, VIEWS, DEVICE, tmp_path / "f", ABOUT, 4)
+    (tmp_path / "f/features").write_bytes(b"\0" * 12)
+    with pytest.raises(UserError, match="features: is damaged: delete"):
+        embed(Means(), SETS, VIEWS, DEVICE, tmp_path / "f", ABOUT, 4)
+
+
+def test_what_features_are_of_may_hold_what_json_changes(tmp_path, saved_at_once):
+    about = {"mean": (0.5, 0.5)}  # a list when it is read again
+    with pytest.raises(KilledError):
+        embed(Means(2), SETS, VIEWS, DEVICE, tmp_path / "f", about, 4)
+    assert len(embed(Means(), SETS, VIEWS, DEVICE, tmp_path / "f", about, 4)) == 32
+
+
+def test_nothing_is_cut_off_before_the_note_is_of_less(tmp_path, saved_at_once, monkeypatch):
+    """A larger batch begins earlier. A process that dies as it cuts leaves a note that is true of the file."""
+    with pytest.raises(KilledError):
+        embed(Means(3), SETS, VIEWS, DEVICE, tmp_path / "f", ABOUT, 4)  # 12 images
+    monkeypatch.setattr("moco.evaluation.embedding._SECONDS", 1e9)
+    with pytest.raises(KilledError):
+        embed(Means(0), SETS, VIEWS, DEVICE, tmp_path / "f", ABOUT, 7)  # begins again at image 7
+    done = json.loads((tmp_path / "f/progress.json").read_text())["done"]
+    assert done == 7 == (tmp_path / "f/features").stat().st_size // 12

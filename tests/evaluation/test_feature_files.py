@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from moco.data import InMemory
 from moco.evaluation import Embedding, FeatureFile, feature_files
-from moco.evaluation.feature_files import Written, check_output, write_features
+from moco.evaluation.feature_writer import Written, check_output, write_features
 from moco.runtime.errors import UserError
 
 N, D = 23, 5
@@ -29,6 +29,7 @@ def embedding(tmp_path, monkeypatch) -> Embedding:
     """15 and 10 images, of which two have no row; read four at a time."""
     monkeypatch.setattr("moco.evaluation.embedding.BLOCK", 4)
     monkeypatch.setattr(feature_files, "BLOCK", 4)
+    monkeypatch.setattr("moco.evaluation.feature_writer.BLOCK", 4)
     (tmp_path / "f").mkdir()
     (tmp_path / "f/features").write_bytes(VALUES.numpy().tobytes())
     sets = {
@@ -182,3 +183,19 @@ def test_without_pyarrow_the_extra_is_named(tmp_path, monkeypatch):
         check_output(tmp_path / "x.parquet", overwrite=False)
     with pytest.raises(UserError, match=r"pip install 'momentum-contrast\[parquet\]'"):
         FeatureFile.open(tmp_path / "x.parquet")
+
+
+@pytest.mark.parametrize("what", ["version", "format"])
+def test_a_file_of_another_version_is_refused(embedding, tmp_path, monkeypatch, what):
+    described = Written.described
+    monkeypatch.setattr(Written, "described", lambda self: json.dumps(json.loads(described(self)) | {what: 2}))
+    write(embedding, tmp_path / "x.npz")
+    with pytest.raises(UserError, match="no file of features"):
+        FeatureFile.open(tmp_path / "x.npz")
+
+
+def test_features_of_another_type_are_refused(tmp_path):
+    described = json.dumps({"format": "moco features", "version": 1, "num_features": 2, **ABOUT})
+    np.savez(tmp_path / "x.npz", features=np.zeros((3, 2)), about=np.array(described))
+    with pytest.raises(UserError, match="no file of features"):
+        FeatureFile.open(tmp_path / "x.npz")

@@ -1,7 +1,7 @@
 import pytest
 
 from moco.reproduce import EXPERIMENTS
-from moco.reproduce.experiments import MEASURES
+from moco.reproduce.experiment import MEASURES
 from moco.runs.config import check
 from moco.runtime.errors import UserError
 

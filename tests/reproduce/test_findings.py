@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from moco.reproduce.experiments import Claim
+from moco.reproduce.experiment import Claim
 from moco.reproduce.findings import by_cell, examine, measured, ordering
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from moco.cli import main as cli
 from moco.reproduce import EXPERIMENTS, plan
-from moco.reproduce.experiments import Cell, Claim
+from moco.reproduce.experiment import Cell, Claim
 from moco.runs.config import Compute
 from moco.runs.folder import Run
 from moco.runs.options import with_options

@@ -11,7 +11,7 @@ from moco.runs.config import Config, Log
 from moco.runs.folder import Run, read_lines
 from moco.runtime.errors import UserError
 from moco.training import loggers
-from moco.training.loggers import MLflow, WandB, check_logger
+from moco.training.loggers import MLflow, TensorBoard, WandB, check_logger
 from tests.report.tiny_runs import train
 
 QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", "WANDB_SILENT": "true", "WANDB_MODE": "offline"}
@@ -87,3 +87,20 @@ def test_a_store_that_cannot_be_reached_is_one_line(run, monkeypatch):
         MLflow(run, Config())
     assert not (run.path / "logger.json").exists()
     assert Path(os.environ["MLFLOW_TRACKING_URI"].removeprefix("file://")).parent == run.path.parent
+
+
+def test_tensorboard_drops_what_came_after_the_step_that_is_continued(run, monkeypatch):
+    made = {}
+    monkeypatch.setattr(loggers, "SummaryWriter", lambda folder, **options: made.update(options, folder=folder))
+    TensorBoard(run, 7)
+    assert made == {"folder": str(run.path / "tensorboard"), "purge_step": 7}
+
+
+def test_a_store_that_fails_during_training_is_named_once_and_ends_nothing(run, monkeypatch, caplog):
+    mlflow = pytest.importorskip("mlflow")
+    logger = MLflow(run, Config())
+    monkeypatch.setattr(mlflow.MlflowClient, "log_batch", lambda *_: 1 / 0)
+    for step in (1, 2):
+        logger.log(step, {"loss": 1.0})
+    logger.close()
+    assert [message.split(": ")[1] for message in caplog.messages] == ["division by zero"]

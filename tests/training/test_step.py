@@ -55,3 +55,25 @@ def test_gradients_are_synchronised_once_a_step(tmp_path):
     run.distributed = Watched()
     assert list(steps(run, 2)) == [0, 1]
     assert parts == ["no_sync", "part", "part"] * 2
+
+
+def test_the_last_batch_of_the_last_epoch_is_a_step(tmp_path):
+    """64 images, 24 at a time: two batches and two thirds."""
+    assert training_of(tmp_path, batch_size=24, epochs=1).steps == 3
+    assert training_of(tmp_path, batch_size=16, epochs=1).steps == 4
+
+
+def test_what_is_logged_is_of_the_whole_batch(tmp_path):
+    """Loss and accuracy are means over the gradient-accumulation steps; the norm is Euclidean, over all parameters."""
+    logged = []
+    for accumulation_steps in (1, 2):
+        run = training_of(tmp_path, accumulation_steps=accumulation_steps)
+        squares, step = [], run.optimizer.step
+        run.optimizer.step = lambda run=run, squares=squares, step=step: (
+            squares.extend(p.grad.square().sum() for p in run.parameters if p.grad is not None),
+            step(),
+        )
+        assert list(steps(run, 1)) == [0]
+        logged.append(run.pending_values()[0])
+        torch.testing.assert_close(logged[-1][2], torch.stack(squares).sum().sqrt())
+    torch.testing.assert_close(logged[1], logged[0], rtol=1e-4, atol=1e-5)

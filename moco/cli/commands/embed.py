@@ -14,7 +14,7 @@ from moco.data import ImageSet
 from moco.evaluation import Embedding, Trained, embed, fingerprint, write_features
 from moco.evaluation.approximate import neighbours_by, uses_faiss
 from moco.evaluation.embedding import About
-from moco.evaluation.feature_files import Written, check_output, written_files
+from moco.evaluation.feature_writer import Written, check_output, written_files
 from moco.report.map import NEIGHBOURS, draw_map
 from moco.runtime.device import Device
 from moco.runtime.errors import UserError

@@ -6,7 +6,8 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
-from moco.cli.options import Pretrain, parse
+from moco.cli.options import Pretrain
+from moco.cli.parse import parse
 from moco.runs.config import AUTO, Config, check
 from moco.runs.folder import Run
 from moco.runs.recipes import get_recipe

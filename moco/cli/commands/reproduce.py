@@ -16,7 +16,7 @@ from rich.table import Table
 from moco.cli.commands.common import computing, print_on_main
 from moco.cli.options import Reproduce
 from moco.reproduce import EXPERIMENTS, Job, plan, run_missing, sources, write_page, write_varied
-from moco.reproduce.experiments import Cell, Scale
+from moco.reproduce.experiment import Cell, Scale
 from moco.runs.config import GROUPS, MAY_CHANGE, Linear, check
 from moco.runs.options import parse_option
 from moco.runtime.device import Device

@@ -10,8 +10,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from moco.cli.commands.evaluate_transfer import evaluate
 from moco.cli.commands.pretrain import with_resume
-from moco.cli.options import Transfer, parse
+from moco.cli.options import Transfer
+from moco.cli.parse import parse
 from moco.runs.options import check_ranges, differences
 from moco.runtime.errors import UserError, require_all
 from moco.transfer.classification.config import ClassificationConfig
@@ -95,27 +97,19 @@ def _train(
     parsed: Callable[[TransferConfig], TransferConfig],
     words: list[str],
 ) -> None:
+    """Trains the run, or the runs of a comparison, that a command line describes."""
     from moco.cli.commands.common import print_on_main, together
     from moco.runtime.ranks import is_main, on_main
     from moco.training.log import start_logging
-    from moco.transfer.compare import compare, start_of, started
+    from moco.transfer.compare import start_of, started
 
     folder = options.out or Path("runs") / recipe.name
+    several = options.compare or options.over_labels or options.trials > 1
     with together():
         start_logging(None, is_main())
-        several = options.compare or options.over_labels or options.trials > 1
-        continued = not several and options.resume != "no" and on_main(lambda: RUNS[kind.task](folder).exists)
-        if options.resume == "yes" and not continued and not several:
-            on_main(lambda: RUNS[kind.task].open(folder) and None)
-        if continued:
-            before = on_main(lambda: RUNS[kind.task].open(folder).config())
-            wanted = replace(before, recipe=recipe.name)  # another START or recipe than the run's is an error
-            if options.start is not None:
-                wanted = replace(wanted, encoder=replace(before.encoder, init=options.start))
-            train_one(kind, as_before(parsed(wanted), before), folder, continued=True)
+        if not several and _continued(kind, recipe, options, parsed, folder):
             return
-        init = options.start or options.config.encoder.init
-        starts = [start_of(entry)[0] for entry in options.compare] or [init]
+        starts = [start_of(entry)[0] for entry in options.compare] or [_init(options)]
         reference = next((start for start in starts if start != "random"), "random")
         base = replace(recipe.config, data=options.config.data)
         base = on_main(lambda: started(reference, base))
@@ -123,33 +117,79 @@ def _train(
         config, reasons = on_main(lambda: planned)
         if len(reasons) > 1:
             print_on_main(_table(f"{recipe.name} for {reference}, {config.data.source}", reasons))
-        if not several:
+        if several:
+            _compare(kind, recipe, options, config, reference, folder, parsed, words)
+        else:
             train_one(kind, config, folder, continued=False)
-            return
-        inits = options.compare or (init,)
-        labels = options.over_labels or (config.data.labels,)
-        command = shlex.join(["moco", kind.task, "--recipe", recipe.name, *words])
 
-        def train(own: TransferConfig, path: Path) -> None:
-            train_one(kind, own, path, on_main(lambda: RUNS[kind.task](path).exists), command)
 
-        def plan(own: TransferConfig) -> TransferConfig:
-            """As this run would be alone."""
-            alone = _fixed(own, replace(recipe.config, data=own.data, encoder=own.encoder))
-            # The schedule on the command line is for its own --protocol: one that an entry names has its own.
-            other = _protocol(own) != _protocol(config)
+def _init(options: Transfer) -> str:
+    """What a run that is alone starts from."""
+    return options.start or options.config.encoder.init
 
-            def line(base: TransferConfig) -> TransferConfig:
-                given = parsed(base)
-                return _fixed(own, replace(given, training=base.training) if other else given)
 
-            planned = _planned(kind, alone, reference, line, words)[0]
-            return on_main(lambda: planned)
+def _continued(
+    kind: Kind,
+    recipe: TransferRecipe,
+    options: Transfer,
+    parsed: Callable[[TransferConfig], TransferConfig],
+    folder: Path,
+) -> bool:
+    """Continues the run in the folder if --resume wants it and it is there. Raises UserError where it must be there."""
+    from moco.runtime.ranks import on_main
 
-        done = compare(config, inits, labels, options.trials, folder, train, plan)
-        on_main(lambda: done.write(folder))
-        print_on_main(_table(f"{recipe.name}: mean and standard deviation", done.table()))
-        print_on_main(f"written to {folder}: comparison.md, comparison.png, comparison.json and the runs")
+    if options.resume == "no":
+        return False
+    if not on_main(lambda: RUNS[kind.task](folder).exists):
+        if options.resume == "yes":
+            on_main(lambda: RUNS[kind.task].open(folder) and None)
+        return False
+    before = on_main(lambda: RUNS[kind.task].open(folder).config())
+    wanted = replace(before, recipe=recipe.name)  # another START or recipe than the run's is an error
+    if options.start is not None:
+        wanted = replace(wanted, encoder=replace(before.encoder, init=options.start))
+    train_one(kind, as_before(parsed(wanted), before), folder, continued=True)
+    return True
+
+
+def _compare(
+    kind: Kind,
+    recipe: TransferRecipe,
+    options: Transfer,
+    config: TransferConfig,
+    reference: str,
+    folder: Path,
+    parsed: Callable[[TransferConfig], TransferConfig],
+    words: list[str],
+) -> None:
+    """Trains a run of each start, number of labels and seed, and writes a table of their results."""
+    from moco.cli.commands.common import print_on_main
+    from moco.runtime.ranks import on_main
+    from moco.transfer.compare import compare
+
+    command = shlex.join(["moco", kind.task, "--recipe", recipe.name, *words])
+
+    def train(own: TransferConfig, path: Path) -> None:
+        train_one(kind, own, path, on_main(lambda: RUNS[kind.task](path).exists), command)
+
+    def plan(own: TransferConfig) -> TransferConfig:
+        """As this run would be alone."""
+        alone = _fixed(own, replace(recipe.config, data=own.data, encoder=own.encoder))
+        # The schedule on the command line is for its own --protocol: one that an entry names has its own.
+        other = _protocol(own) != _protocol(config)
+
+        def line(base: TransferConfig) -> TransferConfig:
+            given = parsed(base)
+            return _fixed(own, replace(given, training=base.training) if other else given)
+
+        planned = _planned(kind, alone, reference, line, words)[0]
+        return on_main(lambda: planned)
+
+    inits, labels = options.compare or (_init(options),), options.over_labels or (config.data.labels,)
+    done = compare(config, inits, labels, options.trials, folder, train, plan)
+    on_main(lambda: done.write(folder))
+    print_on_main(_table(f"{recipe.name}: mean and standard deviation", done.table()))
+    print_on_main(f"written to {folder}: comparison.md, comparison.png, comparison.json and the runs")
 
 
 def _planned(
@@ -255,48 +295,7 @@ def _use(kind: Kind, words: list[str], prog: str) -> None:
     if options.predict:
         kind.predict(path, options)
         return
-    _evaluate(kind, path, options)
-
-
-def _evaluate(kind: Kind, path: Path, options: Transfer) -> None:
-    """Evaluates a run's newest checkpoint, on its own test images or on others."""
-    from moco.cli.commands.common import print_on_main, together
-    from moco.report.transfer_page import write_transfer_page
-    from moco.runs.checkpoint import newest_checkpoint, read_checkpoint
-    from moco.runtime.device import choose_device
-    from moco.runtime.ranks import is_main, on_main
-    from moco.training.log import start_logging
-    from moco.transfer.compare import folder_name
-    from moco.transfer.tasks import open_task
-    from moco.transfer.trainer import Trainer
-
-    with together():
-        start_logging(None, is_main())
-        run = RUNS[kind.task].open(path)
-        config, given, default = run.config(), options.config, kind.options().config
-        newest = on_main(lambda: newest_checkpoint(run))
-        if newest is None:
-            raise UserError(f"{path}: the run has no checkpoint yet")
-        facts = on_main(lambda: read_checkpoint(newest).get("facts") or {})
-        others = given.data.source not in (default.data.source, config.data.source)
-        if others:
-            config = replace(config, data=replace(config.data, source=given.data.source, labels="all"))
-        config = replace(config, compute=given.compute)
-        device = choose_device(given.compute.device, given.compute.precision, given.compute.channels_last)
-        trainer = Trainer(config, open_task(config, facts), run, device)
-        trainer.load()
-        trainer.model.eval()
-        measured = trainer.task.evaluate(device, given.compute.workers)
-        # The run's own results stay, and those of an unfinished run are not taken for its results.
-        unfinished = trainer.step < config.training.iterations
-        aside = path / f"evaluation-{folder_name(given.data.source) if others else f'step-{trainer.step}'}"
-        where = options.out or (aside if others or unfinished else path)
-        on_main(lambda: where.mkdir(parents=True, exist_ok=True))
-        on_main(lambda: measured.write(where))
-        if where == path:
-            on_main(lambda: write_transfer_page(path, path / "report.html"))
-        print_on_main(", ".join(f"{name} {value:.1f}" for name, value in measured.numbers.items()))
-        print_on_main(f"written to {where / 'results.json'}")
+    evaluate(kind.task, kind.options().config, path, options)
 
 
 def list_recipes(kind: Kind) -> None:

@@ -1,25 +1,23 @@
 """What an evaluation of a detector leaves: results.json, curves, a sheet of detections, tables for the terminal."""
 
-import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
 from moco.runs.published import TRANSFER
 from moco.runtime.device import Device
-from moco.runtime.files import write_whole
 from moco.transfer.detection.dataset import DetectionSet
 from moco.transfer.detection.detector import Detector
 from moco.transfer.detection.evaluation.evaluation import Evaluation
 from moco.transfer.detection.inference import infer
 from moco.transfer.detection.instances import Detections, Target
 from moco.transfer.detection.pictures import draw_beside_truth, draw_precision_recall
+from moco.transfer.labels import equally_spaced
+from moco.transfer.results import spelled, write_results_json
 
 EXAMPLES = 12
 HEADLINE = ("AP", "AP50", "AP75", "mask AP", "mask AP50", "mask AP75", "keypoint AP", "keypoint AP50", "keypoint AP75")
@@ -41,13 +39,14 @@ def examples_of(
     Args:
         side, maximum: as in `infer`.
     """
-    places = torch.linspace(0, len(images) - 1, min(number, len(images))).round().long().tolist()
 
     def read(place: int) -> tuple[Tensor, tuple[Tensor, Target]]:
         image = images.image(place)
         return image, (image, images.target(place))
 
-    found = infer(detector, read, places, device, lambda *_: None, side=side, maximum=maximum)
+    found = infer(
+        detector, read, equally_spaced(len(images), number), device, lambda *_: None, side=side, maximum=maximum
+    )
     return [(images.name(place), *more, detections) for place, more, detections in found]
 
 
@@ -67,15 +66,7 @@ def write_results(
     title = f"precision over recall of boxes at an overlap of 0.50; AP50 {spelled(evaluation.numbers['AP50'])}"
     curves = [each.curve for each in evaluation.per_class]
     draw_precision_recall(curves, evaluation.classes, folder / "precision-recall.png", title)
-    text = json.dumps({**(about or {}), "task": "detection", **evaluation.to_dict()}, indent=1) + "\n"
-    path = folder / "results.json"
-    write_whole(path, lambda file: file.write(text.encode()))
-    return path
-
-
-def spelled(value: float | None) -> str:
-    """A number in per cent to a tenth; "-" where there is nothing to measure."""
-    return "-" if value is None or math.isnan(value) else f"{value:.1f}"
+    return write_results_json(folder, "detection", evaluation.to_dict(), about)
 
 
 def headline(numbers: dict[str, float]) -> list[str]:

@@ -1,17 +1,16 @@
 """What an evaluation of segmentation leaves: results.json, a sheet of predictions, tables for the terminal."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.table import Table
 from rich.text import Text
 from torch import Tensor, nn
 
 from moco.runtime.device import Device
-from moco.runtime.files import write_whole
+from moco.transfer.labels import equally_spaced
+from moco.transfer.results import spelled, write_results_json
 from moco.transfer.segmentation.evaluate import Evaluation
 from moco.transfer.segmentation.inference import infer
 from moco.transfer.segmentation.pictures import draw_predictions
@@ -24,13 +23,12 @@ Example = tuple[str, Tensor, Tensor, Tensor]
 
 def examples_of(model: nn.Module, images: SegmentationSet, device: Device, number: int = EXAMPLES) -> list[Example]:
     """Predictions for images at fixed places of a set, the same for every run; those that can be read."""
-    places = torch.linspace(0, len(images) - 1, min(number, len(images))).round().long().tolist()
 
     def read(place: int) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         image, labels = images.read(place)
         return image, (image, labels)
 
-    found = infer(model, read, places, device, lambda *_: None)
+    found = infer(model, read, equally_spaced(len(images), number), device, lambda *_: None)
     return [(images.name(place), *both, predicted) for place, both, predicted in found]
 
 
@@ -47,10 +45,7 @@ def write_results(
     """
     if examples:
         draw_predictions(examples, evaluation.classes, folder / "predictions.png")
-    text = json.dumps({**(about or {}), "task": "segmentation", **evaluation.to_dict()}, indent=1) + "\n"
-    path = folder / "results.json"
-    write_whole(path, lambda file: file.write(text.encode()))
-    return path
+    return write_results_json(folder, "segmentation", evaluation.to_dict(), about)
 
 
 def results_table(evaluation: Evaluation) -> Table:
@@ -61,6 +56,5 @@ def results_table(evaluation: Evaluation) -> Table:
     for name in ("labelled pixels", "IoU (%)"):
         table.add_column(name, justify="right")
     for row in evaluation.per_class:
-        iou = "-" if row["IoU"] is None else f"{row['IoU']:.1f}"
-        table.add_row(Text(row["class"]), f"{row['pixels']:,}", iou)
+        table.add_row(Text(row["class"]), f"{row['pixels']:,}", spelled(row["IoU"]))
     return table

@@ -10,7 +10,8 @@ from moco.runs.published import TRANSFER
 from moco.runtime.device import choose_device
 from moco.transfer.detection.evaluation.evaluate import evaluate_detector
 from moco.transfer.detection.evaluation.evaluation import read_evaluation
-from moco.transfer.detection.results import class_table, examples_of, results_table, spelled, write_results
+from moco.transfer.detection.results import class_table, examples_of, results_table, write_results
+from moco.transfer.results import spelled
 from tests.transfer.detection.oracle import Numbered, Oracle, found_in
 
 CPU = choose_device("cpu", "fp32", channels_last=False)
