@@ -92,7 +92,7 @@ def test_unreadable_images_confirm_nothing():
 def test_of_a_group_a_test_image_is_kept_or_else_the_first():
     edges = [(1, 2), (2, 5), (5, 6), (0, 3), (7, 8), (4, 9)]
     pairs = [Pair(i, j, 0.99, 0.95) for i, j in edges[:-1]] + [Pair(4, 9, 0.99, 0.5)]
-    found = Duplicates(10, 5, 0.98, 0.9, pairs)
+    found = Duplicates(10, 5, 0.98, 0.95, pairs)  # the least correlation counts
     assert found.groups == [[1, 2, 5, 6], [0, 3], [7, 8]]
     assert found.dropped == [1, 2, 3, 6, 8]
     assert found.leaked(found.confirmed) == 1

@@ -28,6 +28,16 @@ def test_pixels_are_alike_whatever_brightness_contrast_shift_and_mirroring():
     assert correlations(images, images.roll(8, dims=2)).max() < 0.9
 
 
+def test_light_above_and_dark_below_is_no_likeness():
+    """As in all pictures of ships at sea."""
+    sky = torch.linspace(0, 120, THUMB).flip(0)[:, None]
+    images = (sky + (grey(6).float() - 40) * 0.5).round().to(torch.uint8)
+    plain = images.flatten(1).float()
+    plain = F.normalize(plain - plain.mean(dim=1, keepdim=True), dim=1)
+    assert (plain * plain.roll(1, 0)).sum(dim=1).min() > 0.85
+    assert correlations(images, images.roll(1, 0)).max() < 0.8
+
+
 def test_images_of_one_colour():
     white, other = torch.full((1, THUMB, THUMB), 255, dtype=torch.uint8), grey(1)
     assert correlations(white, white).tolist() == [1]

@@ -15,6 +15,7 @@ from moco.runs.folder import Run
 from moco.runs.recipes.recipes import RECIPES
 from moco.runtime.device import choose_device
 from moco.runtime.errors import UserError
+from moco.views.recipes import CIFAR, IMAGENET
 
 CPU = choose_device("cpu", "fp32", channels_last=False)
 CONFIG = RECIPES["shapes-cpu"].config
@@ -112,3 +113,12 @@ def test_a_file_that_does_not_name_its_encoder(tmp_path):
     with pytest.raises(UserError, match="give --encoder"):
         open_trained(tmp_path / "tiny.pt")
     assert_equal(open_trained(tmp_path / "tiny.pt", "tiny", 32).encoder, encoder)
+
+
+def test_weights_of_cifar_s_normalisation_have_cifar_s_views(tmp_path):
+    for name, mean_and_std in (("cifar", CIFAR), ("v2", IMAGENET)):
+        described = Description("tiny", False, 16, *mean_and_std)
+        (tmp_path / name).with_suffix(".safetensors").write_bytes(
+            as_safetensors(build_encoder("tiny").state_dict(), described)
+        )
+        assert open_trained((tmp_path / name).with_suffix(".safetensors")).config.views.views == name
