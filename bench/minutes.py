@@ -133,7 +133,8 @@ def our_words(options: argparse.Namespace, steps: int, minutes: float, seed: int
 def peer_words(options: argparse.Namespace, side: Side, minutes: float, seed: int, out: Path) -> list[str]:
     words = ["bench.peers", side.kind, "--data", options.cifar, "--per-class", options.per_class]
     words += ["--encoder", options.encoder, *(["--small-stem"] if options.small_stem else [])]
-    words += ["--batch", side.batch, "--minutes", minutes, "--points", options.points, "--seed", seed, "--out", out]
+    words += ["--batch", side.batch, "--workers", options.workers, "--minutes", minutes]
+    words += ["--points", options.points, "--seed", seed, "--out", out]
     return [str(word) for word in words]
 
 
@@ -202,6 +203,7 @@ def main(arguments: list[str] | None = None, run: Run = run_process) -> None:
     parser.add_argument("--encoder", default="tiny")
     parser.add_argument("--small-stem", action="store_true", help="of a ResNet")
     parser.add_argument("--peer-batch", type=int, nargs="+", default=[128, 512])
+    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), help="of the peers' loaders")
     parser.add_argument("--points", type=int, default=8, help="points of a curve after the first")
     parser.add_argument("--runs", type=Path, default=Path("runs/minutes"))
     parser.add_argument("--out", type=Path, default=Path("bench/results/minutes-cpu"))
