@@ -15,7 +15,20 @@ def test_it_can_be_imported(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["count", "gpu", "monitor", "scale", "shuffle_bn", "small_scale", "weights", "__main__"]
+    "name",
+    [
+        "count",
+        "gpu",
+        "minutes",
+        "monitor",
+        "peers",
+        "records.__main__",
+        "scale",
+        "shuffle_bn",
+        "small_scale",
+        "weights",
+        "__main__",
+    ],
 )
 def test_it_has_help(name, capsys):
     with pytest.raises(SystemExit) as ended:
