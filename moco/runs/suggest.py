@@ -144,7 +144,7 @@ def _batch(facts: Facts) -> Choice:
 
 def _rate(small: bool, batch: int, given: Encoder | None) -> Choice:
     published, of, source = (0.06, 128, _LIGHTLY) if small else (0.03, 256, "He et al. 2020, section 4")
-    share, reason = (1, "in proportion to the batch")
+    share, reason = 1.0, "in proportion to the batch"
     if given is not None:
         share, reason = _GIVEN_RATE, f"{_GIVEN_RATE:.0%} of that from random weights: the given ones are to be kept"
     return Choice("lr", round(share * published * batch / of, 6), reason, f"{published} for {of} ({source})")
