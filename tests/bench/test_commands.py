@@ -17,17 +17,8 @@ def test_it_can_be_imported(name):
 @pytest.mark.parametrize(
     "name",
     [
-        "count",
-        "gpu",
-        "minutes",
-        "monitor",
-        "peers",
-        "records.__main__",
-        "scale",
-        "shuffle_bn",
-        "small_scale",
-        "weights",
-        "__main__",
+        *("count", "gpu", "minutes", "monitor", "peers", "records.__main__"),
+        *("scale", "shuffle_bn", "small_scale", "weights", "__main__"),
     ],
 )
 def test_it_has_help(name, capsys):
