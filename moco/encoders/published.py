@@ -11,7 +11,7 @@ from torch import nn
 from torchvision import models
 
 from moco.encoders.build import OURS, TORCHVISION, require_timm, unknown
-from moco.encoders.description import known, three_numbers
+from moco.encoders.description import Normalisation, known, three_numbers
 from moco.encoders.files import HEADER, Weights, read_file
 from moco.runtime.errors import UserError, one_line
 
@@ -60,6 +60,16 @@ def read_timm(spec: str) -> Weights:
         raise _not_there(spec, "its weights are neither in timm's cache nor can be downloaded", error) from error
     mean, std = _normalisation(getattr(model, "pretrained_cfg", None))
     return Weights(spec, model.state_dict(), spec, attention_heads(model), mean, std)
+
+
+def timm_normalisation(spec: str) -> Normalisation | None:
+    """Mean and standard deviation of `timm:NAME`, without its weights. Raises UserError as `read_timm`."""
+    timm, name = require_timm(spec), spec.removeprefix("timm:")
+    if not timm.is_model(name):
+        raise unknown(spec, timm)
+    config = timm.get_pretrained_cfg(name)
+    mean, std = _normalisation(config.to_dict() if config is not None else None)
+    return None if mean is None or std is None else (mean, std)
 
 
 def read_hub(spec: str) -> Weights:

@@ -36,8 +36,9 @@ class TrainingViews:
     """The smallest share of an image's area that a random crop keeps; 1: nearly all of the image."""
     flip: bool = True
     """Mirror half of the images: not where left and right differ in meaning, as in text."""
-    normalisation: Literal["auto", "imagenet", "cifar"] = "auto"
-    """Mean and standard deviation of the colours; auto: those of the pre-training."""
+    normalisation: str = "auto"
+    """Mean and standard deviation of the colours: auto: those of the pre-training; imagenet, cifar, or both in numbers
+    from 0 to 1: 0.5,0.5,0.5/0.2,0.2,0.2."""
 
 
 @dataclass(frozen=True)

@@ -3,15 +3,16 @@
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
+from moco.encoders.published import timm_normalisation
 from moco.runs.folder import read_values
 from moco.runs.weights import read_weights
 from moco.transfer.classification.config import ClassificationConfig, ClassificationSchedule
+from moco.transfer.classification.network import normalisation_of, spelled
 from moco.transfer.classification.recipes import CLASSIFICATION, LINEAR_FALLS, SCRATCH_LR
 from moco.transfer.recipes import Choice
 from moco.views import get_pretext
-from moco.views.recipes import CIFAR
+from moco.views.recipes import IMAGENET
 
 SIZES = (224, 192, 160, 128, 96, 64, 48, 32)
 SMALL = 64
@@ -46,7 +47,8 @@ class Seen:
     """How the encoder saw images in its pre-training: height and width in pixels, and their normalisation."""
 
     image_size: int
-    normalisation: Literal["imagenet", "cifar"]
+    normalisation: str
+    """As --normalisation."""
 
 
 def seen_by(init: str) -> Seen | None:
@@ -58,12 +60,14 @@ def seen_by(init: str) -> Seen | None:
     if "normalisation" in views:  # a run of `moco finetune`
         return Seen(int(views["image_size"]), views["normalisation"])
     if "views" in views:
-        cifar = get_pretext(views["views"])[0].normalisation == CIFAR
-        return Seen(int(views["image_size"]), "cifar" if cifar else "imagenet")
-    if init.startswith(("torchvision:", "timm:")):  # which describe no size, and whose weights are large
+        return Seen(int(views["image_size"]), spelled(get_pretext(views["views"])[0].normalisation))
+    if init.startswith("torchvision:"):  # all of ImageNet's, and large
         return Seen(224, "imagenet")
+    if init.startswith("timm:"):
+        return Seen(224, spelled(timm_normalisation(init) or IMAGENET))
     weights = read_weights(init)
-    return Seen(weights.image_size or 224, "cifar" if (weights.mean, weights.std) == CIFAR else "imagenet")
+    seen = weights.mean or IMAGENET[0], weights.std or IMAGENET[1]
+    return Seen(weights.image_size or 224, spelled(seen))
 
 
 def suggest(config: ClassificationConfig, facts: Facts, seen: Seen | None) -> tuple[ClassificationConfig, list[Choice]]:
@@ -127,9 +131,9 @@ def _size(config: ClassificationConfig, facts: Facts, seen: Seen | None) -> Choi
     return Choice("--image-size", 128, f"the given weights were trained at {seen.image_size}: a CPU is slow at that")
 
 
-def _normalisation(config: ClassificationConfig, size: int, seen: Seen | None) -> Literal["imagenet", "cifar"]:
+def _normalisation(config: ClassificationConfig, size: int, seen: Seen | None) -> str:
     if config.views.normalisation != "auto":
-        return config.views.normalisation
+        return spelled(normalisation_of(config.views.normalisation))
     if seen is not None:
         return seen.normalisation
     return "cifar" if size <= SMALL else "imagenet"

@@ -13,7 +13,7 @@ from moco.evaluation import encode
 from moco.runtime.device import Device
 from moco.runtime.progress import console, track
 from moco.transfer.classification.config import ClassificationConfig
-from moco.transfer.classification.network import NORMALISATIONS, Classifier, require_size, test_views, training_views
+from moco.transfer.classification.network import Classifier, normalisation_of, require_size, test_views, training_views
 from moco.transfer.classification.results import TOP, Accuracies, accuracies, class_table, write_results
 from moco.transfer.classification.sets import ClassifiedSets
 from moco.transfer.start import build_started
@@ -36,7 +36,7 @@ class ClassificationTask:
 
     def __init__(self, config: ClassificationConfig, sets: ClassifiedSets, trained: bool = False) -> None:
         self.config, self.sets = config, sets
-        seen = NORMALISATIONS[config.views.normalisation]
+        seen = normalisation_of(config.views.normalisation)
         encoder = build_started(config.encoder, config.training.seed, trained, seen)
         require_size(encoder, config.views.image_size, config.encoder.encoder)
         self.model = Classifier(encoder, len(sets.classes))

@@ -8,16 +8,45 @@ from moco.encoders import Description, build_encoder, save_encoder
 from moco.encoders.files import as_safetensors
 from moco.runs.config import Config, Encoder, Views
 from moco.runs.folder import Run
+from moco.runtime.errors import UserError
 from moco.transfer.classification.config import Protocol
+from moco.transfer.classification.network import normalisation_of
 from moco.transfer.classification.recipes import CLASSIFICATION
 from moco.transfer.classification.suggest import Facts, Seen, seen_by, suggest
 from moco.transfer.start import encoder_of
 from moco.views.recipes import CIFAR as NORMALISATION
+from moco.views.recipes import IMAGENET
 
 FEW = Facts(images=200, smallest=20, side=32, gpu=False)
 OWN = CLASSIFICATION["own"].config
 GIVEN = replace(OWN, encoder=Encoder("tiny", init="runs/cifar"))
 CIFAR = Seen(32, "cifar")
+
+
+@pytest.mark.parametrize("start", ["a file", "timm:vit_tiny_patch16_224", "torchvision:resnet18", "cifar10-cpu"])
+def test_images_look_as_in_the_pre_training(tmp_path, start):
+    odd = ((0.5, 0.25, 0.125), (0.2, 0.3, 0.4))
+    if start == "a file":
+        described = Description("tiny", image_size=16, mean=odd[0], std=odd[1])
+        (tmp_path / "odd.safetensors").write_bytes(as_safetensors(build_encoder("tiny").state_dict(), described))
+        start, expected = str(tmp_path / "odd.safetensors"), odd
+    elif start.startswith("timm:"):
+        pytest.importorskip("timm")
+        expected = ((0.5,) * 3,) * 2
+    else:
+        expected = NORMALISATION if start == "cifar10-cpu" else IMAGENET
+    config, _ = suggest(replace(OWN, encoder=Encoder("tiny", init=start)), FEW, seen_by(start))
+    assert normalisation_of(config.views.normalisation) == expected
+    again, _ = suggest(config, FEW, seen_by("random"))
+    assert again.views.normalisation == config.views.normalisation
+
+
+@pytest.mark.parametrize(
+    "text", ["imagnet", "0.5,0.5,0.5", "0.5,0.5,0.5/0.2,0.2", "0.5,0.5,0.5/0,0,0", "a,b,c/d,e,f", "/"]
+)
+def test_a_normalisation_that_is_none_is_named(text):
+    with pytest.raises(UserError, match=f"--normalisation {text}: auto, imagenet, cifar, or"):
+        suggest(replace(OWN, views=replace(OWN.views, normalisation=text)), FEW, None)
 
 
 def test_given_weights_take_smaller_steps_and_fewer_and_keep_their_size():
