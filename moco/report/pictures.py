@@ -95,18 +95,18 @@ def shown(view: Tensor, pretext: Pretext) -> np.ndarray:
 
 
 def draw_curves(run: Run) -> Path:
-    """The run's loss, contrastive accuracy and kNN accuracy over the epochs, as curves.png in its folder."""
+    """The run's loss, contrastive accuracy and, with labels, kNN accuracy over the epochs: curves.png in its folder."""
     lines = read_lines(run.metrics)
     trained = [line for line in lines if "loss" in line]
     evaluated = [line for line in lines if "knn" in line]
-    figure, axes = plt.subplots(1, 3, figsize=(12, 3.4))
     chance = Records(run.config(), lines, []).chance
     panels = [
-        (axes[0], trained, "loss", "InfoNCE loss (nats)", 1),
-        (axes[1], trained, "accuracy", "contrastive accuracy (%)", 100),
-        (axes[2], evaluated, "knn", "kNN accuracy (%)", 100),
+        (trained, "loss", "InfoNCE loss (nats)", 1),
+        (trained, "accuracy", "contrastive accuracy (%)", 100),
+        *([(evaluated, "knn", "kNN accuracy (%)", 100)] if evaluated else []),
     ]
-    for axis, rows, key, title, scale in panels:
+    figure, axes = plt.subplots(1, len(panels), figsize=(4 * len(panels), 3.4))
+    for axis, (rows, key, title, scale) in zip(axes, panels, strict=True):
         axis.plot(
             [row["epoch"] for row in rows], [scale * row[key] for row in rows], marker="o" if key == "knn" else ""
         )
