@@ -4,6 +4,7 @@ import json
 from importlib.util import find_spec
 
 import pytest
+import torch
 
 from bench.__main__ import main
 
@@ -14,7 +15,12 @@ LIGHTLY = find_spec("lightly") is not None
 
 
 def bench(*arguments: str) -> None:
-    main(["--quick", "--repeats", "1", *arguments])
+    """In this process, whose number of threads stays: the results of later tests depend on it."""
+    threads = torch.get_num_threads()
+    try:
+        main(["--quick", "--repeats", "1", *arguments])
+    finally:
+        torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -62,6 +62,7 @@ def test_embed_on_two_ranks_writes_what_one_writes_in_the_order_of_the_source(pl
     assert not list(place.glob(".*partial"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("queries", ["images/a/03.png", "images/a/03.png images/b/01.png images/a/05.png"])
 def test_search_on_two_ranks_finds_what_one_finds(place, queries):
     """Of one query a rank has none; and the images that can be read are fewer than those that are searched for."""
@@ -73,6 +74,7 @@ def test_search_on_two_ranks_finds_what_one_finds(place, queries):
     assert one[0]["cosine"] == pytest.approx(1, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_duplicates_on_two_ranks_are_those_of_one(place):
     words = f"duplicates weights.safetensors --data folder:images --max-bad 0.1 --drop d.txt {SHARED}"
     one, two = on_one_and_on_two(place, words, "d.txt")

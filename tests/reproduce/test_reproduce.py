@@ -78,6 +78,7 @@ def test_a_grid_is_run_once_and_has_a_page(tiny, npz, tmp_path, capsys):
     assert all(again[path] == when for path, when in written.items() if path != first)
 
 
+@pytest.mark.slow
 def test_it_stops_when_the_time_is_up_and_goes_on(tiny, npz, tmp_path):
     with pytest.raises(SystemExit) as left:
         reproduce(npz, tmp_path, "--minutes", "0", "--seeds", "1")
@@ -171,6 +172,7 @@ def test_a_result_of_version_0_1_0_is_read(tiny, tmp_path):
     assert job.result() == {"series": "MoCo", "x": 0.0, "seed": 0, "contrastive": 0.25}
 
 
+@pytest.mark.slow
 def test_a_result_that_is_damaged_is_named(tiny, npz, tmp_path, capsys):
     reproduce(npz, tmp_path, "--seeds", "1")
     path = tmp_path / "moco-0.9-seed0" / "result.json"

@@ -38,15 +38,19 @@ def last_step(run: Path) -> int:
     return read_checkpoint(newest)["step"]
 
 
+def slow(*values: object) -> object:
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 @pytest.mark.parametrize(
     ("sabotage", "lines"),
     [
         ("user_error", ["moco: rank 1: disk 7: cannot be read"]),
-        ("out_of_memory", ["moco: rank 1: CUDA out of memory: a smaller batch takes less"]),
-        ("bug", ["Traceback (most recent call last):", "moco: rank 1: KeyError: 'a plain bug'"]),
+        slow("out_of_memory", ["moco: rank 1: CUDA out of memory: a smaller batch takes less"]),
+        slow("bug", ["Traceback (most recent call last):", "moco: rank 1: KeyError: 'a plain bug'"]),
         ("killed", ["moco: rank 1: was killed, or its machine lost: --resume auto continues the run"]),
-        ("main_killed", ["moco: rank 0: was killed, or its machine lost: --resume auto continues the run"]),
-        ("stuck", ["moco: rank 1: disk 7: cannot be read"]),
+        slow("main_killed", ["moco: rank 0: was killed, or its machine lost: --resume auto continues the run"]),
+        slow("stuck", ["moco: rank 1: disk 7: cannot be read"]),
     ],
 )
 def test_what_fails_on_one_rank_ends_all(tmp_path, images, sabotage, lines):
@@ -70,7 +74,7 @@ def test_what_the_main_rank_does_alone_may_take_longer_than_a_collective(tmp_pat
     assert [rank.code for rank in ranks] == [0, 0, 0], ranks
 
 
-@pytest.mark.parametrize("words", ["error", "bug", "killed", "other"])
+@pytest.mark.parametrize("words", ["error", slow("bug"), slow("killed"), slow("other")])
 def test_what_fails_while_ranks_wait_for_the_main_rank_ends_all(tmp_path, words):
     ranks = patient(words, tmp_path)
     assert [rank.code == 0 for rank in ranks] == [False] * 3, ranks

@@ -179,7 +179,9 @@ def test_a_signal_to_one_rank_stops_all_and_the_run_is_continued_bit_for_bit(dat
     assert not list(elsewhere.iterdir())
 
 
-@pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1), pytest.param(3, 2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("before", "after"), [(2, 1), *(pytest.param(*ranks, marks=pytest.mark.slow) for ranks in ((1, 2), (3, 2)))]
+)
 def test_a_run_is_continued_on_another_number_of_ranks(data, before, after):
     more = "--batch-size 24 --bn-group 4 --knn-every 0"
     whole = pretrain(1, data, "groups-of-4", more)
