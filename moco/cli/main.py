@@ -15,7 +15,7 @@ from moco.runs.options import check_ranges
 from moco.runtime.errors import RankError, UserError, did_you_mean
 
 COMMANDS: dict[str, tuple[str, Any]] = {
-    "demo": ("pre-train on drawn images and print the gain, in about 2 minutes", options.Demo),
+    "demo": ("pre-train on drawn images and print the gain, in 2 to 3 minutes", options.Demo),
     "data": ("examine a data set: sizes, formats, broken images, a contact sheet", options.Survey),
     "suggest": ("write a recipe for a data set and this machine, with reasons and its cost", options.Suggest),
     "pack": ("pack a data set into tar shards, for fast sequential reading", options.Pack),
