@@ -65,14 +65,15 @@ def training_views(size: int, min_area: float, flip: bool, normalisation: str, s
         jitter_probability=0.0,
         grey_probability=0.0,
         flip_probability=0.5 if flip else 0.0,
-        normalisation=normalisation_of(normalisation),
+        normalisation=normalisation_of(normalisation),  # type: ignore[arg-type]
     )
     return Views((pretext,), size, seed, channels_last)
 
 
 def test_views(size: int, normalisation: str, channels_last: bool) -> CentreCrop:
     """The centre of an image, as in section 4.1."""
-    return CentreCrop(Pretext(normalisation=normalisation_of(normalisation)), size, channels_last)
+    pretext = Pretext(normalisation=normalisation_of(normalisation))  # type: ignore[arg-type]
+    return CentreCrop(pretext, size, channels_last)
 
 
 def require_size(encoder: nn.Module, size: int, name: str) -> None:
