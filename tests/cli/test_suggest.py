@@ -4,6 +4,7 @@ import math
 import re
 import shlex
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moco.cli.main import main
-from moco.runs.config import Compute, Encoder, check
+from moco.runs.config import Compute, Config, Encoder, check
 from moco.runs.recipes.recipes import get_recipe
 from moco.runs.suggest import Facts, suggest, warnings
 from moco.runtime.errors import UserError
@@ -77,6 +78,17 @@ def test_a_run_is_suggested_from_weights_that_come_along(tmp_path, random_npz, c
     main(["suggest", f"npz:{random_npz(96)}", "--init", "shapes-cpu", "--out", str(out), "--device", "cpu"])
     assert "that of shapes-cpu" in re.sub(r"[\s│]+", " ", capsys.readouterr().out)
     assert get_recipe(str(out)).config.encoder == Encoder("tiny", init="shapes-cpu")
+
+
+def test_a_run_s_frozen_patches_stay_frozen(monkeypatch, tmp_path, random_npz):
+    """The encoder goes on with all of its own settings."""
+    own = Encoder("tiny", freeze_patches=True)
+    monkeypatch.setattr("moco.cli.commands.suggest.open_trained", lambda _: SimpleNamespace(config=Config(encoder=own)))
+    facts = []
+    monkeypatch.setattr("moco.cli.commands.suggest._fitting", lambda given, *_: facts.append(given) or exit())
+    with pytest.raises(SystemExit):
+        main(["suggest", f"npz:{random_npz(96)}", "--init", "runs/v3", "--out", str(tmp_path / "x.yaml")])
+    assert facts[0].given == replace(own, init="runs/v3")
 
 
 def test_published_settings_come_out_at_their_scale():

@@ -55,7 +55,7 @@ def run(options: Suggest) -> None:
             side=sides[len(sides) // 2],
             labelled=source.labelled,
             gpu=device.is_gpu,
-            given=None if options.init == "random" else _encoder_of(options.init),
+            given=None if options.init == "random" else _given(options.init),
         )
         facts, cost = _fitting(facts, options.compute, source, device)
         config, choices = suggested(facts, options.compute)
@@ -83,10 +83,9 @@ def run(options: Suggest) -> None:
         print_on_main(f"written to {options.out}; start it by:\n  moco pretrain {shlex.quote(str(options.out))}")
 
 
-def _encoder_of(init: str) -> Encoder:
+def _given(init: str) -> Encoder:
     """The encoder of given weights. Raises UserError if they cannot be read or do not fit it."""
-    encoder = open_trained(Path(init)).config.encoder
-    return Encoder(encoder.encoder, encoder.small_stem, init=init)
+    return replace(open_trained(Path(init)).config.encoder, init=init)
 
 
 def _fitting(facts: Facts, compute: Compute, source: Source, device: Device) -> tuple[Facts, Estimate]:

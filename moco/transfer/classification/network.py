@@ -31,10 +31,10 @@ def normalisation_of(text: str) -> Normalisation:
     return mean, std
 
 
-def spelled(normalisation: Normalisation) -> str:
+def written(normalisation: Normalisation) -> str:
     """The text of which `normalisation_of` gives this."""
     names = [name for name, known in NORMALISATIONS.items() if known == normalisation]
-    return names[0] if names else "/".join(",".join(f"{number:g}" for number in half) for half in normalisation)
+    return names[0] if names else "/".join(",".join(map(str, half)) for half in normalisation)
 
 
 class Classifier(nn.Module):

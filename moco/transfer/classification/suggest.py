@@ -8,7 +8,7 @@ from moco.encoders.published import timm_normalisation
 from moco.runs.folder import read_values
 from moco.runs.weights import read_weights
 from moco.transfer.classification.config import ClassificationConfig, ClassificationSchedule
-from moco.transfer.classification.network import normalisation_of, spelled
+from moco.transfer.classification.network import normalisation_of, written
 from moco.transfer.classification.recipes import CLASSIFICATION, LINEAR_FALLS, SCRATCH_LR
 from moco.transfer.recipes import Choice
 from moco.views import get_pretext
@@ -60,14 +60,14 @@ def seen_by(init: str) -> Seen | None:
     if "normalisation" in views:  # a run of `moco finetune`
         return Seen(int(views["image_size"]), views["normalisation"])
     if "views" in views:
-        return Seen(int(views["image_size"]), spelled(get_pretext(views["views"])[0].normalisation))
+        return Seen(int(views["image_size"]), written(get_pretext(views["views"])[0].normalisation))
     if init.startswith("torchvision:"):  # all of ImageNet's, and large
         return Seen(224, "imagenet")
     if init.startswith("timm:"):
-        return Seen(224, spelled(timm_normalisation(init) or IMAGENET))
+        return Seen(224, written(timm_normalisation(init) or IMAGENET))
     weights = read_weights(init)
     seen = weights.mean or IMAGENET[0], weights.std or IMAGENET[1]
-    return Seen(weights.image_size or 224, spelled(seen))
+    return Seen(weights.image_size or 224, written(seen))
 
 
 def suggest(config: ClassificationConfig, facts: Facts, seen: Seen | None) -> tuple[ClassificationConfig, list[Choice]]:
@@ -133,7 +133,7 @@ def _size(config: ClassificationConfig, facts: Facts, seen: Seen | None) -> Choi
 
 def _normalisation(config: ClassificationConfig, size: int, seen: Seen | None) -> str:
     if config.views.normalisation != "auto":
-        return spelled(normalisation_of(config.views.normalisation))
+        return written(normalisation_of(config.views.normalisation))
     if seen is not None:
         return seen.normalisation
     return "cifar" if size <= SMALL else "imagenet"
