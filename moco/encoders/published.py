@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -51,9 +52,7 @@ def read_timm(spec: str) -> Weights:
     Raises:
         UserError: timm is not installed, has no such model, or its weights are not there and cannot be downloaded.
     """
-    timm, name = require_timm(spec), spec.removeprefix("timm:")
-    if not timm.is_model(name):
-        raise unknown(spec, timm)
+    timm, name = _timm_model(spec)
     try:
         model: nn.Module = timm.create_model(name, pretrained=True, num_classes=0)
     except Exception as error:  # what timm raises is its own affair
@@ -62,11 +61,17 @@ def read_timm(spec: str) -> Weights:
     return Weights(spec, model.state_dict(), spec, attention_heads(model), mean, std)
 
 
-def timm_normalisation(spec: str) -> Normalisation | None:
-    """Mean and standard deviation of `timm:NAME`, without its weights. Raises UserError as `read_timm`."""
+def _timm_model(spec: str) -> tuple[ModuleType, str]:
+    """timm, and the name of `timm:NAME` there. Raises UserError without timm, or if it has no such model."""
     timm, name = require_timm(spec), spec.removeprefix("timm:")
     if not timm.is_model(name):
         raise unknown(spec, timm)
+    return timm, name
+
+
+def timm_normalisation(spec: str) -> Normalisation | None:
+    """Mean and standard deviation of `timm:NAME`, without its weights. Raises UserError as `read_timm`."""
+    timm, name = _timm_model(spec)
     config = timm.get_pretrained_cfg(name)
     mean, std = _normalisation(config.to_dict() if config is not None else None)
     return None if mean is None or std is None else (mean, std)

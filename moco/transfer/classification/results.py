@@ -1,6 +1,5 @@
 """What an evaluation of a classifier leaves: results.json, the confusion matrix as a picture, a table."""
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from rich.text import Text
 from torch import Tensor
 
 from moco.runtime.files import write_whole
+from moco.transfer.results import spelled, write_results_json
 
 TOP = 5
 _MATRIX, _NUMBERS, _ROWS = 200, 25, 30
@@ -69,8 +69,6 @@ def write_results(folder: Path, found: Accuracies, about: dict[str, Any], traine
     tested = found.confusion.sum(dim=1).tolist()
     rows = zip(found.classes, found.per_class, tested, trained, strict=True)
     values: dict[str, Any] = {
-        **about,
-        "task": "classification",
         "numbers": found.numbers,
         "images": found.images,
         "per_class": [
@@ -86,10 +84,7 @@ def write_results(folder: Path, found: Accuracies, about: dict[str, Any], traine
     if len(found.classes) <= _MATRIX:
         values["confusion"] = found.confusion.tolist()
         draw_confusion(found, folder / "confusion.png")
-    path = folder / "results.json"
-    text = json.dumps(values, indent=1) + "\n"
-    write_whole(path, lambda file: file.write(text.encode()))
-    return path
+    return write_results_json(folder, "classification", values, about)
 
 
 def class_table(found: Accuracies, trained: list[int]) -> Table:
@@ -108,7 +103,7 @@ def class_table(found: Accuracies, trained: list[int]) -> Table:
         others[k] = 0
         wrong = f"{found.classes[int(others.argmax())]} ({int(others.max())})" if others.any() else ""
         value = found.per_class[k]
-        cells = ["-" if math.isnan(value) else f"{value:.1f}", f"{int(tested[k]):,}", f"{trained[k]:,}", wrong]
+        cells = [spelled(value), f"{int(tested[k]):,}", f"{trained[k]:,}", wrong]
         table.add_row(*map(Text, [found.classes[k], *cells]))
     return table
 
