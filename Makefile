@@ -7,14 +7,17 @@ BIN := .venv/bin
 demo: .venv/installed
 	$(BIN)/moco demo
 
-# Two processes, a thread each: two that use all cores would wait for one another.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup
+# Two processes, a thread each: two that use all cores would wait for one another. Bytecode is kept, of the tests too,
+# where the environment forbids it as well: tests start many processes.
+PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 
+# Each process begins with half of the files, so that what the tests of a file share is made once.
 test: .venv/installed-dev
-	$(PYTEST) -m "not slow"
+	$(PYTEST) --dist worksteal -m "not slow"
 
+# A test at a time, as they are long; groups are kept.
 test-slow: .venv/installed-dev
-	$(PYTEST) -m slow
+	$(PYTEST) --dist loadgroup -m slow
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
