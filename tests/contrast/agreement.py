@@ -1,4 +1,4 @@
-"""How far the mechanisms get from their literal definitions in 20 steps in float64, on any number of ranks."""
+"""How far the mechanisms get from their literal definitions in 10 steps in float64, on any number of ranks."""
 
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -12,7 +12,7 @@ from moco.contrast import EndToEnd, InfoNCE, Mechanism, MemoryBank, MoCo, MoCoV3
 from moco.contrast.collectives import average, local, world_size
 from tests.contrast.literal import Algorithm1, LiteralEndToEnd, LiteralMemoryBank, LiteralMoCoV3
 
-STEPS, BATCH, LR = 20, 48, 0.02
+STEPS, BATCH, LR = 10, 48, 0.02
 Deviations = dict[str, float]
 
 

@@ -1,4 +1,4 @@
-"""Every mechanism is its literal definition: 20 steps in float64, to 1e-10, with BN in groups and shuffling on."""
+"""Every mechanism is its literal definition: 10 steps in float64, to 1e-10, with BN in groups and shuffling on."""
 
 import pytest
 
