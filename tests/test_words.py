@@ -2,6 +2,7 @@
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -48,9 +49,14 @@ ALLOWED = {
 }
 
 
+@cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
 def strings(path: Path) -> list[tuple[int, str]]:
     """The strings of a module that a user may see: all but docstrings, and of the options' modules these too."""
-    tree = ast.parse(path.read_text())
+    tree = tree_of(path)
     docstrings = {
         id(node.value)
         for node in ast.walk(tree)
@@ -82,7 +88,7 @@ def test_no_private_word_in_docs(path):
 @pytest.mark.parametrize("path", OURS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_private_word_in_docstrings_and_names(path):
     """Names are read word by word: `looked_at` is looked and at."""
-    tree = ast.parse(path.read_text())
+    tree = tree_of(path)
     nodes = [node for node in ast.walk(tree) if isinstance(node, DOCUMENTED)]
     texts = [text for node in nodes if (text := ast.get_docstring(node))]
     names = [node.name for node in nodes if not isinstance(node, ast.Module)]

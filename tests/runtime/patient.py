@@ -10,7 +10,7 @@ from moco.runtime.errors import UserError
 from moco.runtime.ranks import is_main, joined, on_main, rank
 from tests.sabotage import killed_now
 
-SECONDS = 2.5
+SECONDS = 1.5
 
 
 def long_work() -> int:
