@@ -114,7 +114,7 @@ def test_warnings_before_a_run_is_started():
 
 @pytest.fixture
 def npz(random_npz):
-    return random_npz(128, size=32, classes=2)
+    return random_npz(128, size=16, classes=2)
 
 
 def test_the_suggested_recipe_runs(npz, tmp_path, capsys, monkeypatch):

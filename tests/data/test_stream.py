@@ -103,7 +103,7 @@ many = st.lists(st.integers(0, 40), min_size=1, max_size=12).filter(lambda count
     block=st.integers(1, 20),
     seed=st.integers(0, 2**40),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_every_image_comes_once_in_every_epoch(counts, streams, batch, block, seed):
     n = sum(counts)
     endless = list(chain(*steps_of(StreamOrder(counts, batch, streams, seed, block), 0, -(-3 * n // batch))))
@@ -112,7 +112,7 @@ def test_every_image_comes_once_in_every_epoch(counts, streams, batch, block, se
 
 
 @given(counts=many, streams=st.integers(1, 20), each=st.integers(1, 6), data=st.data())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_the_order_is_the_same_for_any_ranks_and_any_start(counts, streams, each, data):
     batch, stop = 12 * each, 6
     whole = steps_of(StreamOrder(counts, batch, streams, 5, 8), 0, stop)

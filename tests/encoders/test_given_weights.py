@@ -179,7 +179,7 @@ def test_a_supervised_state_dict_is_no_linear_classifier(tmp_path, source):
         (("resnet18", True), ("resnet18", False), "another stem: --small-stem"),
         (("resnet34", False), ("resnet18", False), "another architecture"),  # all of ResNet-18's tensors are in it
         (("resnet18", False), ("resnet34", False), "another architecture"),
-        (("resnet50", False), ("resnet50w2", False), "another width"),
+        (("resnet18", False), ("resnet18w0.5", False), "another width"),
     ],
 )
 def test_a_refusal_gives_the_likely_cause(given, wanted, cause):

@@ -19,8 +19,7 @@ from tests.training.test_fast import CONFIG
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        ("shapes-cpu --image-size 4 --encoder vgg11", "--image-size 4: vgg11 cannot take images of this size"),
-        ("shapes-cpu --image-size 32 --encoder vit_b_16", "--image-size 32: vit_b_16"),
+        ("shapes-cpu --image-size 4 --encoder alexnet", "--image-size 4: alexnet cannot take images of this size"),
         ("shapes-cpu --batch-size 6 --accumulation-steps 4", "--batch-size 6: is not a multiple of 4"),
         ("shapes-cpu --mechanism end-to-end --accumulation-steps 2", "--accumulation-steps 2: --mechanism end-to-end"),
         ("shapes-cpu --mechanism memory-bank --symmetric", "--mechanism memory-bank: has one view of an image"),

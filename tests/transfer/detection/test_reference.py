@@ -21,7 +21,13 @@ from tests.transfer.detection.reference_numbers import MODELS, detector, inputs,
 
 SIZES = [(160, 208), (128, 176)]
 OUTPUTS = [(240, 312), (100, 137)]
-pytestmark = pytest.mark.parametrize("name", MODELS)
+
+
+def pytest_generate_tests(metafunc):
+    """Each test for each structure; C4, whose conv5 runs on every region, takes whole steps among the slow tests."""
+    is_step = metafunc.function in (test_three_steps, test_the_seed_draws_what_detectron2_draws)
+    slow = [pytest.mark.slow] if is_step else []
+    metafunc.parametrize("name", [pytest.param(name, marks=slow if name == "c4_mask" else []) for name in MODELS])
 
 
 @cache
