@@ -1,3 +1,5 @@
+import atexit
+import gc
 import os
 import subprocess
 import sys
@@ -15,6 +17,15 @@ from tests.launch import free_port
 # PyTorch reads these when it is imported, which is after this.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+# What is imported and collected stays to the end: without it in the way, a search for garbage takes milliseconds.
+gc.disable()
+atexit.register(gc.unfreeze)  # libraries count what is left when the process ends
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session")
