@@ -16,6 +16,8 @@ from moco.runtime.errors import UserError
 from moco.runtime.ranks import gather_objects
 
 log = logging.getLogger("moco")
+_COPIED = 3 * 64 * 64
+"""Values of an image up to which copying it costs less than handling it by itself."""
 
 
 class Reader(Protocol):
@@ -116,6 +118,12 @@ class InMemory:
 
     def pixels(self, position: int) -> Tensor:
         return self.images[position].cpu()
+
+    def at(self, index: Tensor) -> Tensor | list[Tensor]:
+        """The images at these positions, int64 (m,), on their device. Large ones are not copied on a CPU."""
+        if self.images.device.type == "cpu" and self.images[0].numel() > _COPIED:
+            return [self.images[position] for position in index.tolist()]
+        return self.images[index.to(self.images.device)]
 
     def subset(self, index: Tensor) -> "InMemory":
         return InMemory(self.images[index], None if self.labels is None else self.labels[index])
@@ -309,7 +317,9 @@ def in_memory(encoded: Encoded, limit_mb: int) -> InMemory | None:
     if not images:
         raise UserError(f"none of {len(encoded)} images can be read: {errors[0]}")
     kept = torch.tensor(list(images))
-    return InMemory(torch.stack(list(images.values())), None if encoded.labels is None else encoded.labels[kept])
+    # With the channels last, as decoders give them and a CPU resizes them four times as fast.
+    pixels = torch.stack([image.permute(1, 2, 0) for image in images.values()]).permute(0, 3, 1, 2)
+    return InMemory(pixels, None if encoded.labels is None else encoded.labels[kept])
 
 
 def _try_decode(

@@ -42,7 +42,7 @@ def estimate(config: Config, source: Source, device: Device, linear: Linear | No
         if len(times) > _STEPS and sum(times) > _SECONDS:
             break
         start = time.perf_counter()
-    seconds = training.steps * statistics.median(times[1:] or times)
+    seconds = training.steps * statistics.mean(times[1:] or times)  # views are drawn for several steps at once
     if source.labelled and source.test is not None:
         sample = source.test.subset(torch.arange(min(512, len(source.test))))
         start = time.perf_counter()

@@ -1,5 +1,7 @@
 """Views of a batch of images: crops by one function, photometric operations batched where the encoder runs."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -41,17 +43,17 @@ class Views:
         """How many views of an image there are."""
         return len(self.pretexts)
 
-    def __call__(self, images: Tensor, index: Tensor, epoch: int | Tensor) -> list[Tensor]:
+    def __call__(self, images: Tensor | Sequence[Tensor], index: Tensor, epoch: int | Tensor) -> list[Tensor]:
         """Views of whole images of one size.
 
         Args:
-            images: uint8 (n, 3, height, width).
+            images: uint8 (n, 3, height, width), or n of (3, height, width).
             index: int64 (n,), their numbers in the data set, best left on the CPU.
             epoch: of the run, one for all or int64 (n,).
 
         Returns a tensor (n, 3, size, size) for each view, normalised, on the device of the images.
         """
-        parameters = self.parameters(index, epoch, *(torch.full_like(index, side) for side in images.shape[2:]))
+        parameters = self.parameters(index, epoch, *(torch.full_like(index, side) for side in images[0].shape[1:]))
         return self.photometric(crop_and_resize(images, parameters.box, parameters.flip, self.size), parameters)
 
     def parameters(self, index: Tensor, epoch: int | Tensor, height: Tensor, width: Tensor) -> Parameters:

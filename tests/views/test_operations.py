@@ -14,6 +14,7 @@ from torchvision.transforms.v2 import functional as F
 from moco.views import operations
 from moco.views.operations import (
     SOLARISE_FROM,
+    _resize_by_products,
     _resize_in_integers,
     adjust_hue,
     colour_jitter,
@@ -90,7 +91,7 @@ def boxes(n, height, width):
 @pytest.mark.parametrize("function", [crop_and_resize, _resize_in_integers])
 @pytest.mark.parametrize("layout", [torch.clone, channels_last])
 @pytest.mark.parametrize(
-    ("height", "width", "size"), [(32, 32, 32), (48, 31, 12), (20, 70, 24), (9, 9, 40), (100, 64, 7)]
+    ("height", "width", "size"), [(32, 32, 32), (40, 31, 20), (48, 31, 12), (20, 70, 24), (9, 9, 40), (100, 64, 7)]
 )
 def test_crop_and_resize_is_torchvisions(height, width, size, layout, function):
     images, (box, flip) = in_bytes(8, height, width), boxes(16, height, width)
@@ -99,9 +100,19 @@ def test_crop_and_resize_is_torchvisions(height, width, size, layout, function):
     assert torch.equal(ours, torchvisions(images, box, flip, size))
 
 
+@given(height=st.integers(1, 40), width=st.integers(1, 40), size=st.integers(20, 90), data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_small_images_are_resized_to_the_same_bytes(height, width, size, data):
+    images = in_bytes(3, height, width)
+    images[0] = 255  # the largest sums
+    box, flip = boxes(data.draw(st.integers(2, 7)), height, width)
+    ours = _resize_by_products(images, box, flip, size)
+    assert torch.equal(ours, torchvisions(images, box, flip, size))
+
+
 @given(
     sides=st.lists(st.tuples(st.integers(1, 90), st.integers(1, 90)), min_size=1, max_size=3),
-    size=st.integers(1, 70),
+    size=st.integers(2, 70),  # of 1, an assertion of PyTorch's own kernel fails (2.15)
     views=st.integers(1, 2),
     data=st.data(),
 )

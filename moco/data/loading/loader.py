@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import closing
+from itertools import islice
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -11,7 +12,7 @@ from torch.utils.data import DataLoader
 from moco.data.dataset import Encoded, ImageSet, InMemory
 from moco.data.loading.crops import CropBatch, CropDataset, Request, ViewDataset
 from moco.data.loading.gpu import EncodedDataset, decode_and_crop, faster_on_gpu
-from moco.data.order import Plan, StreamOrder, training_plan
+from moco.data.order import Indices, Plan, StreamOrder, training_plan
 from moco.data.sources.shards import Shards
 from moco.data.stream import STREAMS, read_streams
 from moco.runtime.errors import UserError
@@ -19,6 +20,8 @@ from moco.runtime.signals import ignore_signals
 from moco.views import Views
 
 Decoder = Literal["auto", "cpu", "gpu"]
+_DRAWN_TOGETHER = 2**19
+"""Pixels of the views that are drawn at once, at most, if that is more than one batch."""
 
 
 class Batch(NamedTuple):
@@ -75,8 +78,22 @@ class Loader:
             yield from self._decoded(images, map(Request, plan))
             return
         assert isinstance(images, InMemory)
-        for epoch, index in plan:
-            yield Batch(index, self.views(images.images[index.to(self.device)], index, epoch))
+        for some in self._drawn_together(plan):
+            epoch, index = (torch.cat(own) for own in zip(*some, strict=True))
+            views = self.views(images.at(index), index, epoch)
+            sizes = [len(one.images) for one in some]
+            for one, *own in zip(some, *(view.split(sizes) for view in views), strict=True):
+                yield Batch(one.images, own)
+
+    def _drawn_together(self, plan: Plan) -> Iterator[list[Indices]]:
+        """Batches in a row, few where they are large: of small ones, most of the time went into starting operations.
+
+        As views are pure functions, it changes none of them.
+        """
+        batches = iter(plan)
+        for first in batches:
+            pixels = len(first.images) * self.views.count * self.views.size**2
+            yield [first, *islice(batches, max(1, _DRAWN_TOGETHER // pixels) - 1)]
 
     def _decoded(self, images: Encoded, requests: Iterable[Request]) -> Iterator[Batch]:
         """The batches that are requested, each made by one worker."""
