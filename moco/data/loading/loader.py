@@ -21,7 +21,8 @@ from moco.views import Views
 
 Decoder = Literal["auto", "cpu", "gpu"]
 _DRAWN_TOGETHER = 2**19
-"""Pixels of the views that are drawn at once, at most, if that is more than one batch."""
+"""Pixels of the views that are drawn at once, at most, if that is more than one batch; a view counts as 16 x 16, as
+what decides on its crop and colours takes memory too."""
 
 
 class Batch(NamedTuple):
@@ -92,7 +93,7 @@ class Loader:
         """
         batches = iter(plan)
         for first in batches:
-            pixels = len(first.images) * self.views.count * self.views.size**2
+            pixels = len(first.images) * self.views.count * max(self.views.size, 16) ** 2
             yield [first, *islice(batches, max(1, _DRAWN_TOGETHER // pixels) - 1)]
 
     def _decoded(self, images: Encoded, requests: Iterable[Request]) -> Iterator[Batch]:
