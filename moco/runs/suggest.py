@@ -1,17 +1,19 @@
 """A recipe for a data set: each choice with its reason, and the published setting that it scales from."""
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from moco.runs.config import Compute, Config, Contrast, Data, Encoder, Log, Training, Views
-from moco.runs.options import flag
+from moco.runs.options import flag, with_options
 
 _SIZES = (224, 192, 160, 128, 96, 64, 48, 32)
 _CPU_SIZE = 64
 """The largest views that a CPU is fast enough for."""
 _CPU_IMAGES = 400_000
 """Images seen in a run on a CPU: about ten minutes of the small encoder on two cores."""
+_FEWER = "given weights need fewer: a quarter of those from random weights"
 _FEW = 1000
 _GIVEN_RATE, _GIVEN_SHORTER = 0.3, 4
 """Continued from given weights: the learning rate's share, and how many times fewer epochs. That far fewer steps are
@@ -78,9 +80,7 @@ def suggest(facts: Facts, compute: Compute, epochs: int | None = None) -> tuple[
         Choice("bn_group", group, "shuffling BN over groups, on one device too", "He et al. 2020: 32 a GPU"),
     ]
     if facts.given is not None:
-        choices.append(
-            Choice("warmup", 1.0, "the encoder waits until the new head has learned", "none (He et al. 2020)")
-        )
+        choices.append(_warmup(length.value))
     chosen = {choice.option: choice.value for choice in choices}
     config = Config(
         data=Data(facts.source),
@@ -105,6 +105,41 @@ def suggest(facts: Facts, compute: Compute, epochs: int | None = None) -> tuple[
         log=Log(knn_every=max(1, chosen["epochs"] // 20), knn_temperature=0.1 if small else 0.07),
     )
     return config, choices
+
+
+def from_given(config: Config, given: Encoder, named: Collection[str] = ()) -> tuple[Config, list[Choice]]:
+    """A recipe for random weights, changed to start from given ones, and the reason of each change.
+
+    Args:
+        config: the recipe, with what the command line names.
+        given: the encoder of the weights, which its `init` names.
+        named: options that the command line names, which stay.
+    """
+    training, options = config.training, config.encoder
+    theirs = f"that of {given.init}"
+    freeze = given.freeze_patches or (options.freeze_patches and given.encoder == options.encoder)
+    shorter = training.iterations is None and "epochs" not in named
+    epochs = max(1, training.epochs // _GIVEN_SHORTER) if shorter else training.epochs
+    share = epochs / training.epochs
+    milestones = tuple(share * milestone for milestone in training.milestones)
+    warmup = _warmup(epochs)
+    choices = [
+        ("encoder", given.encoder, theirs),
+        ("small_stem", given.small_stem, theirs),
+        ("freeze_patches", freeze, theirs),
+        ("lr", round(_GIVEN_RATE * training.lr, 6), f"{_GIVEN_RATE:.0%} of it: the given weights are to be kept"),
+        ("epochs", epochs, _FEWER),
+        ("milestones", milestones, "at the same shares of the length"),
+    ]
+    if training.iterations is None:  # else it is in steps, and nothing is known of how many the head needs
+        choices.append(("warmup", max(share * training.warmup, warmup.value), warmup.reason))
+    before = {**vars(options), **vars(training)}
+    changed = [
+        Choice(name, value, reason, f"{before[name]} ({config.recipe})")
+        for name, value, reason in choices
+        if name not in named and value != before[name]
+    ]
+    return with_options(config, **{choice.option: choice.value for choice in changed}), changed
 
 
 _LIGHTLY = "lightly's CIFAR-10 benchmark"
@@ -156,8 +191,7 @@ def _epochs(facts: Facts, epochs: int | None) -> Choice:
     if facts.given is not None:
         scratch = _epochs(replace(facts, given=None), None)
         value = max(1, scratch.value // _GIVEN_SHORTER)
-        reason = "given weights need fewer: a quarter of those from random weights"
-        return Choice("epochs", value, reason, "continued in a fraction of the steps (Reed et al. 2022)")
+        return Choice("epochs", value, _FEWER, "continued in a fraction of the steps (Reed et al. 2022)")
     if not facts.gpu:
         value = min(200, max(5, _CPU_IMAGES // facts.images))
         return Choice("epochs", value, f"{value * facts.images:,} images in all", "200 (He et al. 2020)")
@@ -168,6 +202,11 @@ def _epochs(facts: Facts, epochs: int | None) -> Choice:
         )
     value = 200 if facts.images >= 50_000 else min(1000, 200 * 50_000 // facts.images)
     return Choice("epochs", value, "smaller data sets need more epochs", "200 (He et al. 2020), 200 to 800 (lightly)")
+
+
+def _warmup(epochs: int) -> Choice:
+    reason = "the encoder waits until the new head has learned"
+    return Choice("warmup", min(1.0, epochs / 2), reason, "none (He et al. 2020)")
 
 
 def _dictionary(facts: Facts, batch: int) -> Choice:

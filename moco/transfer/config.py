@@ -87,16 +87,19 @@ class TransferConfig:
     log: TransferLog = field(default_factory=TransferLog)
 
 
-AUTO = ("precision",)
-"""Options whose `auto` is decided when a run is started, and stored: the numbers depend on them."""
+AUTO = (("compute", "precision"), ("model", "normalisation"))
+"""Options, by group, whose `auto` is decided when a run is started, and stored: the numbers depend on them."""
 MAY_CHANGE = {"workers", "device", "checkpointing", *(f.name for f in fields(TransferLog))}
 """Options that may be others when a run is continued: the numbers do not depend on them."""
 
 
 def as_before(config: TransferConfig, before: TransferConfig) -> TransferConfig:
     """A configuration to continue a run with: what was on `auto` is as it was decided when the run was started."""
-    decided = {name: getattr(before.compute, name) for name in AUTO if getattr(config.compute, name) == "auto"}
-    return replace(config, compute=replace(config.compute, **decided))
+    for group, name in AUTO:
+        own, theirs = getattr(config, group, None), getattr(before, group, None)
+        if getattr(own, name, None) == "auto":
+            config = replace(config, **{group: replace(own, **{name: getattr(theirs, name)})})  # type: ignore[arg-type,type-var]
+    return config
 
 
 def check(config: TransferConfig, ranks: int = 1) -> None:

@@ -36,6 +36,12 @@ def encoder_of(init: str, recipe: Encoder) -> Encoder:
     return Encoder(weights.encoder, weights.small_stem, init=init) if weights.encoder else replace(recipe, init=init)
 
 
+def normalise_by(network: nn.Module, normalisation: Normalisation) -> None:
+    """Sets by which mean and standard deviation, of values in 0..1, a detector or FCN normalises its images."""
+    for name, values in zip(("mean", "std"), normalisation, strict=True):
+        getattr(network, name).copy_(torch.tensor([255 * value for value in values]).view(3, 1, 1))
+
+
 def build_started(
     encoder: Encoder, seed: int, trained: bool = False, normalisation: Normalisation = IMAGENET
 ) -> nn.Module:

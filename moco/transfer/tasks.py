@@ -19,6 +19,7 @@ from moco.transfer.detection.config import DetectionConfig
 from moco.transfer.detection.task import DetectionTask
 from moco.transfer.detection.task import open_sets as open_detection_sets
 from moco.transfer.loop import train
+from moco.transfer.normalisation import normalisation_of_start, written
 from moco.transfer.run import RUNS
 from moco.transfer.segmentation.config import SegmentationConfig
 from moco.transfer.segmentation.task import SegmentationTask
@@ -56,6 +57,9 @@ def train_run(config: TransferConfig, folder: Path, continued: bool = False) -> 
     run = kind(folder)
     if continued:
         on_main(lambda: run.require(config))
+    elif isinstance(config, DetectionConfig | SegmentationConfig) and config.model.normalisation == "auto":
+        seen = on_main(lambda: written(normalisation_of_start(config.encoder.init)))
+        config = replace(config, model=replace(config.model, normalisation=seen))  # type: ignore[arg-type]
     check(config, world_size())
     task = open_task(config)
     if not continued:

@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 
 from moco.cli.main import main
 from moco.runs.config import Compute, Config, Encoder, check
-from moco.runs.recipes.recipes import get_recipe
-from moco.runs.suggest import Facts, suggest, warnings
+from moco.runs.folder import Run
+from moco.runs.options import with_options
+from moco.runs.recipes.recipes import RECIPES, get_recipe
+from moco.runs.suggest import Facts, from_given, suggest, warnings
 from moco.runtime.errors import UserError
 from moco.training.estimate import Estimate
 
@@ -78,6 +80,54 @@ def test_a_run_is_suggested_from_weights_that_come_along(tmp_path, random_npz, c
     main(["suggest", f"npz:{random_npz(96)}", "--init", "shapes-cpu", "--out", str(out), "--device", "cpu"])
     assert "that of shapes-cpu" in re.sub(r"[\s│]+", " ", capsys.readouterr().out)
     assert get_recipe(str(out)).config.encoder == Encoder("tiny", init="shapes-cpu")
+
+
+@pytest.mark.parametrize("name", sorted(RECIPES))
+def test_a_recipe_starts_from_given_weights_by_the_same_rules(name):
+    weights = Encoder("resnet50", small_stem=False, init="torchvision:resnet50")
+    recipe = with_options(RECIPES[name].config, init=weights.init)
+    config, choices = from_given(recipe, weights)
+    check(config)
+    assert config.encoder == weights
+    before, after = recipe.training, config.training
+    assert after.lr == pytest.approx(0.3 * before.lr)
+    if before.iterations is None:
+        assert after.epochs == max(1, before.epochs // 4)
+        assert after.warmup >= min(1, after.epochs / 2)
+        share = after.epochs / before.epochs
+        assert after.milestones == pytest.approx([share * each for each in before.milestones])
+    now, then = ({**vars(each.encoder), **vars(each.training)} for each in (config, recipe))
+    assert {choice.option: choice.value for choice in choices} == {
+        option: value for option, value in now.items() if value != then[option]
+    }
+    assert all(choice.published.endswith(f"({name})") for choice in choices)
+
+
+def test_what_the_command_line_names_stands(tmp_path, random_npz, capsys):
+    words = ["pretrain", "cifar10-r18", "--data", f"npz:{random_npz(16, 32)}", "--init", "shapes-cpu", "--epochs", "2"]
+    words += ["--batch-size", "8", "--bn-group", "4", "--queue-size", "8", "--knn-every", "0", "--image-size", "32"]
+    words += ["--device", "cpu", "--workers", "0", "--lr=0.05", "--out", str(tmp_path / "run")]
+    main(words)
+    out = re.sub(r"[\s│]+", " ", capsys.readouterr().out)
+    assert "cifar10-r18 from shapes-cpu" in out
+    assert "--encoder tiny that of shapes-cpu resnet18 (cifar10-r18)" in out
+    assert "the encoder waits until the new head has learned" in out
+    config = Run(tmp_path / "run").config()
+    assert config.encoder == Encoder("tiny", init="shapes-cpu")
+    assert (config.training.lr, config.training.epochs) == (0.05, 2)
+    main([*words, "--resume", "auto", "--epochs", "2"])  # as it was started, and nothing is changed again
+    assert "cifar10-r18 from" not in capsys.readouterr().out
+    assert Run(tmp_path / "run").config() == config
+
+
+def test_a_recipe_made_for_given_weights_is_not_changed_again(tmp_path, random_npz, capsys):
+    recipe, data = tmp_path / "given.yaml", f"npz:{random_npz(16, 32)}"
+    main(["suggest", data, "--init", "shapes-cpu", "--out", str(recipe), "--device", "cpu"])
+    wanted = get_recipe(str(recipe)).config.training
+    capsys.readouterr()
+    main(["pretrain", str(recipe), "--iterations", "1", "--init", "shapes-cpu", "--out", str(tmp_path / "run")])
+    assert "from shapes-cpu" not in capsys.readouterr().out
+    assert Run(tmp_path / "run").config().training == replace(wanted, iterations=1)
 
 
 def test_a_run_s_frozen_patches_stay_frozen(monkeypatch, tmp_path, random_npz):

@@ -33,9 +33,14 @@ def main(words: list[str]) -> None:
         """What the command line leaves open is as it was when the run was started."""
         return parse(Pretrain, words, prog, Pretrain(replace(config, recipe=recipe.name))).config
 
+    def started(config: Config) -> Config:
+        """From given weights, what the command line leaves open follows from them, where the recipe has random ones."""
+        given = config.encoder.init
+        return config if given == "random" or given == recipe.config.encoder.init else _from_given(config, words)
+
     if options.resume == "no":
         check(options.config)  # before anything heavy is imported
-    pretrain(options.config, folder, options.resume, continued)
+    pretrain(options.config, folder, options.resume, continued, started)
 
 
 def with_resume(words: list[str]) -> list[str]:
@@ -49,14 +54,33 @@ def with_resume(words: list[str]) -> list[str]:
     return whole
 
 
+def _from_given(config: Config, words: list[str]) -> Config:
+    """The recipe's options changed to start from given weights, but for those that the command line names; printed."""
+    from moco.cli.commands.common import console
+    from moco.cli.commands.suggest import table_of
+    from moco.runs.suggest import from_given
+    from moco.transfer.start import encoder_of
+
+    named = {word.split("=")[0].removeprefix("--").replace("-", "_") for word in words if word.startswith("--")}
+    named |= {name.removeprefix("no_") for name in named}  # --no-small-stem
+    config, choices = from_given(config, encoder_of(config.encoder.init, config.encoder), named)
+    console.print(table_of(choices, f"{config.recipe} from {config.encoder.init}"))
+    return config
+
+
 def pretrain(
-    config: Config, folder: Path, resume: str = "no", continued: Callable[[Config], Config] | None = None
+    config: Config,
+    folder: Path,
+    resume: str = "no",
+    continued: Callable[[Config], Config] | None = None,
+    started: Callable[[Config], Config] | None = None,
 ) -> Run:
     """Trains a run in its folder; stopped, leaves by SystemExit with the signal's usual exit code.
 
     Args:
         resume: as of `moco pretrain`.
         continued: from the configuration of the run that is there, the one that it goes on with.
+        started: from the configuration of a new run, the one that it starts with.
     """
     from moco.cli.commands.common import print_on_main, together
     from moco.data import source_of
@@ -69,7 +93,7 @@ def pretrain(
 
     with together():
         start_logging(None, is_main())
-        config, resumed = on_main(lambda: _to_train(config, folder, resume, continued))
+        config, resumed = on_main(lambda: _to_train(config, folder, resume, continued, started))
         device = device_of(config.compute)
         source = source_of(config)
         images = gather_objects(len(source.train))
@@ -98,7 +122,11 @@ def pretrain(
 
 
 def _to_train(
-    config: Config, folder: Path, resume: str, continued: Callable[[Config], Config] | None
+    config: Config,
+    folder: Path,
+    resume: str,
+    continued: Callable[[Config], Config] | None,
+    started: Callable[[Config], Config] | None,
 ) -> tuple[Config, bool]:
     """What is trained, and whether it is the run in the folder that is continued.
 
@@ -117,6 +145,8 @@ def _to_train(
         as_before = {name: getattr(before.compute, name) for name in AUTO if getattr(config.compute, name) == "auto"}
         config = replace(config, compute=replace(config.compute, **as_before))
         run.require(config)
+    elif started is not None:
+        config = started(config)
     get_pretext(config.views.views)
     check(config, world_size())
     check_logger(config)

@@ -18,7 +18,7 @@ from moco.data.survey import survey
 from moco.evaluation import open_trained
 from moco.runs.config import Compute, Encoder
 from moco.runs.recipes import write_recipe
-from moco.runs.suggest import Facts, warnings
+from moco.runs.suggest import Choice, Facts, warnings
 from moco.runs.suggest import suggest as suggested
 from moco.runtime.device import Device
 from moco.runtime.errors import UserError, require_all
@@ -65,12 +65,7 @@ def run(options: Suggest) -> None:
             config, choices = suggested(facts, options.compute, epochs)
             # The steps are the same, only more or fewer.
             cost = cost._replace(steps=cost.steps * epochs // before, seconds=cost.seconds * epochs / before)
-        table = Table(title=f"{facts.images:,} images of {facts.side} pixels", title_justify="left")
-        for column in ("option", "value", "reason", "scales from"):
-            table.add_column(column, no_wrap=column == "option")
-        for choice in choices:
-            table.add_row(choice.flag, f"{choice.value}", escape(choice.reason), escape(choice.published))
-        print_on_main(table)
+        print_on_main(table_of(choices, f"{facts.images:,} images of {facts.side} pixels"))
         for warning in warnings(facts, len(found.broken), len(found.examined)):
             log.warning(warning)
         memory = f"{cost.memory_mb:,.0f} MB of {'GPU ' if facts.gpu else ''}memory"
@@ -81,6 +76,16 @@ def run(options: Suggest) -> None:
                 options.out, config, [f"{choice.flag}: {choice.reason}; from {choice.published}" for choice in choices]
             )
         print_on_main(f"written to {options.out}; start it by:\n  moco pretrain {shlex.quote(str(options.out))}")
+
+
+def table_of(choices: list[Choice], title: str) -> Table:
+    """Choices with their reasons, for people."""
+    table = Table(title=title, title_justify="left")
+    for column in ("option", "value", "reason", "scales from"):
+        table.add_column(column, no_wrap=column == "option")
+    for choice in choices:
+        table.add_row(choice.flag, escape(f"{choice.value}"), escape(choice.reason), escape(choice.published))
+    return table
 
 
 def _given(init: str) -> Encoder:

@@ -4,37 +4,9 @@ import torch
 from torch import Tensor, nn
 
 from moco.contrast.batchnorm import synchronise_batch_norm
-from moco.encoders import Normalisation
-from moco.encoders.description import three_numbers
 from moco.runtime.errors import UserError
+from moco.transfer.normalisation import normalisation_of
 from moco.views import CentreCrop, Pretext, Views
-from moco.views.recipes import CIFAR, IMAGENET
-
-NORMALISATIONS = {"imagenet": IMAGENET, "cifar": CIFAR}
-
-
-def normalisation_of(text: str) -> Normalisation:
-    """Mean and standard deviation of R, G and B, each in 0..1, from `imagenet`, `cifar` or `R,G,B/R,G,B`.
-
-    Raises UserError for anything else.
-    """
-    if text in NORMALISATIONS:
-        return NORMALISATIONS[text]
-    try:
-        mean, std = (three_numbers([float(number) for number in half.split(",")]) for half in text.split("/"))
-    except ValueError:
-        mean = std = None
-    if mean is None or std is None or min(std) <= 0:
-        raise UserError(
-            f"--normalisation {text}: auto, imagenet, cifar, or mean and standard deviation: 0.5,0.5,0.5/0.2,0.2,0.2"
-        )
-    return mean, std
-
-
-def written(normalisation: Normalisation) -> str:
-    """The text of which `normalisation_of` gives this."""
-    names = [name for name, known in NORMALISATIONS.items() if known == normalisation]
-    return names[0] if names else "/".join(",".join(map(str, half)) for half in normalisation)
 
 
 class Classifier(nn.Module):

@@ -4,15 +4,12 @@ import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from moco.encoders.published import timm_normalisation
 from moco.runs.folder import read_values
 from moco.runs.weights import read_weights
 from moco.transfer.classification.config import ClassificationConfig, ClassificationSchedule
-from moco.transfer.classification.network import normalisation_of, written
 from moco.transfer.classification.recipes import CLASSIFICATION, LINEAR_FALLS, SCRATCH_LR
+from moco.transfer.normalisation import normalisation_of, normalisation_of_start, written
 from moco.transfer.recipes import Choice
-from moco.views import get_pretext
-from moco.views.recipes import IMAGENET
 
 SIZES = (224, 192, 160, 128, 96, 64, 48, 32)
 SMALL = 64
@@ -57,17 +54,9 @@ def seen_by(init: str) -> Seen | None:
         return None
     file = Path(init) / "config.yaml"
     views = read_values(file).get("views", {}) if file.is_file() else {}
-    if "normalisation" in views:  # a run of `moco finetune`
-        return Seen(int(views["image_size"]), views["normalisation"])
-    if "views" in views:
-        return Seen(int(views["image_size"]), written(get_pretext(views["views"])[0].normalisation))
-    if init.startswith("torchvision:"):  # all of ImageNet's, and large
-        return Seen(224, "imagenet")
-    if init.startswith("timm:"):
-        return Seen(224, written(timm_normalisation(init) or IMAGENET))
-    weights = read_weights(init)
-    seen = weights.mean or IMAGENET[0], weights.std or IMAGENET[1]
-    return Seen(weights.image_size or 224, written(seen))
+    library = init.startswith(("torchvision:", "timm:"))  # of ImageNet and the like: 224
+    size = views.get("image_size") or (None if library else read_weights(init).image_size)
+    return Seen(int(size or 224), written(normalisation_of_start(init)))
 
 
 def suggest(config: ClassificationConfig, facts: Facts, seen: Seen | None) -> tuple[ClassificationConfig, list[Choice]]:

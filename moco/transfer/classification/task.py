@@ -13,9 +13,10 @@ from moco.evaluation import encode
 from moco.runtime.device import Device
 from moco.runtime.progress import console, track
 from moco.transfer.classification.config import ClassificationConfig
-from moco.transfer.classification.network import Classifier, normalisation_of, require_size, test_views, training_views
+from moco.transfer.classification.network import Classifier, require_size, test_views, training_views
 from moco.transfer.classification.results import TOP, Accuracies, accuracies, class_table, write_results
 from moco.transfer.classification.sets import ClassifiedSets
+from moco.transfer.normalisation import normalisation_of
 from moco.transfer.start import build_started
 from moco.transfer.task import Measured
 

@@ -31,6 +31,9 @@ class Model:
     """Widths of the new layers as a multiple of the published ones: below 1 for small images on a CPU."""
     regions: Annotated[int, Range(4)] = 512
     """Regions of an image that the box head is trained on: fewer cost less."""
+    normalisation: str = "auto"
+    """Mean and standard deviation of the colours: auto: those of the images that the given weights were trained on;
+    imagenet, cifar, or both in numbers: R,G,B/R,G,B of values in 0..1."""
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ from moco.transfer.detection.results import class_table, examples_of, results_ta
 from moco.transfer.detection.structures import build_detector
 from moco.transfer.detection.transforms import choose, transform
 from moco.transfer.labels import equally_spaced, labelled
-from moco.transfer.start import build_started
+from moco.transfer.normalisation import normalisation_of
+from moco.transfer.start import build_started, normalise_by
 from moco.transfer.task import Measured, Read
 
 
@@ -113,8 +114,10 @@ def about(config: DetectionConfig) -> dict[str, Any]:
 
 def build(config: DetectionConfig, classes: int, keypoints: int, trained: bool = False) -> Detector:
     """The detector of a configuration, its encoder started from given weights. Raises UserError if they do not fit."""
-    encoder = build_started(config.encoder, config.training.seed, trained)
+    seen = normalisation_of(config.model.normalisation)
+    encoder = build_started(config.encoder, config.training.seed, trained, seen)
     detector = build_detector(config.model.structure, encoder, classes, **options_of(config.model, keypoints))
+    normalise_by(detector, seen)
     detector.sampled_regions = config.model.regions
     detector.rpn.limits = replace(detector.rpn.limits, after_nms=config.evaluation.proposals)
     return detector

@@ -23,6 +23,9 @@ class Model:
 
     head_width: Annotated[float, Above0] = 1.0
     """Widths of the new layers as a multiple of the published ones: below 1 for small images on a CPU."""
+    normalisation: str = "auto"
+    """Mean and standard deviation of the colours: auto: those of the images that the given weights were trained on;
+    imagenet, cifar, or both in numbers: R,G,B/R,G,B of values in 0..1."""
 
 
 @dataclass(frozen=True)

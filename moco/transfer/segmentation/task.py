@@ -13,14 +13,16 @@ from moco.runtime.device import Device
 from moco.runtime.errors import UserError
 from moco.runtime.progress import console, track
 from moco.transfer.labels import equally_spaced, labelled
+from moco.transfer.normalisation import normalisation_of
 from moco.transfer.segmentation.config import SegmentationConfig
 from moco.transfer.segmentation.evaluate import evaluate_segmentation
 from moco.transfer.segmentation.fcn import FCN, pixel_loss
 from moco.transfer.segmentation.results import examples_of, results_table, write_results
 from moco.transfer.segmentation.sets import SegmentationSet, open_segmentation
 from moco.transfer.segmentation.transforms import augment, draw
-from moco.transfer.start import build_started
+from moco.transfer.start import build_started, normalise_by
 from moco.transfer.task import Measured, Read
+from moco.views.recipes import IMAGENET
 
 HEAD_WIDTH = 256
 """Channels of the two new convolutions, as published."""
@@ -33,10 +35,12 @@ class Reader:
     images: SegmentationSet
     seed: int
     crop: int
+    mean: Sequence[float] = IMAGENET[0]
+    """Colour of what lies beyond the image, R, G and B in 0..1."""
 
     def __call__(self, epoch: int, index: int) -> tuple[Tensor, Tensor]:
         image, labels = self.images.read(index)
-        return augment(image, labels, draw(self.seed, epoch, torch.tensor([index]))[0], self.crop)
+        return augment(image, labels, draw(self.seed, epoch, torch.tensor([index]))[0], self.crop, self.mean)
 
 
 class SegmentationTask:
@@ -62,7 +66,7 @@ class SegmentationTask:
             raise UserError(
                 f"--crop {training.crop}: of a batch of one such crop BN sees a single position: give a larger one"
             )
-        self.read: Read = Reader(train, training.seed, training.crop)
+        self.read: Read = Reader(train, training.seed, training.crop, normalisation_of(config.model.normalisation)[0])
         self.precise_bn = 0
         self.device_format = torch.channels_last if config.compute.channels_last else torch.contiguous_format
 
@@ -95,7 +99,10 @@ def about(config: SegmentationConfig) -> dict[str, Any]:
 def build(config: SegmentationConfig, classes: int, trained: bool = False) -> FCN:
     """The network of a configuration, its encoder started from given weights. Raises UserError if they do not fit."""
     width = max(8, round(HEAD_WIDTH * config.model.head_width))
-    return FCN(build_started(config.encoder, config.training.seed, trained), classes, width)
+    seen = normalisation_of(config.model.normalisation)
+    network = FCN(build_started(config.encoder, config.training.seed, trained, seen), classes, width)
+    normalise_by(network, seen)
+    return network
 
 
 def open_sets(config: SegmentationConfig) -> tuple[SegmentationSet, SegmentationSet]:

@@ -1,14 +1,16 @@
 """An image and its labels scaled, cropped and flipped together (appendix A.5)."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from moco.transfer.detection.detector import MEAN
 from moco.transfer.detection.transforms import resize_image
 from moco.transfer.segmentation.fcn import IGNORED
 from moco.views.counter_rng import uniform
+from moco.views.recipes import IMAGENET
 
 SCALES = (0.5, 2.0)
 """The range of the random scale, each value as likely."""
@@ -29,7 +31,9 @@ def draw(seed: int, epoch: int, index: Tensor) -> Tensor:
     return uniform(seed, index, 4, epoch=epoch, stream=_STREAM)
 
 
-def augment(image: Tensor, labels: Tensor, numbers: Tensor, crop: int) -> tuple[Tensor, Tensor]:
+def augment(
+    image: Tensor, labels: Tensor, numbers: Tensor, crop: int, mean: Sequence[float] = IMAGENET[0]
+) -> tuple[Tensor, Tensor]:
     """An image and its labels at a random scale, a random crop of them, and that flipped or not.
 
     Where the scaled image is smaller than the crop it is padded on the right and below, by the mean colour and 255.
@@ -39,6 +43,7 @@ def augment(image: Tensor, labels: Tensor, numbers: Tensor, crop: int) -> tuple[
         labels: uint8 (h, w).
         numbers: (4,), a row of `draw`.
         crop: side of the crop in pixels.
+        mean: colour of the images, R, G and B in 0..1.
 
     Returns uint8 (3, crop, crop) and uint8 (crop, crop).
     """
@@ -47,7 +52,7 @@ def augment(image: Tensor, labels: Tensor, numbers: Tensor, crop: int) -> tuple[
     height, width = (max(int(side * scale + 0.5), 1) for side in labels.shape)
     image, labels = resize_image(image, height, width), resize_labels(labels, height, width)
     top, left = int(down * (max(height - crop, 0) + 1)), int(right * (max(width - crop, 0) + 1))
-    cropped = torch.tensor(MEAN).round().byte()[:, None, None].repeat(1, crop, crop)
+    cropped = torch.tensor(mean).mul(255).round().byte()[:, None, None].repeat(1, crop, crop)
     cropped_labels = labels.new_full((crop, crop), IGNORED)
     window = slice(top, top + crop), slice(left, left + crop)
     filled = slice(min(height, crop)), slice(min(width, crop))

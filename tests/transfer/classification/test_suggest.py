@@ -10,9 +10,9 @@ from moco.runs.config import Config, Encoder, Views
 from moco.runs.folder import Run
 from moco.runtime.errors import UserError
 from moco.transfer.classification.config import Protocol
-from moco.transfer.classification.network import normalisation_of
 from moco.transfer.classification.recipes import CLASSIFICATION
 from moco.transfer.classification.suggest import Facts, Seen, seen_by, suggest
+from moco.transfer.normalisation import normalisation_of
 from moco.transfer.start import encoder_of
 from moco.views.recipes import CIFAR as NORMALISATION
 from moco.views.recipes import IMAGENET
