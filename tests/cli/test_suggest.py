@@ -111,7 +111,7 @@ def test_what_the_command_line_names_stands(tmp_path, random_npz, capsys):
     out = re.sub(r"[\s│]+", " ", capsys.readouterr().out)
     assert "cifar10-r18 from shapes-cpu" in out
     assert "--encoder tiny that of shapes-cpu resnet18 (cifar10-r18)" in out
-    assert "the encoder waits until the new head has learned" in out
+    assert "--warmup 1.0 the encoder waits" in out
     config = Run(tmp_path / "run").config()
     assert config.encoder == Encoder("tiny", init="shapes-cpu")
     assert (config.training.lr, config.training.epochs) == (0.05, 2)
