@@ -45,9 +45,9 @@ def in_float32(config: Config) -> Config:
 
 def first_losses(config: Config) -> list[float]:
     """The losses of a run's first steps, in float32."""
-    config, training = in_float32(config), config.training
+    config = in_float32(config)
     run = Pretraining(config, source_of(config), Run(Path()), device_of(config.compute))  # a run that is not written
-    for batch in run.loader.training(training.batch_size, training.seed, 0, STEPS, config.data.shard_streams):
+    for batch in run.batches(0, STEPS):
         run.update(*run.inputs(batch))
     return [round(loss, 5) for loss in run.pending_values()[:, 0].tolist()]
 

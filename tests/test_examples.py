@@ -34,6 +34,7 @@ def test_signals_are_classified_better_than_before():
     assert after > before + 0.03
 
 
+@pytest.mark.slow
 def test_a_search_finds_the_query_s_copy_first(tmp_path, capsys):
     torch.manual_seed(0)
     images = draw(torch.arange(64)).images

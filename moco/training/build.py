@@ -89,18 +89,19 @@ def check_mechanism(config: Config, new: bool) -> None:
 
     Of a `new` run, also for weights to start from that are not there or do not fit.
     """
-    options, size = config.encoder, config.views.image_size
+    options, views = config.encoder, config.views
     mechanism = build_mechanism(config, 2, 1, Device(torch.device("cpu"), bf16=False, channels_last=False))
     if new:
         start_from(mechanism, config)
     encoder = mechanism.query.get_submodule("backbone").eval()
-    try:
-        with torch.no_grad():
-            encoder(torch.zeros(1, 3, size, size))
-    except Exception as error:  # of whatever type: it depends on the encoder
-        expected = _fixed_size(encoder)
-        reason = one_line(error) if expected in (None, size) else f"it takes {expected} x {expected} pixels only"
-        raise UserError(f"--image-size {size}: {options.encoder} cannot take images of this size: {reason}") from error
+    for flag, size in (("--image-size", views.image_size), ("--start-size", views.start_size or views.image_size)):
+        try:
+            with torch.no_grad():
+                encoder(torch.zeros(1, 3, size, size))
+        except Exception as error:  # of whatever type: it depends on the encoder
+            expected = _fixed_size(encoder)
+            reason = one_line(error) if expected in (None, size) else f"it takes {expected} x {expected} pixels only"
+            raise UserError(f"{flag} {size}: {options.encoder} cannot take images of this size: {reason}") from error
 
 
 def _fixed_size(encoder: nn.Module) -> int | None:

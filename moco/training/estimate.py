@@ -32,17 +32,7 @@ def estimate(config: Config, source: Source, device: Device, linear: Linear | No
     device.reset_peak()
     training = Pretraining(config, source, Run(Path()), device)  # a run that is not written
     options = config.training
-    times = []
-    start = time.perf_counter()
-    steps = min(training.steps, 1000)
-    for batch in training.loader.training(options.batch_size, options.seed, 0, steps, config.data.shard_streams):
-        training.update(*training.inputs(batch))
-        training.pending[-1].sum().item()  # waits for a GPU
-        times.append(time.perf_counter() - start)
-        if len(times) > _STEPS and sum(times) > _SECONDS:
-            break
-        start = time.perf_counter()
-    seconds = training.steps * statistics.mean(times[1:] or times)  # views are drawn for several steps at once
+    seconds = sum((last - first) * _step(training, first, last) for first, last, _ in training.phases() if first < last)
     if source.labelled and source.test is not None:
         sample = source.test.subset(torch.arange(min(512, len(source.test))))
         start = time.perf_counter()
@@ -55,3 +45,17 @@ def estimate(config: Config, source: Source, device: Device, linear: Linear | No
             passes = 1 if linear.cached else linear.epochs
             seconds += each * (len(source.test) + passes * len(source.labelled_train))
     return Estimate(training.steps, seconds, device.peak_mb())
+
+
+def _step(training: Pretraining, first: int, last: int) -> float:
+    """Seconds of one of these steps, data included."""
+    times = []
+    start = time.perf_counter()
+    for batch in training.batches(first, min(last, first + 1000)):
+        training.update(*training.inputs(batch))
+        training.pending[-1].sum().item()  # waits for a GPU
+        times.append(time.perf_counter() - start)
+        if len(times) > _STEPS and sum(times) > _SECONDS:
+            break
+        start = time.perf_counter()
+    return statistics.mean(times[1:] or times)  # views are drawn for several steps at once

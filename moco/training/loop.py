@@ -94,12 +94,8 @@ class _Logger:
 
     def batches(self) -> Iterator[Batch]:
         """The batches that are left. If one cannot be read, a run on one rank is saved as far as it came."""
-        training, options = self.training, self.training.config.training
-        streams = training.config.data.shard_streams
         try:
-            yield from training.loader.training(
-                options.batch_size, options.seed, training.step, training.steps, streams
-            )
+            yield from self.training.batches(self.training.step, self.training.steps)
         except UserError:
             if world_size() == 1:
                 self._save_before_failing()

@@ -95,6 +95,22 @@ class Pretraining:
         training = self.config.training
         return learning_rate(training, self.step, 1 if training.iterations else self.steps_per_epoch)
 
+    def phases(self) -> list[tuple[int, int, Loader]]:
+        """Steps from .. to, and the loader of their views: with progressive resizing the first ones are smaller."""
+        views = self.config.views
+        if views.start_size is None:
+            return [(0, self.steps, self.loader)]
+        switch = round(views.start_share * self.steps)
+        return [(0, switch, self.loader.of_size(views.start_size)), (switch, self.steps, self.loader)]
+
+    def batches(self, start: int, stop: int) -> Iterator[Batch]:
+        """This rank's share of the batches of steps start .. stop-1. Raises UserError as `Loader.training` does."""
+        training, streams = self.config.training, self.config.data.shard_streams
+        for first, last, loader in self.phases():
+            first, last = max(first, start), min(last, stop)
+            if first < last:
+                yield from loader.training(training.batch_size, training.seed, first, last, streams)
+
     def update(self, *inputs: Tensor) -> None:
         """One step on what the mechanism takes."""
         self.last_lr = self.lr

@@ -169,6 +169,7 @@ def changed(config: Config, name: str) -> Config:
         "bf16": replace(config, compute=replace(config.compute, precision="bf16")),
         "accumulate": replace(config, training=replace(config.training, accumulation_steps=2)),
         "checkpoints": replace(config, log=replace(config.log, checkpoint_minutes=0.0, keep_checkpoints=2)),
+        "progressive": replace(config, views=replace(config.views, start_size=12, start_share=0.5)),
         "no shuffle, v1": replace(config, contrast=Contrast(16, 40, shuffle=False, bn_group=None)),
     }[name]
 
@@ -176,7 +177,14 @@ def changed(config: Config, name: str) -> Config:
 @pytest.mark.parametrize(
     "name",
     # Without bf16 instructions the second takes 12 s.
-    ["fp32", pytest.param("bf16", marks=pytest.mark.slow), "accumulate", "checkpoints", "no shuffle, v1"],
+    [
+        "fp32",
+        pytest.param("bf16", marks=pytest.mark.slow),
+        "accumulate",
+        "checkpoints",
+        "progressive",
+        "no shuffle, v1",
+    ],
 )
 def test_a_run_stopped_at_several_steps_is_the_run_without_stops(tmp_path, monkeypatch, config, name):
     config = changed(config, name)

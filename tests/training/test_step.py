@@ -9,9 +9,13 @@ import torch
 
 from moco.contrast import InfoNCE
 from moco.data import InMemory, Source
+from moco.runs.config import check
 from moco.runs.folder import Run
+from moco.runtime.errors import UserError
 from moco.training import Pretraining, device_of
+from moco.training.build import check_mechanism
 from moco.training.schedules import learning_rate
+from moco.views import Views
 from tests.training.test_fast import CONFIG
 
 
@@ -33,6 +37,39 @@ def test_each_step_has_the_learning_rate_of_its_place(tmp_path):
     for step in steps(run, 6):
         expected = learning_rate(run.config.training, step, 4)
         assert run.optimizer.param_groups[0]["lr"] == run.last_lr == pytest.approx(expected)
+
+
+def test_progressive_resizing_draws_the_same_views_first_smaller_then_whole(tmp_path):
+    run = training_of(tmp_path, epochs=3)
+    whole = list(run.batches(0, run.steps))
+    small = replace(run.config, views=replace(run.config.views, start_size=8, start_share=0.4))
+    run = Pretraining(small, run.source, run.run, run.device)
+    batches = list(run.batches(0, run.steps))
+    assert run.steps == len(batches) == 12
+    assert [batch.views[0].shape[-1] for batch in batches] == [8] * 5 + [16] * 7  # 40 % of 12 steps
+    assert all(torch.equal(one.images, other.images) for one, other in zip(batches, whole, strict=True))
+    assert all(torch.equal(one.views[1], other.views[1]) for one, other in zip(batches[5:], whole[5:], strict=True))
+    of_size_8 = Views(run.config.views.views, 8, run.config.training.seed, run.device.channels_last)
+    by_hand = of_size_8(run.source.train.at(batches[3].images), batches[3].images, 0)
+    assert torch.equal(batches[3].views[0], by_hand[0])
+    for start in (0, 3, 5, 9):  # from any step, as a run that is continued
+        for batch, other in zip(run.batches(start, 12), batches[start:], strict=True):
+            assert torch.equal(batch.views[0], other.views[0])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"start_size": 16}, "--start-size 16: is not below --image-size 16"),
+        ({"start_size": 8, "start_share": 1.5}, r"--start-share 1.5: in 0\.\.1"),
+        ({"start_size": 1}, "--start-size 1: tiny.* cannot take images of this size"),
+    ],
+)
+def test_bad_sizes_to_start_with_are_one_line(changes, message):
+    config = replace(CONFIG, views=replace(CONFIG.views, **changes))
+    checked = check_mechanism if changes == {"start_size": 1} else lambda config, new: check(config)
+    with pytest.raises(UserError, match=message):
+        checked(config, new=False)
 
 
 def test_gradients_are_synchronised_once_a_step(tmp_path):

@@ -1,5 +1,6 @@
 """How views of images reach the device."""
 
+import copy
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from itertools import islice
@@ -52,6 +53,12 @@ class Loader:
     ) -> None:
         self.images = images.to(device)
         self.views, self.device, self.workers, self.decoder = views, device, workers, decoder
+
+    def of_size(self, size: int) -> "Loader":
+        """The same with views of so many pixels in height and width."""
+        other, other.views = copy.copy(self), copy.copy(self.views)
+        other.views.size = size
+        return other
 
     def agree_on_unreadable(self) -> None:
         """Counts the images found unreadable on all ranks; called on all of them. Raises UserError if too many."""

@@ -22,6 +22,7 @@ def run(graph: bytes, images: Tensor) -> Tensor:
     return torch.from_numpy(session.run(["features"], {"images": images.numpy()})[0])
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_any_number_of_images_of_any_size(tmp_path):
     encoder, description = trained("tiny"), Description("tiny", image_size=32)

@@ -139,7 +139,9 @@ def test_names_of_a_converted_checkpoint(name):
     assert all(torch.equal(back[key], value) for key, value in state.items())
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name == "c4_mask" else ()) for name in MODELS]
+)
 def test_checkpointing_changes_nothing_but_memory(name):
     results = []
     for checkpointing in (False, True):
