@@ -11,18 +11,34 @@ from moco.runs.config import Training
 
 
 def build_optimizer(training: Training, parameters: list[nn.Parameter], recorded: bool = False) -> Optimizer:
-    """The optimiser that a configuration describes, on a GPU in few kernels.
+    """The optimiser that a configuration describes, in few kernels on a GPU, in one pass over the weights on a CPU.
 
     Args:
         recorded: its steps will be recorded as a CUDA graph.
     """
     lr, momentum, decay = training.lr, training.sgd_momentum, training.weight_decay
-    fused = True if all(p.is_cuda for p in parameters) else None
+    fused = True if all(p.device.type in ("cuda", "cpu") for p in parameters) else None
     if training.optimizer == "lars":
         return LARS(parameters, lr, momentum, decay)
+    optimizer: Optimizer
     if training.optimizer == "adamw":
-        return AdamW(parameters, lr, weight_decay=decay, fused=fused, capturable=recorded)
-    return SGD(parameters, lr, momentum=momentum, weight_decay=decay, fused=fused)
+        optimizer = AdamW(parameters, lr, weight_decay=decay, fused=fused, capturable=recorded)
+    else:
+        optimizer = SGD(parameters, lr, momentum=momentum, weight_decay=decay, fused=fused)
+    if all(p.device.type == "cpu" for p in parameters):
+        optimizer.register_step_pre_hook(_same_strides)
+    return optimizer
+
+
+def _same_strides(optimizer: Optimizer, *_: Any) -> None:
+    """PyTorch's fused steps on a CPU pair weights and gradients by their places in memory, whatever their strides."""
+    for group in optimizer.param_groups:
+        for p in group["params"]:
+            if p.grad is not None and p.grad.stride() != p.stride():
+                p.grad = torch.empty_like(p).copy_(p.grad)
+            for name, value in optimizer.state[p].items():
+                if isinstance(value, Tensor) and value.shape == p.shape and value.stride() != p.stride():
+                    optimizer.state[p][name] = torch.empty_like(p).copy_(value)
 
 
 class LARS(Optimizer):

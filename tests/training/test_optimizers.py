@@ -128,3 +128,19 @@ def test_the_state_dict_is_the_whole_state(name):
         backward(whole, 2)
         its.step()
     assert all(torch.equal(p, q) for p, q in zip(one.parameters(), two.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw", "lars"])
+def test_gradients_and_states_of_another_memory_format_are_paired_by_place(name):
+    training = Training(lr=0.1, optimizer=name, weight_decay=0.01)
+    plain, last = model(), model().to(memory_format=torch.channels_last)
+    optimizers = [build_optimizer(training, list(each.parameters())) for each in (plain, last)]
+    for step in range(3):
+        backward(plain, step)
+        for one, other in zip(plain.parameters(), last.parameters(), strict=True):
+            other.grad = one.grad.clone()  # contiguous, whatever the weights are
+        for optimizer in optimizers:
+            optimizer.step()
+        optimizers[1].load_state_dict(copy.deepcopy(optimizers[0].state_dict()))  # of the other format
+    for one, other in zip(plain.parameters(), last.parameters(), strict=True):
+        torch.testing.assert_close(one, other)
