@@ -33,10 +33,16 @@ class Views:
     """v1 (He et al. 2020), v2 (Chen et al. 2020), v3 (BYOL), v3-vit, simclr, cifar (v2 without blur) or shapes."""
     image_size: Annotated[int, AtLeast1] = 224
     """Height and width of a view in pixels."""
-    start_size: Annotated[int | None, AtLeast1] = None
-    """Progressive resizing: height and width of the views of the first steps; None: those of all steps."""
-    start_share: Annotated[float, Share] = 0.6
-    """The share of the steps whose views have --start-size."""
+    start_scale: Annotated[float, Range(0.1, 1)] = 1.0
+    """Progressive resizing: height and width of the views of the first steps, as a share of --image-size; 1: all views
+    have one size."""
+    start_share: Annotated[float, Share] = 0.75
+    """The share of the steps that are the first."""
+
+    @property
+    def start_size(self) -> int:
+        """Height and width in pixels of the views of the first steps."""
+        return max(1, round(self.start_scale * self.image_size))
 
 
 @dataclass(frozen=True)
@@ -211,11 +217,8 @@ def check(config: Config, ranks: int = 1, images: int | None = None) -> None:
     contrast, training = config.contrast, config.training
     if images is not None and images < training.batch_size:
         raise UserError(f"--batch-size {training.batch_size}: the data set has only {images} training images")
-    size, start = config.views.image_size, config.views.start_size
-    if start is not None and start >= size:
-        raise UserError(f"--start-size {start}: is not below --image-size {size}")
-    if config.compute.cuda_graph and start is not None:
-        raise UserError("--cuda-graph: a step is recorded for views of one size: leave --start-size out")
+    if config.compute.cuda_graph and config.views.start_scale < 1:
+        raise UserError("--cuda-graph: a step is recorded for views of one size: --start-scale 1")
     if config.compute.cuda_graph and ranks > 1:
         raise UserError(f"--cuda-graph: a step is recorded on one GPU, not on {ranks} ranks")
     micro_batch, rest = divmod(training.batch_size, ranks * training.accumulation_steps)

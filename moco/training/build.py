@@ -94,14 +94,15 @@ def check_mechanism(config: Config, new: bool) -> None:
     if new:
         start_from(mechanism, config)
     encoder = mechanism.query.get_submodule("backbone").eval()
-    for flag, size in (("--image-size", views.image_size), ("--start-size", views.start_size or views.image_size)):
+    sizes = ("--image-size", views.image_size, views.image_size), ("--start-scale", views.start_scale, views.start_size)
+    for flag, given, size in sizes:
         try:
             with torch.no_grad():
                 encoder(torch.zeros(1, 3, size, size))
         except Exception as error:  # of whatever type: it depends on the encoder
             expected = _fixed_size(encoder)
             reason = one_line(error) if expected in (None, size) else f"it takes {expected} x {expected} pixels only"
-            raise UserError(f"{flag} {size}: {options.encoder} cannot take images of this size: {reason}") from error
+            raise UserError(f"{flag} {given}: {options.encoder} cannot take images of this size: {reason}") from error
 
 
 def _fixed_size(encoder: nn.Module) -> int | None:

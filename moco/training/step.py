@@ -98,7 +98,7 @@ class Pretraining:
     def phases(self) -> list[tuple[int, int, Loader]]:
         """Steps from .. to, and the loader of their views: with progressive resizing the first ones are smaller."""
         views = self.config.views
-        if views.start_size is None:
+        if views.start_scale == 1:
             return [(0, self.steps, self.loader)]
         switch = round(views.start_share * self.steps)
         return [(0, switch, self.loader.of_size(views.start_size)), (switch, self.steps, self.loader)]

@@ -69,7 +69,7 @@ def test_given_weights_are_trained_for_less_time_at_a_lower_rate(facts):
     assert config.training.lr < scratch.training.lr
     assert config.training.epochs <= scratch.training.epochs
     assert config.training.epochs == max(1, scratch.training.epochs // 4)
-    assert config.training.warmup >= scratch.training.warmup
+    assert config.training.warmup == min(1, config.training.epochs / 2)
     reasons = {choice.option: choice.reason for choice in choices}
     assert reasons["encoder"] == "that of torchvision:resnet18"
     assert "from random weights" in reasons["lr"]

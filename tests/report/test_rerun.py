@@ -28,7 +28,7 @@ def test_the_command_gives_the_configuration(config, monkeypatch):
     called = []
     monkeypatch.setattr("moco.cli.commands.pretrain.pretrain", lambda *arguments: called.append(arguments))
     main(shlex.split(rerun(config, "runs/a b"))[1:])
-    found, folder, resume, _ = called[0]
+    found, folder, resume, *_ = called[0]
     assert found == config
     assert str(folder) == "runs/a b"
     assert resume == "no"

@@ -20,7 +20,7 @@ TRAIN, TEST = 64, 20
     ("options", "linear", "encoded"),
     [
         ({"knn_every": 0}, None, 0),
-        ({"knn_every": 0, "start_size": 8}, None, 0),
+        ({"knn_every": 0, "start_scale": 0.5}, None, 0),
         ({"knn_every": 2, "epochs": 5}, None, 3 * (TRAIN + TEST)),  # at the start, after 2 and 4 epochs
         ({"knn_every": 5, "iterations": 10}, None, 3 * (TRAIN + TEST)),
         ({"knn_every": 0}, Linear(epochs=7, cached=True), TRAIN + TEST),

@@ -169,7 +169,7 @@ def changed(config: Config, name: str) -> Config:
         "bf16": replace(config, compute=replace(config.compute, precision="bf16")),
         "accumulate": replace(config, training=replace(config.training, accumulation_steps=2)),
         "checkpoints": replace(config, log=replace(config.log, checkpoint_minutes=0.0, keep_checkpoints=2)),
-        "progressive": replace(config, views=replace(config.views, start_size=12, start_share=0.5)),
+        "progressive": replace(config, views=replace(config.views, start_scale=0.75, start_share=0.5)),
         "no shuffle, v1": replace(config, contrast=Contrast(16, 40, shuffle=False, bn_group=None)),
     }[name]
 

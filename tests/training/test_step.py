@@ -42,7 +42,7 @@ def test_each_step_has_the_learning_rate_of_its_place(tmp_path):
 def test_progressive_resizing_draws_the_same_views_first_smaller_then_whole(tmp_path):
     run = training_of(tmp_path, epochs=3)
     whole = list(run.batches(0, run.steps))
-    small = replace(run.config, views=replace(run.config.views, start_size=8, start_share=0.4))
+    small = replace(run.config, views=replace(run.config.views, start_scale=0.5, start_share=0.4))
     run = Pretraining(small, run.source, run.run, run.device)
     batches = list(run.batches(0, run.steps))
     assert run.steps == len(batches) == 12
@@ -60,14 +60,15 @@ def test_progressive_resizing_draws_the_same_views_first_smaller_then_whole(tmp_
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"start_size": 16}, "--start-size 16: is not below --image-size 16"),
-        ({"start_size": 8, "start_share": 1.5}, r"--start-share 1.5: in 0\.\.1"),
-        ({"start_size": 1}, "--start-size 1: tiny.* cannot take images of this size"),
+        ({"start_scale": 0.0}, r"--start-scale 0.0: in 0\.1\.\.1"),
+        ({"start_scale": 1.5}, r"--start-scale 1.5: in 0\.1\.\.1"),
+        ({"start_share": 1.5}, r"--start-share 1.5: in 0\.\.1"),
+        ({"start_scale": 0.1, "image_size": 10}, r"--start-scale 0\.1: tiny.* cannot take images of this size"),
     ],
 )
 def test_bad_sizes_to_start_with_are_one_line(changes, message):
     config = replace(CONFIG, views=replace(CONFIG.views, **changes))
-    checked = check_mechanism if changes == {"start_size": 1} else lambda config, new: check(config)
+    checked = check_mechanism if "image_size" in changes else lambda config, new: check(config)
     with pytest.raises(UserError, match=message):
         checked(config, new=False)
 
