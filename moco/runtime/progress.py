@@ -2,13 +2,14 @@
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from datetime import timedelta
 from operator import length_hint
 from types import TracebackType
 from typing import Self, TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from moco.runtime.ranks import is_main
 
@@ -26,28 +27,30 @@ class Bar:
         title: what is done; text, not markup.
         total: None if it is not known.
         done: steps done before, which do not count for the time that is left.
+        work: from a number of steps, what these first ones take, in any unit, where steps differ.
     """
 
-    def __init__(self, title: str, total: int | None, done: int = 0) -> None:
-        self.title, self.total, self.done = title, total, done
+    def __init__(self, title: str, total: int | None, done: int = 0, work: Callable[[int], float] = float) -> None:
+        self.title, self.total, self.done, self.work = title, total, done, work
         self._first, self._start, self._printed = done, time.monotonic(), time.monotonic()
         self._bar = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TextColumn("{task.fields[text]}", markup=False),
-            TimeRemainingColumn(compact=True),
+            TextColumn("{task.fields[left]}"),
             console=console,
             disable=not is_main() or not sys.stderr.isatty(),
         )
-        self._task = self._bar.add_task(title, total=total, completed=done, text="")
+        self._task = self._bar.add_task(title, total=total, completed=done, text="", left="-:--")
         self._bar.start()
 
     def update(self, done: int, text: str = "") -> None:
         """Shows how many steps are done, and some text beside them."""
-        self.done = done
-        self._bar.update(self._task, completed=done, text=text)
-        now = time.monotonic()
+        self.done, now = done, time.monotonic()
+        left = self._left(now)
+        clock = "-:--" if left is None else str(timedelta(seconds=int(left))).removeprefix("0:")
+        self._bar.update(self._task, completed=done, text=text, left=clock)
         if self._bar.disable and is_main() and now - self._printed > _SECONDS:
             self._printed = now
             console.print(self._line(now, text), markup=False, highlight=False, soft_wrap=True)
@@ -57,10 +60,16 @@ class Bar:
         self.update(self.done + steps)
 
     def _line(self, now: float, text: str) -> str:
-        if self.total is None:
-            return f"{self.title} {self.done}  {text}".rstrip()
-        left = (self.total - self.done) * (now - self._start) / max(self.done - self._first, 1)
-        return "  ".join(filter(None, [f"{self.title} {self.done}/{self.total}", text, f"{left:.0f} s left"]))
+        left = self._left(now)
+        done = f"{self.title} {self.done}" + ("" if self.total is None else f"/{self.total}")
+        return "  ".join(filter(None, [done, text, "" if left is None else f"{left:.0f} s left"]))
+
+    def _left(self, now: float) -> float | None:
+        """Seconds, None if they are not known."""
+        if self.total is None or self.done == self._first:
+            return None
+        first, done, total = map(self.work, (self._first, self.done, self.total))
+        return (now - self._start) * (total - done) / (done - first)
 
     def close(self) -> None:
         self._bar.stop()

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import time
+from collections.abc import Callable
 from typing import Any
 
 from rich.logging import RichHandler
@@ -90,10 +91,10 @@ class MetricsWriter:
 class Bar:
     """Progress over the run's steps: epoch, loss, contrastive accuracy, kNN accuracy, images/s, time left."""
 
-    def __init__(self, step: int, steps: int, images_per_step: int) -> None:
+    def __init__(self, step: int, steps: int, images_per_step: int, work: Callable[[int], float] = float) -> None:
         self.images_per_step, self.step, self.start = images_per_step, step, time.monotonic()
         self.values: dict[str, Any] = {"epoch": 0, "loss": float("nan"), "accuracy": 0.0, "knn": "-"}
-        self.bar = progress.Bar("step", steps, step)
+        self.bar = progress.Bar("step", steps, step, work)
 
     def update(self, step: int, **values: Any) -> float:
         """Shows the state after `step` steps and returns the images/s since the bar was made."""

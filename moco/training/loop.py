@@ -35,7 +35,7 @@ def pretrain(
         training.start()
     logger = open_logger(run, config) if is_main() else None
     writer = MetricsWriter(run, training.metrics_size, training.step, is_main(), logger)
-    bar = Bar(training.step, training.steps, config.training.batch_size)
+    bar = Bar(training.step, training.steps, config.training.batch_size, training.work)
     try:
         with Signals(deadline) as signals:
             _loop(training, _Logger(training, writer, bar), signals, new)

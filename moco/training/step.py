@@ -103,6 +103,15 @@ class Pretraining:
         switch = round(views.start_share * self.steps)
         return [(0, switch, self.loader.of_size(views.start_size)), (switch, self.steps, self.loader)]
 
+    def work(self, step: int) -> float:
+        """What the steps before this one take, in steps of full-sized views: it goes about with the views' area."""
+        full = self.config.views.image_size
+        return sum(
+            (min(step, last) - first) * (loader.views.size / full) ** 2
+            for first, last, loader in self.phases()
+            if first < step
+        )
+
     def batches(self, start: int, stop: int) -> Iterator[Batch]:
         """This rank's share of the batches of steps start .. stop-1. Raises UserError as `Loader.training` does."""
         training, streams = self.config.training, self.config.data.shard_streams

@@ -29,6 +29,19 @@ def test_without_a_terminal_a_line_every_half_minute(clock, capsys):
     ]
 
 
+def test_the_time_left_follows_the_work_that_is_left(clock, capsys):
+    """The first 60 of 100 steps take 1 each, the others 4."""
+    bar = Bar("step", 100, work=lambda step: min(step, 60) + 4 * max(step - 60, 0))
+    for seconds, done in ((60, 30), (120, 60), (280, 80)):  # 2 s, then 8 s a step
+        clock[0] = seconds
+        bar.update(done)
+    assert [line.split("  ")[1] for line in capsys.readouterr().err.splitlines()] == [
+        "380 s left",
+        "320 s left",
+        "160 s left",
+    ]
+
+
 def test_other_ranks_show_nothing(clock, capsys, monkeypatch):
     monkeypatch.setattr(progress, "is_main", lambda: False)
     with Bar("packing", 10) as bar:
@@ -50,6 +63,7 @@ def test_a_terminal_has_a_bar_with_the_text(monkeypatch):
         bar.update(5, "[loss] 1.5")
     assert "[x] packing" in terminal.getvalue()
     assert "5/10" in terminal.getvalue()
+    assert "0:00" in terminal.getvalue()
     assert "[loss] 1.5" in terminal.getvalue()
 
 
