@@ -1,18 +1,23 @@
 """The exact search by blocks beside faiss's inverted file: seconds, and what faiss misses.
 
-    python -m bench.search [--rows 10000 100000] [--queries 100 10000] [--dim 128]
+    python -m bench.search [--rows 10000 100000] [--queries 100 10000] [--dim 128] [--out results.json]
 
 The features are drawn around 1,000 centres, as those of an encoder lie in clusters.
 """
 
 import argparse
+import json
+import shlex
+import sys
 import time
+from pathlib import Path
 
 import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from bench.gpu import context_of
 from moco.evaluation.approximate import neighbours_by
 
 K = 8
@@ -44,20 +49,26 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 100_000])
     parser.add_argument("--queries", type=int, nargs="+", default=[100, 10_000])
     parser.add_argument("--dim", type=int, default=128)
+    parser.add_argument("--out", type=Path, help="JSON")
+    arguments = sys.argv[1:] if arguments is None else arguments
     options = parser.parse_args(arguments)
+    settings = [(rows, queries) for rows in options.rows for queries in options.queries]
+    # One after the other: faiss has threads of its own, and those of both would wait for each other.
+    exact, faiss = (
+        [timed(index, features(queries, options.dim, 2), features(rows, options.dim, 1)) for rows, queries in settings]
+        for index in ("exact", "faiss")
+    )
     names = ["images", "queries", "exact, s", "faiss: index, s", "search, s", f"recall@{K}", "faiss / exact"]
-    table = Table(*names)
-    for count in options.rows:
-        bank = features(count, options.dim, 1)
-        for number in options.queries:
-            queries = features(number, options.dim, 2)
-            added, searched, exact = timed("exact", queries, bank)
-            built, probed, found = timed("faiss", queries, bank)
-            recall = (found[:, :, None] == exact[:, None]).any(dim=1).float().mean().item()
-            ratio = (built + probed) / (added + searched)
-            seconds = [f"{value:.2f}" for value in (added + searched, built, probed)]
-            table.add_row(f"{count:,}", f"{number:,}", *seconds, f"{recall:.3f}", f"{ratio:.2f}")
+    table, results = Table(*names), []
+    for (rows, queries), (added, searched, truth), (built, probed, found) in zip(settings, exact, faiss, strict=True):
+        recall = (found[:, :, None] == truth[:, None]).any(dim=1).float().mean().item()
+        values = [added + searched, built, probed, recall, (built + probed) / (added + searched)]
+        table.add_row(f"{rows:,}", f"{queries:,}", *(f"{value:.2f}" for value in values))
+        results.append(dict(zip(names, [rows, queries, *values], strict=True)))
     Console(width=120).print(table)
+    if options.out:
+        about = context_of(torch.device("cpu"), shlex.join(["python", "-m", "bench.search", *arguments]))
+        options.out.write_text(json.dumps({**about, "dim": options.dim, "rows": results}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """Nearest neighbours by cosine: the one search of the package, exact, over a bank that need not fit into memory."""
 
+import math
+
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
@@ -76,10 +78,38 @@ class Neighbours:
         step = max(1, _PAIRS // len(rows)) if len(rows) else 1
         for start in range(0, len(self.queries), step):
             some = slice(start, start + step)
-            keys = _keys(F.normalize(self.queries[some].float(), dim=1) @ rows.T, places)
-            if self.own is not None:
-                keys.masked_fill_(places == self.own[some, None], _NONE)
-            self.keys[some] = torch.cat((self.keys[some], keys), dim=1).topk(self.k).values
+            cosines = F.normalize(self.queries[some].float(), dim=1) @ rows.T
+            self.keys[some] = self._merged(self.keys[some], cosines, places, some)
+
+    def _merged(self, kept: Tensor, cosines: Tensor, places: Tensor, some: slice) -> Tensor:
+        """The k greatest keys (m, k) of those kept (m, k) and of cosines (m, n) with rows at these places, int64 (n,).
+
+        Keys are made of few columns alone: these are divided into groups, and of each row's k groups of the greatest
+        maxima no other column can be among its k nearest. Where a maximum equals that of a group left out, all count.
+        """
+        k = self.k + (self.own is not None)
+        size = 2 ** round(math.log2(max(1.0, (len(places) / max(k, 1)) ** 0.5)))
+        whole = len(places) - len(places) % size
+        if size == 1 or whole // size <= k:
+            return self._best(kept, cosines, places.expand_as(cosines), some)
+        maxima = cosines[:, :whole].unflatten(1, (-1, size)).amax(dim=2)
+        greatest = maxima.topk(k + 1)
+        columns = greatest.indices[:, :k, None] * size + torch.arange(size, device=cosines.device)
+        rest = torch.arange(whole, len(places), device=cosines.device).expand(len(cosines), -1)
+        columns = torch.cat((columns.flatten(1), rest), dim=1)
+        best = self._best(kept, cosines.gather(1, columns), places[columns], some)
+        tied = (greatest.values[:, k - 1] == greatest.values[:, k]).nonzero().flatten()
+        if len(tied):
+            own = slice(None) if self.own is None else tied + some.start
+            best[tied] = self._best(kept[tied], cosines[tied], places.expand(len(tied), -1), own)
+        return best
+
+    def _best(self, kept: Tensor, cosines: Tensor, places: Tensor, some: slice | Tensor) -> Tensor:
+        """The same of all columns: `places` are those of each cosine, (m, n)."""
+        keys = _keys(cosines, places)
+        if self.own is not None:
+            keys.masked_fill_(places == self.own[some, None], _NONE)
+        return torch.cat((kept, keys), dim=1).topk(self.k).values
 
 
 def nearest(bank: Tensor, queries: Tensor, k: int, own: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -93,7 +123,7 @@ def nearest(bank: Tensor, queries: Tensor, k: int, own: Tensor | None = None) ->
 
 
 def _keys(cosines: Tensor, places: Tensor) -> Tensor:
-    """Keys (m, n), int64, in the order of the cosines (m, n), and against that of the places (n,), below 2**32."""
+    """Keys (m, n), int64, in the order of the cosines (m, n), and against that of the places (m, n), below 2**32."""
     return (_ordered((cosines + 0.0).view(torch.int32)).long() << 32) + (2**32 - 1 - places)  # + 0.0: -0.0 is 0.0
 
 

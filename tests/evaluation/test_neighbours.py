@@ -54,6 +54,21 @@ def test_of_equal_cosines_the_first_in_the_bank_counts(monkeypatch, block):
     assert cosines.tolist() == [[1, 1, 0, 0, 0, -1], [0, 0, 0, 0, -1, -1]]
 
 
+@pytest.mark.parametrize("k", [1, 7, 40])
+@pytest.mark.parametrize("left_out", [False, True])
+@pytest.mark.parametrize("share", [0.02, 0.5, 1.0])
+def test_among_many_equal_cosines_too(k, left_out, share):
+    """Rows along the axes have the cosines -1, 0 and 1 with each other; a share of them, the others are random."""
+    generator = torch.Generator().manual_seed(k)
+    axes = torch.eye(4)[torch.randint(4, (300,), generator=generator)] * (-2.0) ** torch.randint(3, (300, 1))
+    bank = torch.randn(300, 4, generator=generator)
+    along = torch.rand(300, generator=generator) < share
+    bank[along] = axes[along]
+    own = torch.arange(0, 300, 3)
+    queries, excluded = torch.cat((axes[:50], bank[own][:50])), own[:50].repeat(2) if left_out else None
+    assert nearest(bank, queries, k, excluded)[1].tolist() == plain(bank, queries, k, excluded)
+
+
 @pytest.mark.parametrize("pairs", [1, 300, 10_000])
 @pytest.mark.parametrize("k", [1, 4, 96, 200])
 def test_the_query_itself_is_left_out(monkeypatch, pairs, k):
