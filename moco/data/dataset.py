@@ -219,7 +219,8 @@ class Encoded:
             except UnreadableImageError as error:
                 errors[actual] = str(error)
                 actual = (actual + 1) % len(self) if error.instead is None else error.instead
-        raise UserError(f"{tries} consecutive images cannot be read: {errors[position]}")
+        several = f"{tries} consecutive images cannot be read: " if tries > 1 else ""
+        raise UserError(f"{several}{errors[position]}")
 
     def report(self, errors: dict[int, str]) -> None:
         """Names each newly found unreadable image in the log, once. Raises UserError when there are too many."""

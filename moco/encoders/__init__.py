@@ -4,7 +4,7 @@ from moco.encoders.build import build_encoder
 from moco.encoders.description import Description, Normalisation
 from moco.encoders.files import Weights, read_file
 from moco.encoders.tiny import TinyResNet
-from moco.encoders.vit import patch_projection
+from moco.encoders.vit import fixed_size, patch_projection
 from moco.encoders.weights import Loaded, fill, read_arch, save_encoder
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "Weights",
     "build_encoder",
     "fill",
+    "fixed_size",
     "patch_projection",
     "read_arch",
     "read_file",

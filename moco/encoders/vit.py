@@ -18,6 +18,13 @@ def patch_projection(encoder: nn.Module) -> nn.Module | None:
     return found if isinstance(found, nn.Conv2d | nn.Linear) else None
 
 
+def fixed_size(encoder: nn.Module) -> int | None:
+    """The only image size that a ViT of torchvision or timm takes, as its position embedding is of that size."""
+    size = getattr(encoder, "image_size", None) or getattr(getattr(encoder, "patch_embed", None), "img_size", None)
+    size = size[0] if isinstance(size, tuple) else size
+    return size if isinstance(size, int) else None
+
+
 def freeze_patches(encoder: nn.Module, name: str) -> None:
     """Freezes the patch projection at its present weights, and makes the position embedding one of sines and cosines.
 

@@ -36,6 +36,8 @@ class Facts:
     """The largest batch of which a step fits into memory, where that was measured."""
     given: Encoder | None = None
     """The encoder of the weights to start from, which its `init` names; None: random weights."""
+    fixed_size: int | None = None
+    """The only height and width of an image that this encoder takes, as a ViT's positions are of that size."""
 
 
 class Choice(NamedTuple):
@@ -107,13 +109,16 @@ def suggest(facts: Facts, compute: Compute, epochs: int | None = None) -> tuple[
     return config, choices
 
 
-def from_given(config: Config, given: Encoder, named: Collection[str] = ()) -> tuple[Config, list[Choice]]:
+def from_given(
+    config: Config, given: Encoder, named: Collection[str] = (), fixed_size: int | None = None
+) -> tuple[Config, list[Choice]]:
     """A recipe for random weights, changed to start from given ones, and the reason of each change.
 
     Args:
         config: the recipe, with what the command line names.
         given: the encoder of the weights, which its `init` names.
         named: options that the command line names, which stay.
+        fixed_size: as of `Facts`.
     """
     training, options = config.training, config.encoder
     theirs = f"that of {given.init}"
@@ -133,7 +138,10 @@ def from_given(config: Config, given: Encoder, named: Collection[str] = ()) -> t
     ]
     if training.iterations is None:  # else it is in steps, and nothing is known of how many the head needs
         choices.append(("warmup", max(share * training.warmup, warmup.value), warmup.reason))
-    before = {**vars(options), **vars(training)}
+    if fixed_size is not None:
+        only = f"{given.encoder} takes images of {fixed_size} pixels only"
+        choices += [("image_size", fixed_size, only), ("start_scale", 1.0, only)]
+    before = {**vars(options), **vars(training), **vars(config.views)}
     changed = [
         Choice(name, value, reason, f"{before[name]} ({config.recipe})")
         for name, value, reason in choices
@@ -148,6 +156,8 @@ _VIEWS = {True: "v2 without blur, which destroys a small image", False: "crop, c
 
 
 def _size(facts: Facts) -> Choice:
+    if facts.fixed_size is not None:
+        return Choice("image_size", facts.fixed_size, "the only size that the given encoder takes", "the given weights")
     fitting = next((size for size in _SIZES if size <= facts.side), _SIZES[-1])
     if facts.gpu or fitting <= _CPU_SIZE:
         return Choice(
@@ -226,9 +236,10 @@ def _momentum(steps: float) -> Choice:
 def warnings(facts: Facts, broken: int, examined: int) -> list[str]:
     """Warnings before a run is started; `broken` of the `examined` images cannot be read."""
     found = []
-    if facts.images < _FEW:
+    if facts.images < _FEW and facts.given is None:
         found.append(
-            f"{facts.images:,} images are few to learn features from: a fine-tuned published encoder will do better"
+            f"{facts.images:,} images are few to learn features from: given weights will do better, continued "
+            "(moco suggest --init torchvision:resnet18) or, with labels, fine-tuned (moco finetune torchvision:resnet18)"
         )
     if not facts.labelled:
         found.append(

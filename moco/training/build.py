@@ -9,7 +9,7 @@ from torch import nn
 from moco.contrast import EndToEnd, Mechanism, MemoryBank, MoCo, MoCoV3
 from moco.data import Source
 from moco.data.loading.gpu import faster_on_gpu
-from moco.encoders import Loaded, build_encoder, patch_projection
+from moco.encoders import Loaded, build_encoder, fixed_size, patch_projection
 from moco.runs.config import Compute, Config
 from moco.runs.weights import load_weights
 from moco.runtime.device import Device, choose_device
@@ -100,16 +100,9 @@ def check_mechanism(config: Config, new: bool) -> None:
             with torch.no_grad():
                 encoder(torch.zeros(1, 3, size, size))
         except Exception as error:  # of whatever type: it depends on the encoder
-            expected = _fixed_size(encoder)
+            expected = fixed_size(encoder)
             reason = one_line(error) if expected in (None, size) else f"it takes {expected} x {expected} pixels only"
             raise UserError(f"{flag} {given}: {options.encoder} cannot take images of this size: {reason}") from error
-
-
-def _fixed_size(encoder: nn.Module) -> int | None:
-    """The only image size that a ViT of torchvision or timm takes, as its position embedding is of that size."""
-    size = getattr(encoder, "image_size", None) or getattr(getattr(encoder, "patch_embed", None), "img_size", None)
-    size = size[0] if isinstance(size, tuple) else size
-    return size if isinstance(size, int) else None
 
 
 def _moco(config: Config, encoder: nn.Module, images: int, steps: int, device: Device) -> Mechanism:

@@ -163,13 +163,14 @@ def folder_name(text: str) -> str:
 
 
 def draw(comparison: Comparison, path: Path) -> None:
-    """The first metric of each start: over the labels if there are several, else as bars."""
+    """A metric of each start, over the labels if there are several, else as bars: the mean of classes, where runs have
+    it, as the classes may be of unequal size; else the first."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    metric = comparison.metrics[0]
+    metric = "mean of classes" if "mean of classes" in comparison.metrics else comparison.metrics[0]
     inits = list(dict.fromkeys(entry.init for entry in comparison.entries))
     labels = list(dict.fromkeys(entry.labels for entry in comparison.entries))
     figure, axis = plt.subplots(figsize=(6, 4))

@@ -11,8 +11,10 @@ import torch
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from moco.cli.main import main
+from moco.encoders import build_encoder
 from moco.runs.config import Compute, Config, Encoder, check
 from moco.runs.folder import Run
 from moco.runs.options import with_options
@@ -20,6 +22,7 @@ from moco.runs.recipes.recipes import RECIPES, get_recipe
 from moco.runs.suggest import Facts, from_given, suggest, warnings
 from moco.runtime.errors import UserError
 from moco.training.estimate import Estimate
+from moco.transfer.classification.suggest import seen_by
 
 FACTS = st.builds(
     Facts,
@@ -133,7 +136,8 @@ def test_a_recipe_made_for_given_weights_is_not_changed_again(tmp_path, random_n
 def test_a_run_s_frozen_patches_stay_frozen(monkeypatch, tmp_path, random_npz):
     """The encoder goes on with all of its own settings."""
     own = Encoder("tiny", freeze_patches=True)
-    monkeypatch.setattr("moco.cli.commands.suggest.open_trained", lambda _: SimpleNamespace(config=Config(encoder=own)))
+    trained = SimpleNamespace(config=Config(encoder=own), encoder=nn.Identity())
+    monkeypatch.setattr("moco.cli.commands.suggest.open_trained", lambda _: trained)
     facts = []
     monkeypatch.setattr("moco.cli.commands.suggest._fitting", lambda given, *_: facts.append(given) or exit())
     with pytest.raises(SystemExit):
@@ -231,3 +235,17 @@ def test_logs_of_small_sets_do_not_fail():
     for images in range(2, 40):
         config, _ = suggest(Facts("x", images, 32, False, False), Compute())
         assert math.isfinite(config.training.lr)
+
+
+def test_an_encoder_of_a_fixed_size_has_images_of_that_size(tmp_path, random_npz, capsys):
+    """A ViT's positions are of one size: nothing smaller is chosen for a CPU, nor drawn first."""
+    weights = {f"module.base_encoder.{name}": value for name, value in build_encoder("vit_s_16").state_dict().items()}
+    torch.save({"arch": "vit_small", "state_dict": weights}, tmp_path / "vit.pth.tar")
+    init, data = str(tmp_path / "vit.pth.tar"), f"npz:{random_npz(16, 32)}"
+    out = tmp_path / "vit.yaml"
+    main(["suggest", data, "--init", init, "--out", str(out), "--device", "cpu"])
+    assert get_recipe(str(out)).config.views.image_size == 224
+    config, choices = from_given(RECIPES["shapes-cpu"].config, Encoder("vit_s_16", init=init), fixed_size=224)
+    assert (config.views.image_size, config.views.start_size) == (224, 224)
+    assert "vit_s_16 takes images of 224 pixels only" in {choice.reason for choice in choices}
+    assert seen_by(init).fixed

@@ -1,5 +1,6 @@
 """moco export: an encoder in the form of another library."""
 
+import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from moco.encoders.export import (
     to_timm,
     to_torchvision,
 )
+from moco.encoders.included import FOLDER, INCLUDED
 from moco.evaluation import Trained, open_trained
 from moco.report import model_card
 from moco.runs.folder import Run
@@ -130,7 +132,14 @@ def _stem(run: Path) -> str:
 def _card(options: Export, trained: Trained, in_timm: bool) -> str:
     run = Run(options.run) if Run(options.run).exists else None
     repository = options.push or f"OWNER/{_stem(options.run)}"
-    return model_card(trained.description, run, repository, options.license, in_timm, trained.weights.name)
+    license, weights = options.license, trained.weights.name
+    if run is None and str(options.run) in INCLUDED:
+        about = json.loads((FOLDER / f"{options.run}.json").read_text())
+        license = about["licence"].lower() if license == "unknown" else license
+        weights = (
+            f"{weights}, trained by `{about['command']}` (kNN {about['knn']:.1%}, random {about['knn_random']:.1%})"
+        )
+    return model_card(trained.description, run, repository, license, in_timm, weights)
 
 
 def _make_folder(path: Path) -> None:

@@ -1,9 +1,8 @@
 """moco predict: images are classified by a run of moco finetune."""
 
-from moco.cli.commands.common import print_on_main, progress, together
+from moco.cli.commands.common import TABLES, check_file, print_on_main, progress, together
 from moco.cli.options import Predict
 from moco.runtime.device import choose_device
-from moco.runtime.errors import require_all
 from moco.runtime.ranks import is_main, on_main
 from moco.training import start_logging
 from moco.transfer.classification.load import load_classifier
@@ -14,12 +13,7 @@ from moco.transfer.images import image_paths
 def run(options: Predict) -> None:
     """Prints the likeliest classes of images, and writes them as CSV or JSON."""
     out, compute = options.out, options.compute
-    rules = [
-        (out.suffix in (".csv", ".json"), f"--out {out}: predictions are written as .csv or .json"),
-        (options.overwrite or not out.exists(), f"--out {out}: is there already: --overwrite replaces it"),
-        (out.absolute().parent.is_dir(), f"--out {out}: no such folder: {out.parent}"),
-    ]
-    require_all(rules)
+    check_file("--out", out, TABLES, options.overwrite)
     with together():
         start_logging(None, is_main())
         device = choose_device(compute.device, compute.precision, compute.channels_last)

@@ -11,17 +11,18 @@ import torch
 from rich.markup import escape
 from rich.table import Table
 
-from moco.cli.commands.common import computing, print_on_main
+from moco.cli.commands.common import check_file, computing, print_on_main
 from moco.cli.options import Suggest
 from moco.data import Source, open_source
 from moco.data.survey import survey
+from moco.encoders import fixed_size
 from moco.evaluation import open_trained
 from moco.runs.config import Compute, Encoder
 from moco.runs.recipes import write_recipe
 from moco.runs.suggest import Choice, Facts, warnings
 from moco.runs.suggest import suggest as suggested
 from moco.runtime.device import Device
-from moco.runtime.errors import UserError, require_all
+from moco.runtime.errors import UserError
 from moco.runtime.ranks import is_main
 from moco.training import start_logging
 from moco.training.estimate import Estimate, estimate
@@ -31,15 +32,7 @@ log = logging.getLogger("moco")
 
 def run(options: Suggest) -> None:
     """Writes a recipe for a data set, with the reason of each choice and what it would cost here."""
-    rules = [
-        (options.out.suffix == ".yaml", f"--out {options.out}: a recipe is a .yaml"),
-        (
-            options.overwrite or not options.out.exists(),
-            f"{options.out} exists already: --overwrite replaces it, --out writes another",
-        ),
-        (options.out.absolute().parent.is_dir(), f"--out {options.out}: no such folder: {options.out.parent}"),
-    ]
-    require_all(rules)
+    check_file("--out", options.out, (".yaml",), options.overwrite)
     with computing(options.compute) as device:
         start_logging(None, is_main())
         source = open_source(options.source, download=options.download, max_bad=1)
@@ -55,8 +48,10 @@ def run(options: Suggest) -> None:
             side=sides[len(sides) // 2],
             labelled=source.labelled,
             gpu=device.is_gpu,
-            given=None if options.init == "random" else _given(options.init),
         )
+        if options.init != "random":
+            given, fixed = _given(options.init)
+            facts = replace(facts, given=given, fixed_size=fixed)
         facts, cost = _fitting(facts, options.compute, source, device)
         config, choices = suggested(facts, options.compute)
         if options.hours is not None:
@@ -88,9 +83,10 @@ def table_of(choices: list[Choice], title: str) -> Table:
     return table
 
 
-def _given(init: str) -> Encoder:
-    """The encoder of given weights. Raises UserError if they cannot be read or do not fit it."""
-    return replace(open_trained(Path(init)).config.encoder, init=init)
+def _given(init: str) -> tuple[Encoder, int | None]:
+    """The encoder of given weights, and its fixed size. Raises UserError if they cannot be read or do not fit it."""
+    trained = open_trained(Path(init))
+    return replace(trained.config.encoder, init=init), fixed_size(trained.encoder)
 
 
 def _fitting(facts: Facts, compute: Compute, source: Source, device: Device) -> tuple[Facts, Estimate]:

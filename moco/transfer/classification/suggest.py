@@ -4,18 +4,21 @@ import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from moco.encoders import build_encoder, fixed_size
+from moco.runs.config import Encoder
 from moco.runs.folder import read_values
 from moco.runs.weights import read_weights
 from moco.transfer.classification.config import ClassificationConfig, ClassificationSchedule
 from moco.transfer.classification.recipes import CLASSIFICATION, LINEAR_FALLS, SCRATCH_LR
 from moco.transfer.normalisation import normalisation_of, normalisation_of_start, written
 from moco.transfer.recipes import Choice
+from moco.transfer.start import encoder_of
 
 SIZES = (224, 192, 160, 128, 96, 64, 48, 32)
 SMALL = 64
 """Views up to so many pixels are small: a stem that halves them twice loses what is in them."""
 GIVEN, SCRATCH = 0.03, 0.1
-"""Learning rates for 256 images, from given weights and from random ones (appendix A.6)."""
+"""Learning rates for 256 images, from given weights and from random ones (appendix A.7)."""
 LINEAR = 30.0
 """That of the linear protocol (section 4.1)."""
 LINEAR_STEPS = 1000
@@ -46,6 +49,8 @@ class Seen:
     image_size: int
     normalisation: str
     """As --normalisation."""
+    fixed: bool = False
+    """It takes images of no other size."""
 
 
 def seen_by(init: str) -> Seen | None:
@@ -56,7 +61,8 @@ def seen_by(init: str) -> Seen | None:
     views = read_values(file).get("views", {}) if file.is_file() else {}
     library = init.startswith(("torchvision:", "timm:"))  # of ImageNet and the like: 224
     size = views.get("image_size") or (None if library else read_weights(init).image_size)
-    return Seen(int(size or 224), written(normalisation_of_start(init)))
+    fixed = fixed_size(build_encoder(encoder_of(init, Encoder()).encoder))
+    return Seen(fixed or int(size or 224), written(normalisation_of_start(init)), fixed is not None)
 
 
 def suggest(config: ClassificationConfig, facts: Facts, seen: Seen | None) -> tuple[ClassificationConfig, list[Choice]]:
@@ -115,7 +121,7 @@ def _size(config: ClassificationConfig, facts: Facts, seen: Seen | None) -> Choi
             _fitting(facts, random=True),
             f"half of the images have {facts.side} pixels or more across{machine}",
         )
-    if facts.gpu or seen.image_size <= 128:
+    if facts.gpu or seen.fixed or seen.image_size <= 128:
         return Choice("--image-size", seen.image_size, "what the given weights were trained at; their stem stays")
     return Choice("--image-size", 128, f"the given weights were trained at {seen.image_size}: a CPU is slow at that")
 
@@ -182,7 +188,7 @@ def _rate(config: ClassificationConfig, given: bool) -> tuple[float, str]:
     if config.recipe == "own":
         value = GIVEN if given else SCRATCH
         start = "given weights: small steps keep what they know" if given else "random weights"
-        return value, f"{start}: {value} for 256 (appendix A.6)"
+        return value, f"{start}: {value} for 256 (appendix A.7)"
     published = CLASSIFICATION[config.recipe].config.training.lr
     if given or config.recipe not in SCRATCH_LR:
         return published, f"{published} for 256, as published"

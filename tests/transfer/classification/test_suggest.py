@@ -85,7 +85,9 @@ def test_published_settings_in_steps():
     scratch, _ = suggest(CLASSIFICATION["imagenet-r50"].config, facts, None)
     assert scratch.training.lr == 0.1
     inat, _ = suggest(CLASSIFICATION["inat18-r50"].config, replace(facts, images=437_513), None)
-    assert inat.training.lr == 0.025
+    assert inat.training.lr == 0.1
+    given = replace(CLASSIFICATION["inat18-r50"].config, encoder=Encoder(init="moco.pth.tar"))
+    assert suggest(given, facts, Seen(224, "imagenet"))[0].training.lr == 0.025
     shares = [step / inat.training.iterations for step in inat.training.milestones]
     assert shares == pytest.approx([0.7, 0.9], abs=1e-4)
 
