@@ -14,8 +14,8 @@ from moco.runtime.errors import UserError
 
 Index = Literal["auto", "exact", "faiss"]
 EXACT_PAIRS = 10**12
-"""Pairs of a query and a row that `auto` compares exactly: a million images with one another. 10,000 with a million take
-157 s on two cores (bench/notes.md)."""
+"""Pairs of a query and a row that `auto` compares exactly: a million images with one another. 10,000 with a million
+take 157 s on two cores (bench/notes.md)."""
 PROBED = 16
 """Cells of the index that are searched for a query."""
 _TRAINED_ON = 64

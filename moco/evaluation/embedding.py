@@ -129,7 +129,8 @@ def embed(
     """The features of all images of some sets, written into a folder; called on all ranks, which share the work.
 
     Stopped anywhere and called again with the same arguments, on the same or another number of ranks, it goes on where
-    it was, give or take a few seconds. The main rank writes. Memory: a batch, and of each image its path and 24 bytes: half a kilobyte.
+    it was, give or take a few seconds. The main rank writes. Memory: a batch, and of each image its path and 24 bytes,
+    half a kilobyte.
 
     Args:
         sets: the images, by split.

@@ -238,8 +238,8 @@ def warnings(facts: Facts, broken: int, examined: int) -> list[str]:
     found = []
     if facts.images < _FEW and facts.given is None:
         found.append(
-            f"{facts.images:,} images are few to learn features from: given weights will do better, continued "
-            "(moco suggest --init torchvision:resnet18) or, with labels, fine-tuned (moco finetune torchvision:resnet18)"
+            f"{facts.images:,} images are few to learn features from: given weights will do better, continued (moco "
+            "suggest --init torchvision:resnet18) or, with labels, fine-tuned (moco finetune torchvision:resnet18)"
         )
     if not facts.labelled:
         found.append(

@@ -136,9 +136,8 @@ def _card(options: Export, trained: Trained, in_timm: bool) -> str:
     if run is None and str(options.run) in INCLUDED:
         about = json.loads((FOLDER / f"{options.run}.json").read_text())
         license = about["licence"].lower() if license == "unknown" else license
-        weights = (
-            f"{weights}, trained by `{about['command']}` (kNN {about['knn']:.1%}, random {about['knn_random']:.1%})"
-        )
+        reached = f"kNN {about['knn']:.1%}, with random weights {about['knn_random']:.1%}"
+        weights = f"{weights}, trained by `{about['command']}`: {reached}"
     return model_card(trained.description, run, repository, license, in_timm, weights)
 
 
