@@ -26,8 +26,8 @@ CLASSIFICATION = {
                 data=ClassifiedData("imagenet:imagenet"),
                 training=ClassificationSchedule(epochs=100, falls=(0.3, 0.6, 0.9)),
             ),
-            source="He et al. 2020, appendix A.7: learning rates, BN. Length as in A.6; batch, crops, weight decay and the "
-            "falls at 30, 60 and 90 epochs are those of PyTorch's supervised example",
+            source="He et al. 2020, appendix A.7: learning rates, BN. Length as in A.6; batch, crops, weight decay and "
+            "the falls at 30, 60 and 90 epochs are those of PyTorch's supervised example",
         ),
         TransferRecipe(
             about="iNaturalist 2018, ResNet-50, all layers fine-tuned",
