@@ -86,6 +86,7 @@ def in_this_process(words: list[str], folder: Path) -> float:
     return started
 
 
+@pytest.mark.slow
 def test_the_table_and_the_figure_are_written_and_runs_are_not_made_again(random_npz, tmp_path, monkeypatch, capsys):
     pytest.importorskip("lightly")
     monkeypatch.setattr(minutes, "K", 10)

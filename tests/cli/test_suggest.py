@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from moco.cli.main import main
-from moco.encoders import build_encoder
+from moco.encoders import Description, build_encoder
+from moco.encoders.files import as_safetensors
 from moco.runs.config import Compute, Config, Encoder, check
 from moco.runs.folder import Run
 from moco.runs.options import with_options
@@ -237,11 +238,12 @@ def test_logs_of_small_sets_do_not_fail():
         assert math.isfinite(config.training.lr)
 
 
+@pytest.mark.slow
 def test_an_encoder_of_a_fixed_size_has_images_of_that_size(tmp_path, random_npz, capsys):
     """A ViT's positions are of one size: nothing smaller is chosen for a CPU, nor drawn first."""
-    weights = {f"module.base_encoder.{name}": value for name, value in build_encoder("vit_s_16").state_dict().items()}
-    torch.save({"arch": "vit_small", "state_dict": weights}, tmp_path / "vit.pth.tar")
-    init, data = str(tmp_path / "vit.pth.tar"), f"npz:{random_npz(16, 32)}"
+    content = as_safetensors(build_encoder("vit_s_16").state_dict(), Description("vit_s_16"))
+    (tmp_path / "vit.safetensors").write_bytes(content)
+    init, data = str(tmp_path / "vit.safetensors"), f"npz:{random_npz(16, 32)}"
     out = tmp_path / "vit.yaml"
     main(["suggest", data, "--init", init, "--out", str(out), "--device", "cpu"])
     assert get_recipe(str(out)).config.views.image_size == 224

@@ -103,7 +103,7 @@ many = st.lists(st.integers(0, 40), min_size=1, max_size=12).filter(lambda count
     block=st.integers(1, 20),
     seed=st.integers(0, 2**40),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_every_image_comes_once_in_every_epoch(counts, streams, batch, block, seed):
     n = sum(counts)
     endless = list(chain(*steps_of(StreamOrder(counts, batch, streams, seed, block), 0, -(-3 * n // batch))))

@@ -61,7 +61,9 @@ def seen_by(init: str) -> Seen | None:
     views = read_values(file).get("views", {}) if file.is_file() else {}
     library = init.startswith(("torchvision:", "timm:"))  # of ImageNet and the like: 224
     size = views.get("image_size") or (None if library else read_weights(init).image_size)
-    fixed = fixed_size(build_encoder(encoder_of(init, Encoder()).encoder))
+    # A library's weights are not read for it: they may have to be downloaded.
+    name = init.removeprefix("torchvision:").partition(":")[0] if init.startswith("torchvision:") else init
+    fixed = fixed_size(build_encoder(name if library else encoder_of(init, Encoder()).encoder))
     return Seen(fixed or int(size or 224), written(normalisation_of_start(init)), fixed is not None)
 
 

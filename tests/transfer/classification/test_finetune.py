@@ -179,7 +179,7 @@ def test_predictions(trained, data, tmp_path, monkeypatch, capsys):
         (["RUN", "text.txt"], "text.txt: is no image of a known format"),
         (["nowhere", "empty"], "nowhere: no such path"),
         (["RUN", "text.txt", "--out", "there.csv"], "there.csv: exists already: --overwrite replaces it"),
-        (["RUN", "text.txt", "--out", "found.txt"], "written as .csv or .json"),
+        (["RUN", "text.txt", "--out", "found.txt"], "found.txt: ends with none of .csv, .json"),
         (["RUN", "text.txt", "--out", "no/found.csv"], "no such folder: no"),
     ],
 )
