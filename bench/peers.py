@@ -94,7 +94,10 @@ class Lightly(nn.Module):
 
 
 class Colab(nn.Module):
-    """The notebook's ModelMoCo, symmetric: a linear head, and the loss is the sum of both."""
+    """The notebook's ModelMoCo with its symmetric option: a linear head, and the loss is the sum of both.
+
+    The queue must be a multiple of the keys of a step, two of each image, as in the notebook.
+    """
 
     queue: Tensor
 
@@ -239,6 +242,8 @@ def _run(options: argparse.Namespace, clock: Callable[[], float]) -> int:
     images = (source.first_of_each_class(options.per_class) if options.per_class else source).train.images
     if options.batch % SPLITS or not SPLITS < options.batch <= len(images):
         raise UserError(f"--batch {options.batch}: is not a multiple of {SPLITS}, or more than {len(images)} images")
+    if options.peer == "colab" and peer.queue(options.batch) % (2 * options.batch):
+        raise UserError(f"--batch {options.batch}: the queue of {peer.queue(options.batch)} is no multiple of its keys")
     torch.manual_seed(options.seed)
     random.seed(options.seed)
     encoder = split_batch_norm(build_encoder(options.encoder, options.small_stem))

@@ -65,6 +65,12 @@ def test_split_batch_norm_is_bn_of_each_of_eight_groups():
     assert split[0].running_mean.shape == (5,)
 
 
+def test_a_batch_whose_keys_do_not_fill_the_notebook_s_queue_is_one_line(random_npz, tmp_path):
+    words = f"colab --data npz:{random_npz(40, size=32)} --encoder tinyw0.25 --batch 24 --workers 0 --out {tmp_path}"
+    with pytest.raises(SystemExit, match="--batch 24: the queue of 4096 is no multiple of its keys"):
+        peers.main(words.split())
+
+
 @pytest.mark.parametrize("peer", peers.PEERS)
 def test_a_peer_takes_two_steps(peer, random_npz, tmp_path):
     pytest.importorskip("lightly")
