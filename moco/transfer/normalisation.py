@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from moco.encoders import Normalisation
+from moco.encoders import Normalisation, Weights
 from moco.encoders.description import three_numbers
 from moco.encoders.published import timm_normalisation
 from moco.runs.folder import read_values
@@ -57,5 +57,9 @@ def normalisation_of_start(init: str) -> Normalisation:
         return IMAGENET
     if init.startswith("timm:"):
         return timm_normalisation(init) or IMAGENET
-    weights = read_weights(init)
+    return normalisation_of_weights(read_weights(init))
+
+
+def normalisation_of_weights(weights: Weights) -> Normalisation:
+    """That of the images that they were trained on; ImageNet's where they do not name it."""
     return weights.mean or IMAGENET[0], weights.std or IMAGENET[1]

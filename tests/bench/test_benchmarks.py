@@ -8,8 +8,7 @@ import torch
 
 from bench.__main__ import main
 
-# By one process, which measures once for all of them.
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("bench")]
+pytestmark = pytest.mark.slow
 NAMES = ["jpeg-core", "jpeg", "jpeg", "small", "step-tiny", "step-224", "read-cold", "read-warm"]
 MAY_BE_UNABLE = {"read-cold"}  # not every file system lets its page cache be emptied
 LIGHTLY = find_spec("lightly") is not None

@@ -14,7 +14,6 @@ from bench.gpu import main
 
 ROOT = Path(__file__).parents[2]
 LIGHTLY = find_spec("lightly") is not None
-pytestmark = pytest.mark.xdist_group("bench on a gpu")  # one process, which measures once for all of them
 
 
 @pytest.fixture(scope="module")

@@ -56,7 +56,7 @@ def with_resume(words: list[str]) -> list[str]:
 
 def _from_given(config: Config, words: list[str]) -> Config:
     """The recipe's options changed to start from given weights, but for those that the command line names; printed."""
-    from moco.cli.commands.common import console
+    from moco.cli.commands.common import print_on_main
     from moco.cli.commands.suggest import table_of
     from moco.encoders import build_encoder, fixed_size
     from moco.runs.suggest import from_given
@@ -67,7 +67,7 @@ def _from_given(config: Config, words: list[str]) -> Config:
     given = encoder_of(config.encoder.init, config.encoder)
     fixed = fixed_size(build_encoder(config.encoder.encoder if "encoder" in named else given.encoder))
     config, choices = from_given(config, given, named, fixed)
-    console.print(table_of(choices, f"{config.recipe} from {config.encoder.init}"))
+    print_on_main(table_of(choices, f"{config.recipe} from {config.encoder.init}"))
     return config
 
 

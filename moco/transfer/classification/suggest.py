@@ -10,7 +10,7 @@ from moco.runs.folder import read_values
 from moco.runs.weights import read_weights
 from moco.transfer.classification.config import ClassificationConfig, ClassificationSchedule
 from moco.transfer.classification.recipes import CLASSIFICATION, LINEAR_FALLS, SCRATCH_LR
-from moco.transfer.normalisation import normalisation_of, normalisation_of_start, written
+from moco.transfer.normalisation import normalisation_of, normalisation_of_start, normalisation_of_weights, written
 from moco.transfer.recipes import Choice
 from moco.transfer.start import encoder_of
 
@@ -57,14 +57,22 @@ def seen_by(init: str) -> Seen | None:
     """How images looked in the pre-training of given weights; None of random ones. UserError if there are none."""
     if init == "random":
         return None
-    file = Path(init) / "config.yaml"
-    views = read_values(file).get("views", {}) if file.is_file() else {}
-    library = init.startswith(("torchvision:", "timm:"))  # of ImageNet and the like: 224
-    size = views.get("image_size") or (None if library else read_weights(init).image_size)
-    # A library's weights are not read for it: they may have to be downloaded.
-    name = init.removeprefix("torchvision:").partition(":")[0] if init.startswith("torchvision:") else init
-    fixed = fixed_size(build_encoder(name if library else encoder_of(init, Encoder()).encoder))
-    return Seen(fixed or int(size or 224), written(normalisation_of_start(init)), fixed is not None)
+    size: int | None = None
+    if (file := Path(init) / "config.yaml").is_file():
+        size = read_values(file).get("views", {}).get("image_size")
+        encoder, normalisation = encoder_of(init, Encoder()).encoder, normalisation_of_start(init)
+    elif init.startswith(("torchvision:", "timm:")):  # of ImageNet and the like; not read, but for what the name gives
+        encoder = init.split(":")[1] if init.startswith("torchvision:") else init
+        normalisation = normalisation_of_start(init)
+    else:
+        weights = read_weights(init)
+        size, encoder, normalisation = (
+            weights.image_size,
+            weights.encoder or "resnet50",
+            normalisation_of_weights(weights),
+        )
+    fixed = fixed_size(build_encoder(encoder))
+    return Seen(fixed or int(size or 224), written(normalisation), fixed is not None)
 
 
 def suggest(config: ClassificationConfig, facts: Facts, seen: Seen | None) -> tuple[ClassificationConfig, list[Choice]]:
