@@ -17,6 +17,9 @@ from tests.launch import free_port
 # PyTorch reads these when it is imported, which is after this.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Without a GPU Triton's kernels are interpreted; Triton reads this when it is imported.
+if not any(Path("/dev").glob("nvidia[0-9]*")):
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 # What is imported and collected stays to the end: without it in the way, a search for garbage takes milliseconds.
 gc.disable()

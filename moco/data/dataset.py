@@ -123,7 +123,7 @@ class InMemory:
         """The images at these positions, int64 (m,), on their device. Large ones are not copied on a CPU."""
         if self.images.device.type == "cpu" and self.images[0].numel() > _COPIED:
             return [self.images[position] for position in index.tolist()]
-        return self.images[index.to(self.images.device)]
+        return self.images[index.to(self.images.device, non_blocking=True)]
 
     def subset(self, index: Tensor) -> "InMemory":
         return InMemory(self.images[index], None if self.labels is None else self.labels[index])

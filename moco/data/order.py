@@ -28,6 +28,8 @@ Plan = Iterable[Indices]
 """The images of a run, batch by batch."""
 
 _ROUNDS = 8
+_PLANNED_TOGETHER = 2**14
+"""Images: of few, most of the time goes into starting operations."""
 
 
 @lru_cache(maxsize=64)
@@ -73,14 +75,16 @@ def training_plan(n: int, batch: int, seed: int, start: int, stop: int) -> Itera
 
     The batch of a step is the same for any number of ranks, which share it in their order.
     """
-    for step in range(start, stop):
-        row = torch.arange(step * batch, (step + 1) * batch)
-        epoch, position = local(row // n), local(row % n)
+    together = max(1, _PLANNED_TOGETHER // batch)
+    for first in range(start, stop, together):
+        row = torch.arange(first * batch, min(first + together, stop) * batch).view(-1, batch)
+        row = local(row.T).T.contiguous()  # of each step this rank's share
+        epoch, position = row // n, row % n
         index = torch.empty_like(position)
         for own in epoch.unique().tolist():
             chosen = epoch == own
             index[chosen] = shuffled(position[chosen], n, seed, own)
-        yield Indices(epoch, index)
+        yield from map(Indices, epoch, index)
 
 
 def evaluation_plan(n: int, batch: int) -> Iterator[Indices]:

@@ -36,7 +36,8 @@ def crop_and_resize(images: Tensor | Sequence[Tensor], box: Tensor, flip: Tensor
 
     Args:
         images: uint8 (m, 3, height, width), or m of (3, height, width) of any sizes on one device.
-        box: int64 (n, 4), best on the CPU: top, left, height and width; row i is a crop of image i % m, and within it.
+        box: int64 (n, 4), on the CPU, or where the images are if these are a tensor: top, left, height and width; row i
+            is a crop of image i % m, and within it.
         flip: bool (n,), whether left and right are exchanged.
 
     Returns uint8 (n, 3, size, size) on the device of the images.
@@ -78,23 +79,30 @@ def _resize_by_products(images: Tensor, box: Tensor, flip: Tensor, size: int) ->
 
 def _weights(first: Tensor, length: Tensor, sides: int, size: int, reverse: Tensor) -> tuple[Tensor, Tensor]:
     """`_taps` as matrices of whole numbers, float32 (n, size, sides), and what they count, (n, 1, 1)."""
-    source, fixed, bits = _taps(length, size, reverse, first.device)
+    source, fixed, bits = _taps(length, int(length.max()), size, reverse, first.device)
     matrix = torch.zeros(len(first), size, sides).scatter_add_(2, source + first[:, None, None], fixed.float())
     return matrix, torch.exp2(-bits.float())[:, None, None]
 
 
 def _resize_in_integers(images: Tensor | Sequence[Tensor], box: Tensor, flip: Tensor, size: int) -> Tensor:
     """`crop_and_resize` for devices without PyTorch's uint8 kernel, by the same integer arithmetic, batched."""
-    device, box, flip = images[0].device, box.cpu(), flip.cpu()
-    pixels, first, stride = _rows_of_pixels(images)
-    image = torch.arange(len(box)) % len(images)
+    device = images[0].device
+    pixels, first, stride = _rows_of_pixels(images, box.device)
+    image = torch.arange(len(box), device=box.device) % len(images)
+    if box.device.type == "cpu":
+        longest = box[:, 2:].amax(dim=0).tolist()
+    else:  # what it is exactly would be waited for
+        assert isinstance(images, Tensor)
+        longest = list(images.shape[2:])
     crops = torch.empty((len(box), 3, size, size), dtype=torch.uint8, device=device, memory_format=torch.channels_last)
     # Crops of like height together: the first pass makes as many rows of each as the tallest has.
-    for rows in box[:, 2].argsort().split(max(1, _RESIZED_TOGETHER // (int(box[:, 2].max()) * size))):
+    for rows in box[:, 2].argsort().split(max(1, _RESIZED_TOGETHER // (longest[0] * size))):
         top, left, height, width = box[rows].unbind(dim=1)
-        x, x_weights, x_bits = _taps(width, size, flip[rows], device)
-        y, y_weights, y_bits = _taps(height, size, torch.zeros_like(flip[rows]), device)
-        line = top[:, None] + torch.minimum(torch.arange(int(height.max())), height[:, None] - 1)
+        tallest = int(height.max()) if box.device.type == "cpu" else longest[0]
+        x, x_weights, x_bits = _taps(width, longest[1], size, flip[rows], device)
+        y, y_weights, y_bits = _taps(height, tallest, size, torch.zeros_like(flip[rows]), device)
+        lines = torch.arange(tallest, device=box.device)
+        line = top[:, None] + torch.minimum(lines, height[:, None] - 1)
         start = first[image[rows], None] + line * stride[image[rows], None] + left[:, None]
         start = start.to(device, non_blocking=True)
         # Horizontally, for every row of the crop: (rows, tallest, size, 3).
@@ -111,19 +119,21 @@ def _resize_in_integers(images: Tensor | Sequence[Tensor], box: Tensor, flip: Te
     return crops
 
 
-def _rows_of_pixels(images: Tensor | Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-    """The pixels of all images, (pixels, 3), and of each its first pixel's place and its width, int64 (m,)."""
+def _rows_of_pixels(images: Tensor | Sequence[Tensor], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """The pixels of all images, (pixels, 3); of each its first pixel's place and its width, int64 (m,) on `device`."""
     if isinstance(images, Tensor):
         m, _, height, width = images.shape
         pixels = images.permute(0, 2, 3, 1).reshape(-1, 3)
-        return pixels, torch.arange(m) * (height * width), torch.full((m,), width)
+        return pixels, torch.arange(m, device=device) * (height * width), torch.full((m,), width, device=device)
     height_of, width_of = torch.tensor([image.shape[1:] for image in images]).unbind(dim=1)
     pixels = torch.cat([image.permute(1, 2, 0).reshape(-1, 3) for image in images])
     return pixels, (height_of * width_of).cumsum(dim=0) - height_of * width_of, width_of
 
 
-def _taps(length: Tensor, size: int, reverse: Tensor, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """What each of `size` resized pixels takes of crops `length`, int64 (n,), pixels long, in fixed point.
+def _taps(
+    length: Tensor, longest: int, size: int, reverse: Tensor, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What each of `size` resized pixels takes of crops of `length` pixels, int64 (n,) up to `longest`, in fixed point.
 
     PyTorch's `_compute_index_ranges_int16_weights`: a triangle as wide as the scale, at least one pixel, cut off at the
     crop and normalised, in double precision; then as 16-bit integers, with as many bits after the point as fit.
@@ -131,7 +141,7 @@ def _taps(length: Tensor, size: int, reverse: Tensor, device: torch.device) -> t
     Returns, on the device, the source pixels, int64 (n, size, taps), their weights, int32 (n, size, taps), and the bits
     after the point, int32 (n,); in reverse order where `reverse`, bool (n,), is true.
     """
-    most = math.ceil(2 * max(1.0, int(length.max()) / size)) + 1
+    most = math.ceil(2 * max(1.0, longest / size)) + 1
     exact = device if device.type != "mps" else torch.device("cpu")  # which has no double precision
     length, reverse = (given.to(exact, non_blocking=True)[:, None] for given in (length, reverse))
     scale = length.double() / size

@@ -1,7 +1,8 @@
 """What the random operations of views are, for a whole batch: pure functions of (seed, epoch, image index, view)."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Hashable
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -11,13 +12,14 @@ from moco.views.counter_rng import uniform
 from moco.views.recipes import Pretext
 
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
-_ORDERS = torch.tensor(list(itertools.permutations(range(4))))
+_ORDERS = tuple(itertools.permutations(range(4)))
+_IDENTITY = (1.0, 1.0, 1.0, 0.0)
 _ATTEMPTS = 10
 """How often torchvision's RandomResizedCrop tries before it takes the centre."""
 
 
 class Parameters(NamedTuple):
-    """The operations of n views, each field's first dimension n."""
+    """The operations of n views, each field's first dimension n, all on one device."""
 
     box: Tensor
     """int64 (n, 4): the crop's top, left, height and width in pixels."""
@@ -38,8 +40,14 @@ class Parameters(NamedTuple):
         return Parameters(*(field[rows] for field in self))
 
 
+@lru_cache(maxsize=256)
+def constant(numbers: Hashable, device: torch.device) -> Tensor:
+    """Numbers, in tuples, as a tensor; made once for a device, as a GPU is waited for while they are sent there."""
+    return torch.tensor(numbers, device=device)
+
+
 def draw_parameters(
-    pretexts: Sequence[Pretext], seed: int, epoch: int | Tensor, index: Tensor, height: Tensor, width: Tensor
+    pretexts: tuple[Pretext, ...], seed: int, epoch: int | Tensor, index: Tensor, height: Tensor, width: Tensor
 ) -> Parameters:
     """The operations of all views of each image: view 0 of every image, then view 1 of every image, and so on.
 
@@ -57,7 +65,7 @@ def draw_parameters(
 
     def of(field: str) -> Tensor:
         """A field of each view's pretext, (views * n, ...)."""
-        return torch.tensor([getattr(pretext, field) for pretext in pretexts], device=index.device)[view]
+        return constant(tuple(getattr(pretext, field) for pretext in pretexts), index.device)[view]
 
     numbers = uniform(seed, index, 2 * _ATTEMPTS + 13, epoch=epoch, stream=view)
     crop, rest = numbers[:, : 2 * _ATTEMPTS], numbers[:, 2 * _ATTEMPTS :]
@@ -66,19 +74,26 @@ def draw_parameters(
     low, high = (1 - strength).clamp(min=0), 1 + strength
     low[:, HUE], high[:, HUE] = -strength[:, HUE], strength[:, HUE]
     jitter = low + (high - low) * rest[:, 8:12]
-    identity = torch.tensor([1.0, 1.0, 1.0, 0.0], device=index.device)
     jittered = (apply < of("jitter_probability"))[:, None]
     least, most = of("sigma").unbind(dim=1)
     boxes = _crop_boxes(of("area"), of("log_ratio"), crop, row, column, height, width)
     return Parameters(
         box=boxes,
         flip=flip < of("flip_probability"),
-        jitter=torch.where(jittered, jitter, identity),
-        order=_ORDERS.to(index.device)[(order * len(_ORDERS)).long()],
+        jitter=torch.where(jittered, jitter, constant(_IDENTITY, index.device)),
+        order=constant(_ORDERS, index.device)[(order * len(_ORDERS)).long()],
         grey=grey < of("grey_probability"),
         sigma=torch.where(blur < of("blur_probability"), least + (most - least) * sigma, 0.0),
         solarise=rest[:, 12] < of("solarise_probability"),
     )
+
+
+def only_crops(box: Tensor) -> Parameters:
+    """Nothing but crops, int64 (n, 4)."""
+    n, device = len(box), box.device
+    no = torch.zeros(n, dtype=torch.bool, device=device)
+    jitter, order = (constant(row, device).expand(n, 4) for row in (_IDENTITY, _ORDERS[0]))
+    return Parameters(box, no, jitter, order, no, sigma=torch.zeros(n, device=device), solarise=no)
 
 
 def _crop_boxes(

@@ -1,12 +1,15 @@
 """Views of a batch of images: crops by one function, photometric operations batched where the encoder runs."""
 
+import importlib
 from collections.abc import Sequence
+from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from moco.views.operations import colour_jitter, crop_and_resize, gaussian_blur, grey_scale, normalise, solarise
-from moco.views.parameters import Parameters, draw_parameters
+from moco.views.parameters import Parameters, draw_parameters, only_crops
 from moco.views.recipes import Pretext, get_pretext
 
 _CACHE_PIXELS = 256 * 32 * 32
@@ -34,7 +37,7 @@ class Views:
         channels_last: bool = False,
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        self.pretexts = get_pretext(recipe) if isinstance(recipe, str) else recipe
+        self.pretexts: tuple[Pretext, ...] = get_pretext(recipe) if isinstance(recipe, str) else recipe
         self.size, self.seed, self.dtype = size, seed, dtype
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
 
@@ -48,11 +51,15 @@ class Views:
 
         Args:
             images: uint8 (n, 3, height, width), or n of (3, height, width).
-            index: int64 (n,), their numbers in the data set, best left on the CPU.
+            index: int64 (n,), their numbers in the data set.
             epoch: of the run, one for all or int64 (n,).
 
         Returns a tensor (n, 3, size, size) for each view, normalised, on the device of the images.
         """
+        if isinstance(images, Tensor) and images.is_cuda and not self._some_only and _photometric_gpu() is not None:
+            # Everything happens there, and nothing waits for the CPU.
+            index = index.to(images.device, non_blocking=True)
+            epoch = epoch.to(images.device, non_blocking=True) if isinstance(epoch, Tensor) else epoch
         parameters = self.parameters(index, epoch, *(torch.full_like(index, side) for side in images[0].shape[1:]))
         return self.photometric(crop_and_resize(images, parameters.box, parameters.flip, self.size), parameters)
 
@@ -73,26 +80,39 @@ class Views:
         made = torch.empty(crops.shape, dtype=self.dtype, device=crops.device, memory_format=self.memory_format)
         for start in range(0, n, step):
             rows = slice(start, min(start + step, n))
-            floats = crops[rows].to(torch.float32, memory_format=torch.contiguous_format).div_(255)
-            self._finish(floats, parameters.take(rows), made[rows])
+            self._finish(crops[rows], parameters.take(rows), made[rows])
         return list(made.chunk(self.count))
+
+    @property
+    def _some_only(self) -> bool:
+        """Whether some views are blurred or solarised: which ones is then known on the CPU."""
+        return any(pretext.blur_probability or pretext.solarise_probability for pretext in self.pretexts)
 
     def _finish(self, crops: Tensor, parameters: Parameters, out: Tensor) -> None:
         """Everything but crop and flip, which come first here as they change no colour and commute with the blur.
 
         Args:
-            crops: float32 (n, 3, size, size), values in 0..1; overwritten.
+            crops: uint8 (n, 3, size, size).
             out: where the views go.
         """
         pretext = self.pretexts[0]  # the views do not differ in what is used here
-        if pretext.grey_first:
-            grey_scale(crops, parameters.grey)
-        colour_jitter(crops, parameters.jitter, parameters.order)
-        if not pretext.grey_first:
-            grey_scale(crops, parameters.grey)
-        gaussian_blur(crops, parameters.sigma)
-        solarise(crops, parameters.solarise)
-        normalise(crops, *pretext.normalisation, out=out)
+        on_gpu = _photometric_gpu() if crops.is_cuda else None
+        if on_gpu is not None and not self._some_only:
+            on_gpu.colours(crops, parameters, pretext.grey_first, pretext.normalisation, out)
+            return
+        if on_gpu is not None:
+            floats = torch.empty(crops.shape, device=crops.device)
+            on_gpu.colours(crops, parameters, pretext.grey_first, None, floats)
+        else:
+            floats = _in_floats(crops)
+            if pretext.grey_first:
+                grey_scale(floats, parameters.grey)
+            colour_jitter(floats, parameters.jitter, parameters.order)
+            if not pretext.grey_first:
+                grey_scale(floats, parameters.grey)
+        gaussian_blur(floats, parameters.sigma)
+        solarise(floats, parameters.solarise)
+        normalise(floats, *pretext.normalisation, out=out)
 
 
 class CentreCrop(Views):
@@ -108,14 +128,25 @@ class CentreCrop(Views):
         super().__init__((pretext,), size, seed=0, channels_last=channels_last, dtype=dtype)
 
     def parameters(self, index: Tensor, epoch: int | Tensor, height: Tensor, width: Tensor) -> Parameters:
-        n, shorter = len(index), torch.minimum(height, width)
+        shorter = torch.minimum(height, width)
         whole = (height == self.size) & (width == self.size)
         side = torch.where(whole, shorter, (shorter * 224 / 256).round().long().clamp(min=1))
         box = torch.stack(((height - side) // 2, (width - side) // 2, side, side), dim=1)
-        no = torch.zeros(n, dtype=torch.bool)
-        jitter = torch.tensor([1.0, 1.0, 1.0, 0.0]).expand(n, 4)
-        order = torch.arange(4).expand(n, 4)
-        return Parameters(box, flip=no, jitter=jitter, order=order, grey=no, sigma=torch.zeros(n), solarise=no)
+        return only_crops(box)
 
     def _finish(self, crops: Tensor, parameters: Parameters, out: Tensor) -> None:
-        normalise(crops, *self.pretexts[0].normalisation, out=out)
+        normalise(_in_floats(crops), *self.pretexts[0].normalisation, out=out)
+
+
+def _in_floats(crops: Tensor) -> Tensor:
+    """uint8 (n, 3, height, width) as float32 in 0..1, one channel after the other."""
+    return crops.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
+
+
+@cache
+def _photometric_gpu() -> Any:
+    """The GPU's kernel; None without Triton, which comes with PyTorch for CUDA on Linux."""
+    try:
+        return importlib.import_module("moco.views.photometric_gpu")
+    except ImportError:
+        return None

@@ -21,7 +21,7 @@ from moco.runtime.signals import ignore_signals
 from moco.views import Views
 
 Decoder = Literal["auto", "cpu", "gpu"]
-_DRAWN_TOGETHER = 2**19
+_DRAWN_TOGETHER, _DRAWN_TOGETHER_ON_GPU = 2**19, 2**23
 """Pixels of the views that are drawn at once, at most, if that is more than one batch; a view counts as 16 x 16, as
 what decides on its crop and colours takes memory too."""
 
@@ -98,10 +98,10 @@ class Loader:
 
         As views are pure functions, it changes none of them.
         """
-        batches = iter(plan)
+        batches, most = iter(plan), _DRAWN_TOGETHER if self.device.type == "cpu" else _DRAWN_TOGETHER_ON_GPU
         for first in batches:
             pixels = len(first.images) * self.views.count * max(self.views.size, 16) ** 2
-            yield [first, *islice(batches, max(1, _DRAWN_TOGETHER // pixels) - 1)]
+            yield [first, *islice(batches, max(1, most // pixels) - 1)]
 
     def _decoded(self, images: Encoded, requests: Iterable[Request]) -> Iterator[Batch]:
         """The batches that are requested, each made by one worker."""
@@ -134,21 +134,17 @@ class Loader:
             yield read
 
     def _ahead(self, reads: Iterator[CropBatch]) -> Iterator[CropBatch]:
-        """Moves the crops to the device. On a GPU the next batch is on its way while this one is worked on."""
+        """Moves the crops to the device. A GPU copies them while it works on the batch before; nothing waits for it."""
         if self.device.type != "cuda":
             yield from reads
             return
-        copies, waiting = torch.cuda.Stream(self.device), None
+        copies = torch.cuda.Stream(self.device)
         for read in reads:
             with torch.cuda.stream(copies):
                 moved = read._replace(crops=read.crops.to(self.device, non_blocking=True))
-            if waiting is not None:
-                yield waiting
             torch.cuda.current_stream(self.device).wait_stream(copies)
             moved.crops.record_stream(torch.cuda.current_stream(self.device))
-            waiting = moved
-        if waiting is not None:
-            yield waiting
+            yield moved
 
 
 def _as_it_is(batch: Any) -> Any:
