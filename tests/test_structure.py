@@ -94,11 +94,17 @@ def test_no_circle_between_rooms():
 
 
 def test_contrast_imports_torch_alone():
-    allowed = {*sys.stdlib_module_names, "torch"}
     for name, path in FILES.items():
         if room(name) == "contrast":
+            # Triton comes with PyTorch where there can be a CUDA GPU; a GPU's kernels are imported there alone.
+            allowed = {*sys.stdlib_module_names, "torch", *(["triton"] if name.endswith("_gpu") else [])}
             others = {other for other in imported(path) if not other.startswith("moco.contrast")}
             assert {other.split(".")[0] for other in others} <= allowed, name
+
+
+def test_a_gpu_s_kernels_are_imported_where_they_are_used_alone():
+    importers = {name: others for name, others in graph().items() if any(other.endswith("_gpu") for other in others)}
+    assert not importers
 
 
 def test_an_init_hands_on_names_and_holds_no_code():

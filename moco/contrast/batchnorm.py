@@ -5,6 +5,10 @@ positive key by its sub-batch. So statistics are taken over groups (the paper's 
 groups than queries: in the order of `permutation`, which spans all ranks.
 """
 
+import importlib
+from functools import cache
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -19,10 +23,11 @@ class GroupBatchNorm(_BatchNorm):
     """Batch normalisation with statistics over groups of `group_size` consecutive samples, as over so many devices.
 
     It has the parameters and buffers of the layer that it stands for; in evaluation it is that layer. The running
-    statistics move by the mean over the groups, so they are as steady as those of the whole batch.
+    statistics move by the mean over the groups, so they are as steady as those of the whole batch. None is one group,
+    the whole batch: on a GPU that is faster than PyTorch's layer.
     """
 
-    def __init__(self, like: _BatchNorm, group_size: int) -> None:
+    def __init__(self, like: _BatchNorm, group_size: int | None) -> None:
         super().__init__(like.num_features, like.eps, like.momentum, like.affine, like.track_running_stats)
         self.group_size = group_size
         self.training = like.training
@@ -32,19 +37,37 @@ class GroupBatchNorm(_BatchNorm):
     def _check_input_dim(self, input: Tensor) -> None:
         """Any (n, channels, ...) will do."""
 
-    def forward(self, input: Tensor) -> Tensor:
-        """(n, channels, ...) to the same. In training n must be a multiple of the group size, else ValueError."""
-        if not self.training or len(input) == self.group_size:
+    def forward(self, input: Tensor, residual: Tensor | None = None, relu: bool = False) -> Tensor:
+        """(n, channels, ...) to the same. In training n must be a multiple of the group size, else ValueError.
+
+        Args:
+            residual: of the same shape, is added to the result.
+            relu: ReLU follows, after the residual. On a GPU both are part of the same kernels.
+        """
+        size = self.group_size or len(input)
+        if self.training and not torch.compiler.is_compiling() and len(input) % size == 0:
+            on_gpu = self._on_gpu(input, size, residual, relu)
+            if on_gpu is not None:
+                return on_gpu
+        output = self._normalised(input, size)
+        if residual is not None:
+            output += residual
+        return F.relu(output, inplace=True) if relu else output
+
+    def _normalised(self, input: Tensor, size: int) -> Tensor:
+        if not self.training:
             return super().forward(input)
-        if len(input) % self.group_size:
-            raise ValueError(f"a batch of {len(input)} is not a multiple of the BN group of {self.group_size}")
+        if len(input) % size:
+            raise ValueError(f"a batch of {len(input)} is not a multiple of the BN group of {size}")
+        if size == len(input):
+            return super().forward(input)
         if torch.compiler.is_compiling():
-            return self._by_formula(input)
-        groups = input.split(self.group_size)
+            return self._by_formula(input, size)
+        groups = input.split(size)
         # With a momentum of 1 each group's own statistics land in these rows.
         dtype = torch.promote_types(input.dtype, torch.float32)
         means, variances = input.new_zeros(2, len(groups), self.num_features, dtype=dtype)
-        # The fast kernel on each group and one copy costs less than one kernel over a view by groups.
+        # On a CPU the fast kernel on each group and one copy costs less than one kernel over a view by groups.
         output = torch.cat(
             [
                 F.batch_norm(group, mean, variance, self.weight, self.bias, True, 1.0, self.eps)
@@ -55,9 +78,20 @@ class GroupBatchNorm(_BatchNorm):
             track(self, means.mean(dim=0), variances.mean(dim=0))
         return output
 
-    def _by_formula(self, input: Tensor) -> Tensor:
+    def _on_gpu(self, input: Tensor, size: int, residual: Tensor | None, relu: bool) -> Tensor | None:
+        """All groups at once, by kernels of its own; None where these do not take the input."""
+        if not input.is_cuda or (self.track_running_stats and self.momentum is None) or (fused := _fused()) is None:
+            return None
+        if not fused.fits(input, residual, groups := len(input) // size):
+            return None
+        running = (self.running_mean, self.running_var, self.num_batches_tracked) if self.track_running_stats else None
+        affine, momentum = (self.weight, self.bias), self.momentum or 0.0
+        output: Tensor = fused.batch_norm(input, *affine, running, groups, momentum, self.eps, residual, relu)
+        return output
+
+    def _by_formula(self, input: Tensor, size: int) -> Tensor:
         """The same written out: a compiler makes two kernels of it, whatever the number of groups."""
-        grouped = input.unflatten(0, (-1, self.group_size)).to(torch.promote_types(input.dtype, torch.float32))
+        grouped = input.unflatten(0, (-1, size)).to(torch.promote_types(input.dtype, torch.float32))
         over = (1, *range(3, grouped.ndim))
         variance, mean = torch.var_mean(grouped, over, correction=0, keepdim=True)
         normalised = ((grouped - mean) * (variance + self.eps).rsqrt()).flatten(0, 1)
@@ -87,16 +121,25 @@ def track(layer: _BatchNorm, mean: Tensor, variance: Tensor) -> None:
     layer.running_var.lerp_(variance, weight)
 
 
-def group_batch_norm(module: nn.Module, group_size: int) -> nn.Module:
+@cache
+def _fused() -> Any:
+    """The GPU's kernels; None without Triton, which comes with PyTorch for CUDA on Linux."""
+    try:
+        return importlib.import_module("moco.contrast.batchnorm_gpu")
+    except ImportError:
+        return None
+
+
+def group_batch_norm(module: nn.Module, group_size: int | None) -> nn.Module:
     """The module with every BatchNorm replaced by a `GroupBatchNorm` that shares its parameters and buffers.
 
     The names in the state dict stay. Raises ValueError at a layer derived from BatchNorm (synchronised, or fused with
-    an activation): what it would mean in groups is not known here.
+    an activation): what it would mean in groups is not known here; without a group size such a layer stays.
     """
-    if isinstance(module, GroupBatchNorm) or type(module) in PLAIN:
+    if type(module) in PLAIN or (isinstance(module, GroupBatchNorm) and group_size is not None):
         assert isinstance(module, _BatchNorm)
         return GroupBatchNorm(module, group_size)
-    if isinstance(module, _BatchNorm):
+    if isinstance(module, _BatchNorm) and group_size is not None:
         raise ValueError(f"BN groups: the encoder holds a {type(module).__name__}, which cannot be divided into groups")
     for name, child in module.named_children():
         setattr(module, name, group_batch_norm(child, group_size))

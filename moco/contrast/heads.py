@@ -28,8 +28,7 @@ def with_head(
         raise ValueError(f"a BN group has at least 2 samples, not {bn_group}")
     features = count_features(encoder) if num_features is None else num_features
     whole = nn.Sequential(OrderedDict(backbone=encoder, head=projection_head(head, features, dim, hidden)))
-    if bn_group is not None:
-        group_batch_norm(whole, bn_group)
+    group_batch_norm(whole, bn_group)
     return whole
 
 

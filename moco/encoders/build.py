@@ -8,7 +8,7 @@ from torch import nn
 from torchvision import models
 from torchvision.models.resnet import ResNet
 
-from moco.encoders.resnet import resnet_of_width, resnext50_32x8d, use_small_stem, wide_resnet50
+from moco.encoders.resnet import fuse_blocks, resnet_of_width, resnext50_32x8d, use_small_stem, wide_resnet50
 from moco.encoders.tiny import TinyResNet
 from moco.encoders.vit import freeze_patches as freeze
 from moco.encoders.vit import vit_s_16
@@ -63,6 +63,7 @@ def build_encoder(name: str, small_stem: bool = False, freeze_patches: bool = Fa
         raise UserError(f"--small-stem: {name} is not a ResNet: --no-small-stem, or --encoder resnet18")
     if freeze_patches:
         freeze(encoder, name)
+    fuse_blocks(encoder)
     return encoder
 
 

@@ -3,18 +3,19 @@
 from dataclasses import dataclass
 
 from torch import nn
-from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
+from torchvision.models.resnet import Bottleneck, ResNet
 
 from moco.encoders.description import Description
 from moco.encoders.export.exported import refuse
 
 DEPTHS = {
-    (BasicBlock, (2, 2, 2, 2)): 18,
-    (BasicBlock, (3, 4, 6, 3)): 34,
-    (Bottleneck, (3, 4, 6, 3)): 50,
-    (Bottleneck, (3, 4, 23, 3)): 101,
-    (Bottleneck, (3, 8, 36, 3)): 152,
+    (False, (2, 2, 2, 2)): 18,
+    (False, (3, 4, 6, 3)): 34,
+    (True, (3, 4, 6, 3)): 50,
+    (True, (3, 4, 23, 3)): 101,
+    (True, (3, 8, 36, 3)): 152,
 }
+"""By whether blocks are bottlenecks, and their number in each stage."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def shape_of(encoder: nn.Module, description: Description, library: str) -> Shap
         raise refuse(library, description, "its ResNets have no such stem")
     stages = [encoder.layer1, encoder.layer2, encoder.layer3, encoder.layer4]
     block = encoder.layer1[-1]
-    depth = DEPTHS.get((type(block), tuple(map(len, stages))))  # type: ignore[arg-type]
+    depth = DEPTHS.get((isinstance(block, Bottleneck), tuple(map(len, stages))))  # type: ignore[arg-type]
     if depth is None:
         raise refuse(library, description, "is of another depth than 18, 34, 50, 101 and 152")
     last = block.conv3 if isinstance(block, Bottleneck) else block.conv2
