@@ -150,8 +150,9 @@ class Compute(BaseCompute):
     """A data set of equal-sized images up to this size in MB is cached in memory (the GPU's, if there is one)."""
     compile: bool = False
     """Compile the encoders by torch.compile: takes a minute at the start and gives fewer, larger kernels on a GPU."""
-    cuda_graph: bool = False
-    """Record a step as one CUDA graph, on one GPU: for small images, whose kernels launch slower than they run."""
+    cuda_graph: bool | None = None
+    """Record a step as a CUDA graph, as small images take a GPU less time than launching their kernels; None: on one
+    CUDA GPU, unless the encoder is timm's."""
 
 
 @dataclass(frozen=True)
@@ -217,8 +218,6 @@ def check(config: Config, ranks: int = 1, images: int | None = None) -> None:
     contrast, training = config.contrast, config.training
     if images is not None and images < training.batch_size:
         raise UserError(f"--batch-size {training.batch_size}: the data set has only {images} training images")
-    if config.compute.cuda_graph and config.views.start_scale < 1:
-        raise UserError("--cuda-graph: a step is recorded for views of one size: --start-scale 1")
     if config.compute.cuda_graph and ranks > 1:
         raise UserError(f"--cuda-graph: a step is recorded on one GPU, not on {ranks} ranks")
     micro_batch, rest = divmod(training.batch_size, ranks * training.accumulation_steps)
@@ -237,7 +236,7 @@ def check(config: Config, ranks: int = 1, images: int | None = None) -> None:
 AUTO = ("precision", "decoder")
 """Options whose `auto` is decided when a run is started, and stored: the numbers depend on them."""
 
-MAY_CHANGE = {"workers", "device", *(f.name for f in fields(Log))}
+MAY_CHANGE = {"workers", "device", "cuda_graph", *(f.name for f in fields(Log))}
 """Options that may be others when a run is continued: the numbers do not depend on them."""
 
 GROUPS = (Data, Views, Encoder, Contrast, Training, Log)

@@ -13,7 +13,8 @@ class Graphed:
     """A function of tensors on a GPU, recorded as a CUDA graph at its fourth call and replayed from then on.
 
     Small images take a GPU less time than Python takes to launch their thousand kernels. The function may change only
-    tensors that stay where they are (weights, queue, counters), waits for nothing, and always gets the same shapes.
+    tensors that stay where they are (weights, queue, counters), and waits for nothing. At inputs of other shapes it is
+    recorded again.
 
     Args:
         function: what is recorded; it returns one tensor.
@@ -23,9 +24,12 @@ class Graphed:
         self.function = function
         self.stream = torch.cuda.Stream()
         self.graph: torch.cuda.CUDAGraph | None = None
+        self.inputs: list[Tensor] = []
         self.calls = 0
 
     def __call__(self, *inputs: Tensor) -> Tensor:
+        if self.graph is not None and [x.shape for x in inputs] != [x.shape for x in self.inputs]:
+            self.graph, self.calls = None, 0
         self.calls += 1
         if self.calls <= _WARM_UP:
             self.stream.wait_stream(torch.cuda.current_stream())

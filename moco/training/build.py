@@ -14,7 +14,7 @@ from moco.runs.config import Compute, Config
 from moco.runs.weights import load_weights
 from moco.runtime.device import Device, choose_device
 from moco.runtime.errors import UserError, one_line
-from moco.runtime.ranks import rank
+from moco.runtime.ranks import rank, world_size
 from moco.views import Views, get_pretext
 
 
@@ -26,6 +26,14 @@ def device_of(compute: Compute) -> Device:
     if compute.decoder == "gpu" and device.device.type != "cuda":
         raise UserError("--decoder gpu: there is no CUDA GPU to decode on")
     return device
+
+
+def is_recorded(compute: Compute, device: Device, mechanism: nn.Module) -> bool:
+    """Whether a step is recorded as a CUDA graph; what timm's encoders do at a step is not known here."""
+    if compute.cuda_graph is not None:
+        return compute.cuda_graph
+    from_timm = any(type(module).__module__.startswith("timm.") for module in mechanism.modules())
+    return device.device.type == "cuda" and world_size() == 1 and not from_timm
 
 
 def resolved(config: Config, source: Source, device: Device) -> Config:

@@ -48,14 +48,20 @@ def estimate(config: Config, source: Source, device: Device, linear: Linear | No
 
 
 def _step(training: Pretraining, first: int, last: int) -> float:
-    """Seconds of one of these steps, data included."""
-    times = []
+    """Seconds of one of these steps, data included, without the first ones, which set up, compile and record."""
+    times: list[float] = []
+    batches = training.batches(first, min(last, first + 1000))
+    together = _STEPS if training.recorded else 1  # while a GPU computes, the CPU prepares the next steps
     start = time.perf_counter()
-    for batch in training.batches(first, min(last, first + 1000)):
+    for number, batch in enumerate(batches, start=1):
         training.update(*training.inputs(batch))
+        if number % together:
+            continue
         training.pending[-1].sum().item()  # waits for a GPU
-        times.append(time.perf_counter() - start)
-        if len(times) > _STEPS and sum(times) > _SECONDS:
+        times.append((time.perf_counter() - start) / together)
+        if number > _STEPS and together * sum(times) > _SECONDS:
             break
         start = time.perf_counter()
+    if not times:  # fewer steps than are timed together
+        times.append((time.perf_counter() - start) / max(1, last - first))
     return statistics.mean(times[1:] or times)  # views are drawn for several steps at once

@@ -20,7 +20,7 @@ from moco.runtime.data_parallel import data_parallel, generator_states, restore_
 from moco.runtime.device import Device
 from moco.runtime.errors import UserError
 from moco.runtime.ranks import average, gather_objects, on_main, rank, world_size
-from moco.training.build import build_mechanism, start_from
+from moco.training.build import build_mechanism, is_recorded, start_from
 from moco.training.optimizers import build_optimizer
 from moco.training.schedules import learning_rate
 from moco.views import CentreCrop, Views, get_pretext
@@ -72,7 +72,8 @@ class Pretraining:
         self.parameters = [p for p in self.mechanism.parameters() if p.requires_grad]
         encoders = [child for child in self.mechanism.children() if not isinstance(child, Queue)]
         self.statistics = [b for encoder in encoders for b in encoder.buffers() if b.is_floating_point()]
-        self.optimizer = build_optimizer(training, self.parameters, recorded=config.compute.cuda_graph)
+        self.recorded = is_recorded(config.compute, device, mechanism)
+        self.optimizer = build_optimizer(training, self.parameters, self.recorded)
         pretexts = get_pretext(config.views.views)[: self.mechanism.num_views]
         views = Views(pretexts, config.views.image_size, training.seed, device.channels_last, device.dtype)
         compute = config.compute
@@ -84,8 +85,8 @@ class Pretraining:
         self.distributed = data_parallel(self.mechanism, self.parameters) if world_size() > 1 else None
         # A recorded step reads the learning rate from the device.
         self.last_lr = training.lr
-        self.lr_on_device = torch.tensor(training.lr, device=device.device) if compute.cuda_graph else None
-        self.advance: Callable[..., Tensor] = Graphed(self._advance) if compute.cuda_graph else self._advance
+        self.lr_on_device = torch.tensor(training.lr, device=device.device) if self.recorded else None
+        self.advance: Callable[..., Tensor] = Graphed(self._advance) if self.recorded else self._advance
         self.pending: list[Tensor] = []  # metrics of the steps since the last line of metrics.jsonl
         self.metrics_size = 0
 

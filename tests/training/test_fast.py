@@ -30,7 +30,7 @@ def losses(tmp_path, config: Config, steps: int = 6) -> torch.Tensor:
         Run(tmp_path),
         device_of(config.compute),
     )
-    for batch in run.loader.training(16, 0, 0, steps):
+    for batch in run.batches(0, steps):
         run.update(*run.inputs(batch))
     return run.pending_values()[:, 0].cpu()
 
@@ -61,9 +61,34 @@ def test_a_recorded_run_of_another_optimizer_has_the_same_losses(tmp_path, optim
     )
 
 
-def assert_recorded_is_the_same(tmp_path, config: Config) -> None:
-    recorded = replace(config, compute=replace(config.compute, cuda_graph=True))
-    torch.testing.assert_close(losses(tmp_path, recorded, 12), losses(tmp_path, config, 12), atol=1e-3, rtol=1e-3)
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="a CUDA graph needs a GPU")
+def test_a_run_whose_views_grow_is_recorded_again(tmp_path):
+    views = replace(CONFIG.views, start_scale=0.5, start_share=0.5)
+    config = replace(CONFIG, views=views, compute=replace(CONFIG.compute, device="cuda"))
+    assert_recorded_is_the_same(tmp_path, config, 16)
+
+
+def assert_recorded_is_the_same(tmp_path, config: Config, steps: int = 12) -> None:
+    eager, recorded = (
+        losses(tmp_path, replace(config, compute=replace(config.compute, cuda_graph=graph)), steps)
+        for graph in (False, True)
+    )
+    torch.testing.assert_close(recorded, eager, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="a CUDA graph needs a GPU")
+def test_a_step_is_recorded_by_default_on_a_gpu_but_not_timm_s(tmp_path):
+    source = Source(InMemory(torch.zeros(64, 3, 16, 16, dtype=torch.uint8)), None, None)
+    config = replace(CONFIG, compute=replace(CONFIG.compute, device="cuda"))
+    assert Pretraining(config, source, Run(tmp_path), device_of(config.compute)).recorded
+    pytest.importorskip("timm")
+    config = replace(config, encoder=Encoder("timm:test_resnet.r160_in1k"))
+    assert not Pretraining(config, source, Run(tmp_path), device_of(config.compute)).recorded
+
+
+def test_a_step_on_a_cpu_is_not_recorded(tmp_path):
+    source = Source(InMemory(torch.zeros(64, 3, 16, 16, dtype=torch.uint8)), None, None)
+    assert not Pretraining(CONFIG, source, Run(tmp_path), device_of(CONFIG.compute)).recorded
 
 
 def test_there_is_no_graph_without_a_gpu_nor_on_several_ranks():
