@@ -42,7 +42,7 @@ class Step:
     take: Callable[[], int]
 
 
-def _views(batch: int, size: int, device: torch.device, memory_format: torch.memory_format) -> list[Tensor]:
+def views_on(batch: int, size: int, device: torch.device, memory_format: torch.memory_format) -> list[Tensor]:
     shape = (batch, 3, size, size)
     return [torch.randn(shape, device=device).to(memory_format=memory_format) for _ in range(2)]
 
@@ -56,7 +56,7 @@ def ours(sizes: Sizes, device: torch.device, bn_group: int | None = None, **opti
     images = torch.zeros(sizes.batch, 3, 8, 8, dtype=torch.uint8)
     compute = _compute(device, options)
     run = run_of(images, "v2", sizes.size, sizes.encoder, sizes.batch, sizes.queue, 0.999, compute, bn_group)
-    views = _views(sizes.batch, sizes.size, device, run.device.memory_format)
+    views = views_on(sizes.batch, sizes.size, device, run.device.memory_format)
 
     def take() -> int:
         run.update(*views)
@@ -117,7 +117,7 @@ def plain(sizes: Sizes, device: torch.device, fair: bool) -> Step:
     model.to(device, memory_format=memory_format)  # type: ignore[call-overload]
     criterion = nn.CrossEntropyLoss()
     optimizer = torch.optim.SGD(model.parameters(), LR, momentum=SGD_MOMENTUM, weight_decay=WEIGHT_DECAY)
-    views = _views(sizes.batch, sizes.size, device, memory_format)
+    views = views_on(sizes.batch, sizes.size, device, memory_format)
 
     def take() -> int:
         with torch.autocast(device.type, torch.bfloat16, enabled=fair):

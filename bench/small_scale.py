@@ -146,7 +146,7 @@ def fastest(options: argparse.Namespace) -> Compute:
     if path.is_file():
         return Compute(**json.loads(path.read_text()))
     times: dict[str, float] = {}
-    for name, flags in (VARIANTS if torch.cuda.is_available() else {"eager": {}}).items():
+    for name, flags in (VARIANTS if torch.cuda.is_available() else {"eager": VARIANTS["eager"]}).items():
         compute = Compute(**flags)
         (job, *_) = jobs_of(PUBLISHED_ROWS, options, compute)
         try:

@@ -17,7 +17,7 @@ def test_it_can_be_imported(name):
 @pytest.mark.parametrize(
     "name",
     [
-        *("count", "gpu", "minutes", "monitor", "peers", "records.__main__"),
+        *("count", "gpu", "gpu_profile", "minutes", "monitor", "peers", "records.__main__"),
         *("scale", "shuffle_bn", "small_scale", "weights", "__main__"),
     ],
 )
@@ -35,6 +35,14 @@ def run(name: str, words: str) -> None:
 def test_count(capsys):
     run("count", "--encoder tinyw0.25 --size 32 --batch 8 --queue 64 --bn-group 4")
     assert "images/s" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("what", ["small", "large"])
+def test_gpu_profile(what, capsys):
+    run("gpu_profile", f"{what} --quick")
+    printed = capsys.readouterr().out
+    assert "with views" in printed or "the released code's" in printed
+    assert "recorded" in printed
 
 
 def test_monitor(random_npz, capsys):
