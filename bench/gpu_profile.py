@@ -84,7 +84,7 @@ class Clock:
 
 
 def small(device: torch.device, quick: bool, batch: int, size: int, what: str, options: dict[str, Any]) -> Step:
-    """A step of `cifar10-r18` in 8 BN groups of views made already ("step"), or with its own ("fed"), or these alone."""
+    """A step of `cifar10-r18` in 8 BN groups: of views made already ("step"), with its own ("fed"), or these alone."""
     settings = {"batch_size": batch, "bn_group": batch // 8, "encoder": "tiny" if quick else "resnet18"}
     config = with_options(RECIPES["cifar10-r18"].config, **settings)
     config = replace(config, compute=Compute(device=device.type, **options))
