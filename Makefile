@@ -15,9 +15,10 @@ PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 test: .venv/installed-dev
 	$(PYTEST) --dist worksteal -m "not slow"
 
-# A test at a time, as they are long; groups are kept.
+# A file at a time, so that what its tests share is made once, and the full-sized ones, whose memory two together would
+# not find, follow one another.
 test-slow: .venv/installed-dev
-	$(PYTEST) --dist loadgroup -m slow
+	$(PYTEST) --dist loadfile -m slow
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .

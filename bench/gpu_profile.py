@@ -57,9 +57,9 @@ class Clock:
         step.take()
         self.wait()
         first = time.perf_counter() - start
-        for _ in range(5 if self.on_gpu else 1):
+        for _ in range(5 if self.on_gpu else 0):
             step.take()
-        turns = [self._turn(step, steps) for _ in range(3)]
+        turns = [self._turn(step, steps if self.on_gpu else 1) for _ in range(3 if self.on_gpu else 1)]
         seconds, launched, images = (statistics.median(column) for column in zip(*turns, strict=True))
         memory = torch.cuda.max_memory_allocated() / 2**20 if self.on_gpu else 0
         print(

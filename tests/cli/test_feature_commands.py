@@ -50,6 +50,7 @@ def on_one_and_on_two(place: Path, words: str, out: str) -> tuple[str, str]:
     return texts[0], texts[1]
 
 
+@pytest.mark.slow
 def test_embed_on_two_ranks_writes_what_one_writes_in_the_order_of_the_source(place):
     words = f"embed weights.safetensors --data folder:images --out x.csv --max-bad 0.1 --batch-size 5 --map {SHARED}"
     one, two = (list(csv.DictReader(text.splitlines())) for text in on_one_and_on_two(place, words, "x.csv"))

@@ -124,6 +124,7 @@ def test_what_the_command_line_names_stands(tmp_path, random_npz, capsys):
     assert Run(tmp_path / "run").config() == config
 
 
+@pytest.mark.slow
 def test_a_recipe_made_for_given_weights_is_not_changed_again(tmp_path, random_npz, capsys):
     recipe, data = tmp_path / "given.yaml", f"npz:{random_npz(16, 32)}"
     main(["suggest", data, "--init", "shapes-cpu", "--out", str(recipe), "--device", "cpu"])
@@ -172,6 +173,7 @@ def npz(random_npz):
     return random_npz(128, size=16, classes=2)
 
 
+@pytest.mark.slow
 def test_the_suggested_recipe_runs(npz, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     main(shlex.split(f"suggest npz:{npz} --hours 0.001 --device cpu --precision fp32"))

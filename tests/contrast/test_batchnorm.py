@@ -119,7 +119,7 @@ def test_queries_and_keys_fall_into_other_groups():
 
 
 @pytest.mark.parametrize("momentum", [0.1, None])
-@pytest.mark.parametrize("dimensions", [2, 4])
+@pytest.mark.parametrize("dimensions", [pytest.param(2, marks=pytest.mark.slow), 4])
 def test_compiled_grouped_bn_is_the_same(momentum, dimensions):
     torch.manual_seed(0)
     layer = (nn.BatchNorm1d if dimensions == 2 else nn.BatchNorm2d)(3, eps=0.1, momentum=momentum)

@@ -18,7 +18,7 @@ def relative(mine: torch.Tensor, expected: torch.Tensor) -> float:
 
 @pytest.mark.parametrize(
     ("shape", "groups"),
-    [((8, 6, 5, 4), 2), ((12, 130, 3, 3), 3), ((16, 64, 9, 9), 8), ((4, 3, 33, 33), 1), ((12, 200), 2), ((9, 5, 7), 3)],
+    [((8, 6, 5, 4), 2), ((6, 130, 3, 3), 3), ((4, 20, 17, 17), 1), ((9, 5, 7), 3)],
 )
 @pytest.mark.parametrize(
     ("affine", "residual", "relu"),

@@ -48,7 +48,7 @@ def slow(*values: object) -> object:
         ("user_error", ["moco: rank 1: disk 7: cannot be read"]),
         slow("out_of_memory", ["moco: rank 1: CUDA out of memory: a smaller batch takes less"]),
         slow("bug", ["Traceback (most recent call last):", "moco: rank 1: KeyError: 'a plain bug'"]),
-        ("killed", ["moco: rank 1: was killed, or its machine lost: --resume auto continues the run"]),
+        slow("killed", ["moco: rank 1: was killed, or its machine lost: --resume auto continues the run"]),
         slow("main_killed", ["moco: rank 0: was killed, or its machine lost: --resume auto continues the run"]),
         slow("stuck", ["moco: rank 1: disk 7: cannot be read"]),
     ],
@@ -69,6 +69,7 @@ def patient(words: str, tmp_path: Path) -> list[Rank]:
     return ranks
 
 
+@pytest.mark.slow
 def test_what_the_main_rank_does_alone_may_take_longer_than_a_collective(tmp_path):
     ranks = patient("works", tmp_path)
     assert [rank.code for rank in ranks] == [0, 0, 0], ranks

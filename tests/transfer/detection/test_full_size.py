@@ -9,7 +9,6 @@ from moco.transfer.detection.structures import build_detector
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("full size")  # two at once may take more memory than there is
 @pytest.mark.parametrize(("structure", "options"), [("c4", {"masks": True}), ("dc5", {}), ("fpn", {"masks": True})])
 def test_a_step_of_two_images_of_800_pixels(structure, options):
     detector = build_detector(structure, build_encoder("resnet50"), 20, **options)

@@ -110,7 +110,7 @@ def build_full(name):
     return build_detector(name.split("_")[0], resnet50(), 20 if name == "c4_box" else 80, **options.get(name, {}))
 
 
-@pytest.mark.parametrize("name", ["c4_box", "c4_mask", "dc5", "fpn_mask"])
+@pytest.mark.parametrize("name", ["c4_box", "c4_mask", pytest.param("dc5", marks=pytest.mark.slow), "fpn_mask"])
 def test_initial_values(name):
     stats = text("init")[name]
     for key, value in to_detectron2(build_full(name)).items():
