@@ -37,6 +37,11 @@ COMPILED = {"compile": True, "cuda_graph": True}
 """Measured last, as compiling takes minutes where processors are slow."""
 
 
+def variants(on_gpu: bool) -> dict[str, dict[str, bool]]:
+    """Those that can be had."""
+    return VARIANTS if on_gpu else {"eager": VARIANTS["eager"]}
+
+
 @dataclass
 class Bench:
     """The device, the clock, and what was measured."""
@@ -53,10 +58,6 @@ class Bench:
     def wait(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-
-    def variants(self) -> dict[str, dict[str, bool]]:
-        """Those that can be had here; a compiler on a CPU takes its minute for nothing."""
-        return VARIANTS if self.device.type == "cuda" else {"eager": VARIANTS["eager"]}
 
     def measure(self, work: str, sides: dict[str, Callable[[], Step]], goal: str = "", seconds: float = 0.5) -> Row:
         """Of each side the median of five turns in images/s, and the GPU memory that it takes; or why it failed.
@@ -175,7 +176,7 @@ def large_step(bench: Bench, ceilings: Ceilings) -> None:
     """The step of ResNet-50 beside the released code's, and in share of the floor."""
     s = bench.sizes
     sides: dict[str, Callable[[], Step]] = {}
-    for name, options in bench.variants().items():
+    for name, options in variants(bench.device.type == "cuda").items():
         sides[f"moco, {name}"] = partial(ours, s, bench.device, **options)
         group = 32 if s.batch % 32 == 0 else s.batch // 2
         sides[f"moco, {name}, BN groups of {group}"] = partial(ours, s, bench.device, bn_group=group, **options)
@@ -194,7 +195,7 @@ def small_step(bench: Bench) -> None:
     s = bench.sizes
     sides: dict[str, Callable[[], Step]] = {
         f"moco, {name}": partial(ours_with_views, s, bench.device, **options)
-        for name, options in bench.variants().items()
+        for name, options in variants(bench.device.type == "cuda").items()
     }
     sides["lightly"] = partial(with_lightly, s, bench.device, workers=max(1, (os.cpu_count() or 2) - 2))
     work = f"step with views, {s.small_encoder}, {s.small_size} px, batch {s.small_batch}, data in memory"
@@ -231,7 +232,7 @@ def compiled(bench: Bench) -> None:
 def _fastest(bench: Bench) -> dict[str, bool]:
     """The options of the variant that was fastest in the first work."""
     rates = bench.rows[0]["images_per_second"]
-    return max(bench.variants().items(), key=lambda item: rates.get(f"moco, {item[0]}", 0))[1]
+    return max(variants(bench.device.type == "cuda").items(), key=lambda item: rates.get(f"moco, {item[0]}", 0))[1]
 
 
 def table(context: Row, rows: list[Row]) -> list[str]:

@@ -20,8 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch.profiler import ProfilerActivity, profile
 
-from bench.gpu import FULL, QUICK
-from bench.gpu_sides import Step, ours, plain, views_on
+from bench.gpu import COMPILED, FULL, QUICK, VARIANTS
+from bench.gpu_sides import Step, fed, ours, plain, views_on
 from moco.data import InMemory, Source
 from moco.runs.config import Compute
 from moco.runs.folder import Run
@@ -30,7 +30,7 @@ from moco.runs.recipes.recipes import RECIPES
 from moco.training import Pretraining
 from moco.training.build import device_of
 
-EAGER, RECORDED = {"cuda_graph": False}, {"cuda_graph": True}
+EAGER, RECORDED = VARIANTS["eager"], VARIANTS["recorded"]
 
 
 class Clock:
@@ -90,6 +90,8 @@ def small(device: torch.device, quick: bool, batch: int, size: int, what: str, o
     config = replace(config, compute=Compute(device=device.type, **options))
     images = torch.randint(0, 256, (512 if quick else 50_000, 3, 32, 32), dtype=torch.uint8)
     run = Pretraining(config, Source(InMemory(images), None, None), Run(Path("none")), device_of(config.compute))
+    if what == "fed":
+        return fed(run, batch)
     batches = run.loader.training(batch, 0, 0, 1 << 30)
     made = [view.to(run.device.dtype) for view in views_on(batch, size, device, run.device.memory_format)]
 
@@ -97,14 +99,14 @@ def small(device: torch.device, quick: bool, batch: int, size: int, what: str, o
         if what == "views":
             next(batches)
         else:
-            run.update(*(run.inputs(next(batches)) if what == "fed" else made))
+            run.update(*made)
             run.pending.clear()
         return batch
 
     return Step(take)
 
 
-def normalisation(quick: bool) -> None:
+def normalisation() -> None:
     """BN of bf16, forward and backward, by our kernels and PyTorch's: on a GPU alone."""
     from moco.contrast.batchnorm_gpu import batch_norm
 
@@ -159,9 +161,9 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error("there is no GPU here: --quick shows that it runs (norm does not)")
     device = torch.device("cuda" if on_gpu else "cpu")
     sizes, clock = QUICK if options.quick else FULL, Clock(device, options.seconds)
-    recorded, compiled = (RECORDED, {"compile": True} | RECORDED) if on_gpu else (EAGER, EAGER)
+    recorded, compiled = (RECORDED, COMPILED) if on_gpu else (EAGER, EAGER)
     if options.what == "norm":
-        normalisation(options.quick)
+        normalisation()
     elif options.what == "compiled":
         clock.time("compiled and recorded", partial(ours, sizes, device, **compiled), 5, kernels=True)
     elif options.what == "large":

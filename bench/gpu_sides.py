@@ -66,7 +66,7 @@ def ours(sizes: Sizes, device: torch.device, bn_group: int | None = None, **opti
     return Step(take)
 
 
-def _fed(run: Pretraining, batch: int) -> Step:
+def fed(run: Pretraining, batch: int) -> Step:
     batches = run.loader.training(batch, 0, 0, 1 << 30)
 
     def take() -> int:
@@ -90,7 +90,7 @@ def ours_with_views(sizes: Sizes, device: torch.device, **options: bool) -> Step
         0.99,
         _compute(device, options),
     )
-    return _fed(run, sizes.small_batch)
+    return fed(run, sizes.small_batch)
 
 
 def ours_from_shards(
@@ -106,7 +106,7 @@ def ours_from_shards(
     workers = 1 if few else max(1, (os.cpu_count() or 2) - 1)
     compute = Compute(device=device.type, decoder=decoder, workers=workers, **options)
     run = run_of(source, "v2", sizes.size, sizes.encoder, sizes.batch, sizes.queue, 0.999, compute)
-    return _fed(run, sizes.batch)
+    return fed(run, sizes.batch)
 
 
 def plain(sizes: Sizes, device: torch.device, fair: bool) -> Step:

@@ -2,7 +2,7 @@
 
     python -m bench.small_scale [--data cifar10:data] [--minutes 8.5] [--out runs/small-scale] [--page bench/results]
 
-The fastest way to run a step (compiled, recorded) is found by trying. Then run, with 3 seeds each, lightly's three
+The fastest way to run a step (recorded, eager) is found by trying. Then run, with 3 seeds each, lightly's three
 settings on CIFAR-10 (kNN 83.8, 84.7, 89.9 as published) and `cifar10-speed`; and with one seed `cifar10-speed` with
 each of its ingredients exchanged, to measure what each contributes. After the minutes given it stops with a checkpoint,
 and the same command continues. --quick runs the same at tiny sizes, on a CPU too; --only NAME runs speed or published
@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from bench.gpu import VARIANTS, context_of
+from bench.gpu import VARIANTS, context_of, variants
 from moco.data import source_of
 from moco.reproduce import EXPERIMENTS, Experiment, Job, plan, results_of, run_missing, write_page
 from moco.reproduce.experiment import Cell, Changes, Claim, Scale
@@ -146,7 +146,7 @@ def fastest(options: argparse.Namespace) -> Compute:
     if path.is_file():
         return Compute(**json.loads(path.read_text()))
     times: dict[str, float] = {}
-    for name, flags in (VARIANTS if torch.cuda.is_available() else {"eager": VARIANTS["eager"]}).items():
+    for name, flags in variants(torch.cuda.is_available()).items():
         compute = Compute(**flags)
         (job, *_) = jobs_of(PUBLISHED_ROWS, options, compute)
         try:

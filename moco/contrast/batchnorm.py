@@ -5,16 +5,13 @@ positive key by its sub-batch. So statistics are taken over groups (the paper's 
 groups than queries: in the order of `permutation`, which spans all ranks.
 """
 
-import importlib
-from functools import cache
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from moco.contrast.collectives import gather_with_gradient, world_size
+from moco.contrast.kernels import gpu_kernels
 
 PLAIN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
@@ -45,22 +42,18 @@ class GroupBatchNorm(_BatchNorm):
             relu: ReLU follows, after the residual. On a GPU both are part of the same kernels.
         """
         size = self.group_size or len(input)
-        if self.training and not torch.compiler.is_compiling() and len(input) % size == 0:
-            on_gpu = self._on_gpu(input, size, residual, relu)
-            if on_gpu is not None:
-                return on_gpu
+        if (on_gpu := self._on_gpu(input, size, residual, relu)) is not None:
+            return on_gpu
         output = self._normalised(input, size)
         if residual is not None:
             output += residual
         return F.relu(output, inplace=True) if relu else output
 
     def _normalised(self, input: Tensor, size: int) -> Tensor:
-        if not self.training:
+        if not self.training or size == len(input):
             return super().forward(input)
         if len(input) % size:
             raise ValueError(f"a batch of {len(input)} is not a multiple of the BN group of {size}")
-        if size == len(input):
-            return super().forward(input)
         if torch.compiler.is_compiling():
             return self._by_formula(input, size)
         groups = input.split(size)
@@ -80,9 +73,12 @@ class GroupBatchNorm(_BatchNorm):
 
     def _on_gpu(self, input: Tensor, size: int, residual: Tensor | None, relu: bool) -> Tensor | None:
         """All groups at once, by kernels of its own; None where these do not take the input."""
-        if not input.is_cuda or (self.track_running_stats and self.momentum is None) or (fused := _fused()) is None:
+        if torch.compiler.is_compiling() or not self.training or not input.is_cuda or not size or len(input) % size:
             return None
-        if not fused.fits(input, residual, groups := len(input) // size):
+        fused, groups = gpu_kernels("moco.contrast.batchnorm_gpu"), len(input) // size
+        if fused is None or (self.track_running_stats and self.momentum is None):
+            return None
+        if not fused.fits(input, residual, groups):
             return None
         running = (self.running_mean, self.running_var, self.num_batches_tracked) if self.track_running_stats else None
         affine, momentum = (self.weight, self.bias), self.momentum or 0.0
@@ -119,15 +115,6 @@ def track(layer: _BatchNorm, mean: Tensor, variance: Tensor) -> None:
     weight = 1 / layer.num_batches_tracked.to(mean) if layer.momentum is None else layer.momentum
     layer.running_mean.lerp_(mean, weight)
     layer.running_var.lerp_(variance, weight)
-
-
-@cache
-def _fused() -> Any:
-    """The GPU's kernels; None without Triton, which comes with PyTorch for CUDA on Linux."""
-    try:
-        return importlib.import_module("moco.contrast.batchnorm_gpu")
-    except ImportError:
-        return None
 
 
 def group_batch_norm(module: nn.Module, group_size: int | None) -> nn.Module:

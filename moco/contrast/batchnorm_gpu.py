@@ -195,6 +195,28 @@ def _padded(groups: int, splits: int) -> tuple[int, int]:
 
 
 @triton.jit
+def _tile(rows, channels, ROWS: tl.constexpr, WIDTH: tl.constexpr):
+    """A program's group and channels, and the places of its rows of them; which of these there are."""
+    number, group, block = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    channel = block * WIDTH + tl.arange(0, WIDTH)
+    row = number * ROWS + tl.arange(0, ROWS)
+    known = channel < channels
+    place = (group * rows + row).to(tl.int64)[:, None] * channels + channel[None, :]
+    return group, channel, known, place, (row < rows)[:, None] & known[None, :]
+
+
+@triton.jit
+def _splits(groups, splits, channels, GROUPS: tl.constexpr, SPLITS: tl.constexpr):
+    """A program's channels, and the places of what was added up: of each group and split, and of each group."""
+    channel = tl.program_id(0) * 16 + tl.arange(0, 16)
+    group, number = tl.arange(0, GROUPS), tl.arange(0, SPLITS)
+    own = (group < groups)[:, None] & (channel < channels)[None, :]
+    known = own[:, None, :] & (number < splits)[None, :, None]
+    place = (group[:, None, None] * splits + number[None, :, None]) * channels + channel[None, None, :]
+    return channel, number, known, place, own, group[:, None] * channels + channel[None, :]
+
+
+@triton.jit
 def _add_up(x, partial, length, rows, split, channels, ROWS: tl.constexpr, WIDTH: tl.constexpr):
     """Mean and summed squared deviations of a split's rows, by Welford's rule along and Chan's across the tile."""
     group, number, block = tl.program_id(0), tl.program_id(1), tl.program_id(2)
@@ -239,20 +261,15 @@ def _combine(
     SPLITS: tl.constexpr,
 ):
     """Each group's mean and 1 / standard deviation from its splits; the running statistics."""
-    channel = tl.program_id(0) * 16 + tl.arange(0, 16)
-    group, number = tl.arange(0, GROUPS), tl.arange(0, SPLITS)
-    known = (group < groups)[:, None, None] & (number < splits)[None, :, None] & (channel < channels)[None, None, :]
-    place = (group[:, None, None] * splits + number[None, :, None]) * channels + channel[None, None, :]
+    channel, number, known, place, own, own_place = _splits(groups, splits, channels, GROUPS, SPLITS)
     means = tl.load(partial + place, known, 0.0)
     deviations = tl.load(partial + groups * splits * channels + place, known, 0.0)
     counts = tl.maximum(tl.minimum(split, rows - number * split), 0).to(tl.float32)[None, :, None]
     mean = tl.sum(means * counts, 1) / rows
     apart = tl.where(known, means - mean[:, None, :], 0.0)
     variance = tl.sum(deviations + counts * apart * apart, 1) / rows
-    own = (group < groups)[:, None] & (channel < channels)[None, :]
-    place = group[:, None] * channels + channel[None, :]
-    tl.store(statistics + place, mean, own)
-    tl.store(statistics + groups * channels + place, 1.0 / tl.sqrt(variance + eps), own)
+    tl.store(statistics + own_place, mean, own)
+    tl.store(statistics + groups * channels + own_place, 1.0 / tl.sqrt(variance + eps), own)
     if running_mean is not None:
         unbiased = tl.where(own, variance, 0.0) * (rows / (rows - 1.0))
         before = tl.load(running_mean + channel, channel < channels)
@@ -294,13 +311,8 @@ def _normalise(
     WIDTH: tl.constexpr,
     RELU: tl.constexpr,
 ):
-    number, group, block = tl.program_id(0), tl.program_id(1), tl.program_id(2)
-    channel = block * WIDTH + tl.arange(0, WIDTH)
-    known = channel < channels
+    group, channel, _, place, inside = _tile(rows, channels, ROWS, WIDTH)
     scale, shift = _line(statistics, weight, bias, group, groups, channel, channels)
-    row = number * ROWS + tl.arange(0, ROWS)
-    place = (group * rows + row).to(tl.int64)[:, None] * channels + channel[None, :]
-    inside = (row < rows)[:, None] & known[None, :]
     value = tl.load(x + place, inside).to(tl.float32) * scale[None, :] + shift[None, :]
     if residual is not None:
         value += tl.load(residual + place, inside).to(tl.float32)
@@ -363,16 +375,11 @@ def _add_up_gradients(
 @triton.jit
 def _combine_gradients(partial, sums, of_affine, groups, splits, channels, GROUPS: tl.constexpr, SPLITS: tl.constexpr):
     """Each group's sums from its splits, and over all groups: the gradients of bias and weight."""
-    channel = tl.program_id(0) * 16 + tl.arange(0, 16)
-    group, number = tl.arange(0, GROUPS), tl.arange(0, SPLITS)
-    known = (group < groups)[:, None, None] & (number < splits)[None, :, None] & (channel < channels)[None, None, :]
-    place = (group[:, None, None] * splits + number[None, :, None]) * channels + channel[None, None, :]
-    own = (group < groups)[:, None] & (channel < channels)[None, :]
+    channel, _, known, place, own, own_place = _splits(groups, splits, channels, GROUPS, SPLITS)
     total = tl.sum(tl.load(partial + place, known, 0.0), 1)
     along = tl.sum(tl.load(partial + groups * splits * channels + place, known, 0.0), 1)
-    place = group[:, None] * channels + channel[None, :]
-    tl.store(sums + place, total, own)
-    tl.store(sums + groups * channels + place, along, own)
+    tl.store(sums + own_place, total, own)
+    tl.store(sums + groups * channels + own_place, along, own)
     tl.store(of_affine + channel, tl.sum(along, 0), channel < channels)
     tl.store(of_affine + channels + channel, tl.sum(total, 0), channel < channels)
 
@@ -393,9 +400,7 @@ def _normalise_gradient(
     WIDTH: tl.constexpr,
     CUT: tl.constexpr,
 ):
-    number, group, block = tl.program_id(0), tl.program_id(1), tl.program_id(2)
-    channel = block * WIDTH + tl.arange(0, WIDTH)
-    known = channel < channels
+    group, channel, known, place, inside = _tile(rows, channels, ROWS, WIDTH)
     mean = tl.load(statistics + group * channels + channel, known)
     scale = tl.load(statistics + (groups + group) * channels + channel, known)
     total = tl.load(sums + group * channels + channel, known) / rows
@@ -403,9 +408,6 @@ def _normalise_gradient(
     factor = scale
     if weight is not None:
         factor = scale * tl.load(weight + channel, known).to(tl.float32)
-    row = number * ROWS + tl.arange(0, ROWS)
-    place = (group * rows + row).to(tl.int64)[:, None] * channels + channel[None, :]
-    inside = (row < rows)[:, None] & known[None, :]
     value = tl.load(x + place, inside).to(tl.float32)
     gradient = tl.load(dy + place, inside).to(tl.float32)
     if CUT:

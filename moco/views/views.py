@@ -1,13 +1,12 @@
 """Views of a batch of images: crops by one function, photometric operations batched where the encoder runs."""
 
-import importlib
 from collections.abc import Sequence
-from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from moco.contrast.kernels import gpu_kernels
 from moco.views.operations import colour_jitter, crop_and_resize, gaussian_blur, grey_scale, normalise, solarise
 from moco.views.parameters import Parameters, draw_parameters, only_crops
 from moco.views.recipes import Pretext, get_pretext
@@ -134,6 +133,10 @@ class CentreCrop(Views):
         box = torch.stack(((height - side) // 2, (width - side) // 2, side, side), dim=1)
         return only_crops(box)
 
+    @property
+    def _some_only(self) -> bool:
+        return False
+
     def _finish(self, crops: Tensor, parameters: Parameters, out: Tensor) -> None:
         normalise(_in_floats(crops), *self.pretexts[0].normalisation, out=out)
 
@@ -143,10 +146,5 @@ def _in_floats(crops: Tensor) -> Tensor:
     return crops.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
 
 
-@cache
 def _photometric_gpu() -> Any:
-    """The GPU's kernel; None without Triton, which comes with PyTorch for CUDA on Linux."""
-    try:
-        return importlib.import_module("moco.views.photometric_gpu")
-    except ImportError:
-        return None
+    return gpu_kernels("moco.views.photometric_gpu")

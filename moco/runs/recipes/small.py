@@ -42,7 +42,7 @@ SMALL = [
     ),
     Recipe(
         about="CIFAR-10 with ResNet-18 (small stem), the setting of lightly's published benchmark.",
-        cost="128.8 minutes and 1.7 GB as published (RTX A6000); 7.6 ms a step on an H200, 10 minutes in all",
+        cost="128.8 minutes and 1.7 GB as published (RTX A6000); 7.6 ms a step on an H200, by that 10 minutes",
         reaches="kNN 83.8 as published; not yet run here",
         source="lightly's benchmark page, MoCo on CIFAR-10, 200 epochs, batch 128",
         config=Config(
