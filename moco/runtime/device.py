@@ -125,4 +125,7 @@ def _fast_bf16(device: torch.device) -> bool:
     """Whether bf16 products are native: Ampere and later, or a CPU with AVX512-BF16 or AMX."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    return device.type == "cpu" and torch.backends.mkldnn.is_available() and torch.cpu._is_avx512_bf16_supported()
+    if device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return False
+    # PyTorch may be kept from what the processor has (ATEN_CPU_CAPABILITY).
+    return torch.cpu._is_avx512_bf16_supported() and torch.backends.cpu.get_cpu_capability().startswith("AVX512")

@@ -54,3 +54,11 @@ def test_what_is_not_there(accelerator, kind, name, line):
     with pytest.raises(UserError) as caught:
         choose_device(name)
     assert str(caught.value).startswith(line)
+
+
+@pytest.mark.parametrize(("kernels", "bf16"), [("AVX512", True), ("AVX2", False)])
+def test_bf16_is_chosen_where_pytorch_may_use_its_instructions(monkeypatch, kernels, bf16):
+    """ATEN_CPU_CAPABILITY=avx2 on a processor that has them: bf16 without them takes four times as long as float32."""
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: kernels)
+    assert choose_device("cpu").bf16 == bf16
