@@ -6,12 +6,13 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import batched_nms, roi_align
+from torchvision.ops import roi_align
 
 from moco.runtime.ranks import mean_over_ranks
 from moco.transfer.detection.boxes import ROI_WEIGHTS, clip, decode, encode
 from moco.transfer.detection.instances import Detections, Target
 from moco.transfer.detection.matcher import NEGATIVE, POSITIVE, match
+from moco.transfer.detection.nms import first_of_nms
 from moco.transfer.detection.sampler import Order, sample
 
 SAMPLED = 512
@@ -207,7 +208,7 @@ def select(boxes: Tensor, probabilities: Tensor, size: tuple[int, int]) -> Detec
     boxes, scores = clip(boxes[valid], size), probabilities[valid, :-1]
     rows, classes = (scores > MIN_SCORE).nonzero(as_tuple=True)
     boxes, scores = boxes[rows, classes], scores[rows, classes]
-    best = batched_nms(boxes, scores, classes, NMS)[:DETECTIONS]
+    best = first_of_nms(boxes, scores, classes, NMS, DETECTIONS)
     return Detections(boxes[best], scores[best], classes[best])
 
 

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import batched_nms
 
 from moco.runtime.ranks import mean_over_ranks
 from moco.transfer.detection.anchors import Anchors
 from moco.transfer.detection.boxes import RPN_WEIGHTS, clip, decode, encode, has_area
 from moco.transfer.detection.instances import Target
 from moco.transfer.detection.matcher import IGNORED, NEGATIVE, POSITIVE, match
+from moco.transfer.detection.nms import first_of_nms
 from moco.transfer.detection.sampler import Order, sample
 
 SAMPLED = 256
@@ -135,7 +135,7 @@ def suppress(boxes: Tensor, logits: Tensor, size: tuple[int, int], levels: Tenso
     boxes = clip(boxes, size)
     valid = has_area(boxes) & finite
     boxes, logits, levels = boxes[valid], logits[valid], levels[valid]
-    kept = batched_nms(boxes, logits, levels, NMS)[:number]
+    kept = first_of_nms(boxes, logits, levels, NMS, number)
     return Proposals(boxes[kept], logits[kept])
 
 
