@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from moco.contrast.collectives import gather_with_gradient, world_size
-from moco.contrast.kernels import gpu_kernels
+from moco.contrast.kernels import kernels
 
 PLAIN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
@@ -75,7 +75,7 @@ class GroupBatchNorm(_BatchNorm):
         """All groups at once, by kernels of its own; None where these do not take the input."""
         if torch.compiler.is_compiling() or not self.training or not input.is_cuda or not size or len(input) % size:
             return None
-        fused, groups = gpu_kernels("moco.contrast.batchnorm_gpu"), len(input) // size
+        fused, groups = kernels("moco.contrast.batchnorm_gpu"), len(input) // size
         if fused is None or (self.track_running_stats and self.momentum is None):
             return None
         if not fused.fits(input, residual, groups):

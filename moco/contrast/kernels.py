@@ -1,4 +1,4 @@
-"""Kernels of our own for a CUDA GPU, which are written in Triton."""
+"""Kernels of our own: in Triton for a CUDA GPU, in Numba for a CPU."""
 
 import importlib
 from functools import cache
@@ -6,8 +6,11 @@ from typing import Any
 
 
 @cache
-def gpu_kernels(module: str) -> Any:
-    """The module that holds them; None without Triton, which comes with PyTorch for CUDA on Linux."""
+def kernels(module: str) -> Any:
+    """The module that holds them; None where what compiles them is not there.
+
+    Triton comes with PyTorch for CUDA on Linux; Numba has no wheels yet where Python is newer than it.
+    """
     try:
         return importlib.import_module(module)
     except ImportError:

@@ -12,6 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from moco.contrast.kernels import kernels
+from moco.views.threads import in_threads
+
 _GREY = (0.2989, 0.587, 0.114)
 SOLARISE_FROM = 128 / 255
 _KERNEL_RADIUS = 11
@@ -19,13 +22,12 @@ _KERNEL_RADIUS = 11
 _REACH = 4.5
 """Standard deviations after which the kernel is cut off: less than a hundred-thousandth of its weight is beyond."""
 _HUGE = 1e30
+_TOGETHER = 2**16
+"""Pixels that a thread resizes to before it takes the next ones."""
 _RESIZED_TOGETHER = 2**24
 """Pixels that an accelerator resizes at once: some 200 MB."""
-_SMALL = 40
-"""Images of at most so many pixels a side are resized by products of matrices: PyTorch's kernel, called for each crop,
-takes 50 us for the call alone, and one thread."""
-_PRODUCTS_TOGETHER = 64
-"""Crops of one such product: few enough to stay in a core's cache."""
+_SMALL = 48
+"""Pixels a side of an image, up to which a kernel of our own resizes its crops: PyTorch's is made for large ones."""
 
 
 def crop_and_resize(images: Tensor | Sequence[Tensor], box: Tensor, flip: Tensor, size: int) -> Tensor:
@@ -45,43 +47,23 @@ def crop_and_resize(images: Tensor | Sequence[Tensor], box: Tensor, flip: Tensor
     device = images[0].device
     if device.type != "cpu":
         return _resize_in_integers(images, box, flip, size)
-    if isinstance(images, Tensor) and max(images.shape[2:]) <= min(_SMALL, 2 * size):
-        return _resize_by_products(images, box, flip, size)
+    on_cpu = kernels("moco.views.resize_cpu")
+    if on_cpu is not None and isinstance(images, Tensor) and max(images.shape[2:]) <= _SMALL:
+        small: Tensor = on_cpu.crop_and_resize_small(images, box, flip, size)
+        return small
     # Decoders give pixels with the channels last, which is also what the kernel is fastest on.
     crops = torch.empty((len(box), 3, size, size), dtype=torch.uint8, memory_format=torch.channels_last)
-    for row, ((top, left, height, width), flipped) in enumerate(zip(box.tolist(), flip.tolist(), strict=True)):
-        part = images[row % len(images)][None, :, top : top + height, left : left + width]
-        resized = F.interpolate(part, (size, size), mode="bilinear", antialias=True)[0]
-        crops[row] = resized.flip(2) if flipped else resized
+    boxes, flips = box.tolist(), flip.tolist()
+
+    def work(first: int, last: int) -> None:
+        for row in range(first, last):
+            top, left, height, width = boxes[row]
+            part = images[row % len(images)][None, :, top : top + height, left : left + width]
+            resized = F.interpolate(part, (size, size), mode="bilinear", antialias=True)[0]
+            crops[row] = resized.flip(2) if flips[row] else resized
+
+    in_threads(work, len(box), max(1, _TOGETHER // size**2))
     return crops
-
-
-def _resize_by_products(images: Tensor, box: Tensor, flip: Tensor, size: int) -> Tensor:
-    """`crop_and_resize` of small images on a CPU: a product of matrices for each direction.
-
-    The same integers, in float32: of crops at most twice `size`, weights have 16 bits after the point at most, so that
-    no sum exceeds 2**24.
-    """
-    crops = torch.empty((len(box), 3, size, size), dtype=torch.uint8)
-    top, left, height, width = box.unbind(dim=1)
-    across, across_unit = _weights(left, width, images.shape[3], size, flip)
-    down, down_unit = _weights(top, height, images.shape[2], size, torch.zeros_like(flip))
-    floats = images.to(torch.float32, memory_format=torch.contiguous_format).flatten(1, 2)
-    for view in range(0, len(box), len(images)):
-        for start in range(0, len(images), _PRODUCTS_TOGETHER):
-            pixels = floats[start : min(start + _PRODUCTS_TOGETHER, len(box) - view)]
-            rows = slice(view + start, view + start + len(pixels))
-            resized = torch.bmm(pixels, across[rows].mT).mul_(across_unit[rows]).add_(0.5).floor_().clamp_(max=255)
-            resized = torch.matmul(down[rows, None], resized.unflatten(1, (3, -1)))
-            crops[rows] = resized.mul_(down_unit[rows, None]).add_(0.5).clamp_(max=255)  # the fraction is cut off
-    return crops
-
-
-def _weights(first: Tensor, length: Tensor, sides: int, size: int, reverse: Tensor) -> tuple[Tensor, Tensor]:
-    """`_taps` as matrices of whole numbers, float32 (n, size, sides), and what they count, (n, 1, 1)."""
-    source, fixed, bits = _taps(length, int(length.max()), size, reverse, first.device)
-    matrix = torch.zeros(len(first), size, sides).scatter_add_(2, source + first[:, None, None], fixed.float())
-    return matrix, torch.exp2(-bits.float())[:, None, None]
 
 
 def _resize_in_integers(images: Tensor | Sequence[Tensor], box: Tensor, flip: Tensor, size: int) -> Tensor:
@@ -248,9 +230,9 @@ def gaussian_blur(images: Tensor, sigma: Tensor) -> Tensor:
 def _blur(images: Tensor, sigma: Tensor, reach: int) -> Tensor:
     """Both directions, one after the other; no kernel has more than `reach` pixels to a side."""
     height, width = images.shape[2:]
-    across, down = min(reach, width - 1), min(reach, height - 1)
+    rows, columns = _kernel(sigma, height, reach), _kernel(sigma, width, reach)
+    across, down = columns.shape[1] // 2, rows.shape[1] // 2
     padded = F.pad(images, (across, across, down, down), mode="reflect")
-    rows, columns = _kernel(sigma, height, down), _kernel(sigma, width, across)
     return (_sum_shifted if images.device.type == "cpu" else _multiply_matrices)(padded, rows, columns)
 
 
@@ -282,12 +264,18 @@ def _banded(kernel: Tensor, size: int) -> Tensor:
     return F.pad(kernel, (0, size)).repeat(1, size)[:, : size * length].view(len(kernel), size, length)
 
 
+def blur_kernels(sigma: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """The whole kernels down and across of images of a size, float32 (n, odd): 23 wide, or as far as edges reflect."""
+    return _kernel(sigma, height, _KERNEL_RADIUS), _kernel(sigma, width, _KERNEL_RADIUS)
+
+
 def _kernel(sigma: Tensor, size: int, reach: int) -> Tensor:
     """The weights within reach of a pixel, 0 where an image's own kernel is cut off: (n, 2 * reach + 1)."""
     radius = min(_KERNEL_RADIUS, size - 1)
     offset = torch.arange(-radius, radius + 1, device=sigma.device)
     kernel = torch.exp(-0.5 * (offset / sigma[:, None]) ** 2)
     kernel = kernel / kernel.sum(dim=1, keepdim=True) * (offset.abs() < _REACH * sigma[:, None] + 1)
+    reach = min(reach, radius)
     return kernel[:, radius - reach : radius + reach + 1]
 
 
@@ -304,13 +292,7 @@ def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...], o
     """
     for channel, (m, s) in enumerate(zip(mean, std, strict=True)):
         images[:, channel].sub_(m).mul_(1 / s)
-    images = images.to(out.dtype)
-    # A CPU would fetch what is in no cache yet once for every channel; so they are woven together elsewhere.
-    woven = torch.empty_like(out) if len(images) == 1 and out.device.type == "cpu" else out
-    for channel in range(len(mean)):
-        woven[:, channel] = images[:, channel]
-    if woven is not out:
-        out.copy_(woven)
+    out.copy_(images)
 
 
 def _on_rows(images: Tensor, rows: list[int], operation: Callable[[Tensor, Tensor], Tensor], own: Tensor) -> None:

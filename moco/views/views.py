@@ -6,15 +6,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from moco.contrast.kernels import gpu_kernels
+from moco.contrast.kernels import kernels
 from moco.views.operations import colour_jitter, crop_and_resize, gaussian_blur, grey_scale, normalise, solarise
 from moco.views.parameters import Parameters, draw_parameters, only_crops
 from moco.views.recipes import Pretext, get_pretext
 
 _CACHE_PIXELS = 256 * 32 * 32
-"""How many pixels are worked on at once on a CPU: few enough to stay in its cache, enough to keep its cores busy."""
-_LARGE = 128 * 128
-"""Views of so many pixels are worked on one by one: each then goes through its own operations alone, uncopied."""
+"""Pixels that PyTorch's operations work on at once on a CPU: few enough to stay in its cache."""
 
 
 class Views:
@@ -73,14 +71,21 @@ class Views:
             crops: uint8 (count * n, 3, size, size), all of view 0, then all of view 1.
             parameters: of each.
         """
-        n, step, pixels = len(crops), len(crops), self.size**2
-        if crops.device.type == "cpu":
-            step = 1 if pixels >= _LARGE else _CACHE_PIXELS // pixels
         made = torch.empty(crops.shape, dtype=self.dtype, device=crops.device, memory_format=self.memory_format)
-        for start in range(0, n, step):
-            rows = slice(start, min(start + step, n))
-            self._finish(crops[rows], parameters.take(rows), made[rows])
+        on_cpu = kernels("moco.views.photometric_cpu") if crops.device.type == "cpu" else None
+        if on_cpu is not None and self.dtype in on_cpu.DTYPES:
+            pretext = self.pretexts[0]
+            on_cpu.finish(crops, parameters, pretext.grey_first, pretext.normalisation, made)
+        else:
+            self._finish_in_portions(crops, parameters, made)
         return list(made.chunk(self.count))
+
+    def _finish_in_portions(self, crops: Tensor, parameters: Parameters, out: Tensor) -> None:
+        """By PyTorch's operations; on a CPU on few images at once, which stay in its cache."""
+        step = len(crops) if crops.device.type != "cpu" else max(1, _CACHE_PIXELS // self.size**2)
+        for start in range(0, len(crops), step):
+            rows = slice(start, min(start + step, len(crops)))
+            self._finish(crops[rows], parameters.take(rows), out[rows])
 
     @property
     def _some_only(self) -> bool:
@@ -147,4 +152,4 @@ def _in_floats(crops: Tensor) -> Tensor:
 
 
 def _photometric_gpu() -> Any:
-    return gpu_kernels("moco.views.photometric_gpu")
+    return kernels("moco.views.photometric_gpu")
