@@ -11,6 +11,8 @@ from moco.runs.options import flag, with_options
 _SIZES = (224, 192, 160, 128, 96, 64, 48, 32)
 _CPU_SIZE = 64
 """The largest views that a CPU is fast enough for."""
+_SMALL_FIRST = 32
+"""Views of up to so many pixels were trained on smaller ones first, without loss."""
 _CPU_IMAGES = 400_000
 """Images seen in a run on a CPU: about ten minutes of the small encoder on two cores."""
 _FEWER = "given weights need fewer: a quarter of those from random weights"
@@ -81,12 +83,16 @@ def suggest(facts: Facts, compute: Compute, epochs: int | None = None) -> tuple[
         ),
         Choice("bn_group", group, "shuffling BN over groups, on one device too", "He et al. 2020: 32 a GPU"),
     ]
+    if not facts.gpu and facts.given is None and size.value <= _SMALL_FIRST:
+        choices += _small_views_first(size.value)
     if facts.given is not None:
         choices.append(_warmup(length.value))
     chosen = {choice.option: choice.value for choice in choices}
     config = Config(
         data=Data(facts.source),
-        views=Views(chosen["views"], chosen["image_size"]),
+        views=Views(
+            chosen["views"], chosen["image_size"], chosen.get("start_scale", 1.0), chosen.get("start_share", 0.75)
+        ),
         encoder=facts.given or Encoder(chosen["encoder"], small_stem=small and facts.gpu),
         contrast=Contrast(
             queue_size=chosen["queue_size"],
@@ -217,6 +223,14 @@ def _epochs(facts: Facts, epochs: int | None) -> Choice:
 def _warmup(epochs: int) -> Choice:
     reason = "the encoder waits until the new head has learned"
     return Choice("warmup", min(1.0, epochs / 2), reason, "none (He et al. 2020)")
+
+
+def _small_views_first(size: int) -> list[Choice]:
+    """Of 16 pixels, the smallest that were tried."""
+    scale = round(min(1.0, 16 / size), 2)
+    reason = "small views first take a third of the time less, and cost no accuracy (bench/notes.md)"
+    share = Choice("start_share", 0.6, "then views of the whole size", "the recipe cifar10-cpu: 0.6")
+    return [Choice("start_scale", scale, reason, "the recipe cifar10-cpu: 0.5"), share]
 
 
 def _dictionary(facts: Facts, batch: int) -> Choice:

@@ -226,6 +226,18 @@ def test_the_batch_is_what_fits_into_memory(npz, tmp_path, capsys, monkeypatch):
     assert capsys.readouterr().err.splitlines()[-1] == "moco: cpu: its memory does not hold a step of 2 images"
 
 
+def test_a_cpu_has_small_views_first_where_that_was_tried():
+    views = suggest(Facts("x", 5000, 32, False, False), Compute())[0].views
+    assert (views.image_size, views.start_size, views.start_share) == (32, 16, 0.6)
+    weights = Encoder("resnet18", small_stem=False, init="torchvision:resnet18")
+    for other in (
+        Facts("x", 5000, 64, False, False),
+        Facts("x", 5000, 32, False, True),
+        Facts("x", 5000, 32, False, False, given=weights),
+    ):
+        assert suggest(other, Compute())[0].views.start_scale == 1
+
+
 def test_a_file_that_is_no_recipe_is_refused(tmp_path):
     path = tmp_path / "some.yaml"
     for text in ("7", "data: 3", "nonsense: {}", yaml.safe_dump({"training": {"lr": "high"}})):
