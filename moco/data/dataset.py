@@ -5,6 +5,7 @@ import logging
 from collections.abc import Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from threading import Lock
 from typing import Protocol
 
 import torch
@@ -159,6 +160,10 @@ class Unreadable:
     messages: set[str] = field(default_factory=set)
 
 
+_reading = Lock()
+"""Threads decode at the same time, but read one after the other: readers keep open files."""
+
+
 @dataclass
 class Encoded:
     """Images as encoded bytes, decoded when they are needed.
@@ -196,7 +201,8 @@ class Encoded:
     def read(self, position: int) -> bytes:
         row = self._row(position)
         try:
-            return self.reader.read(row)
+            with _reading:
+                return self.reader.read(row)
         except OSError as error:
             raise UnreadableImageError(f"{self.reader.name(row)}: {error.strerror or error}") from error
 

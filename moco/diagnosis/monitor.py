@@ -62,7 +62,7 @@ class Monitor:
             self._drawn[step] = batch._replace(views=[view.clone() for view in batch.views])
         return self._drawn[step]
 
-    def _loader(self, workers: int = 0, decoder: Decoder = "cpu") -> Loader:
+    def _loader(self, workers: int | None = 0, decoder: Decoder = "cpu") -> Loader:
         """Of the run's images, two views each."""
         views = copy.copy(self.loader.views)
         if views.count == 1:  # of a memory bank, in whose place another view gives the alignment

@@ -99,7 +99,7 @@ def find_duplicates(
     threshold: float | None = None,
     correlation: float = CORRELATION,
     index: Index = "auto",
-    workers: int = 0,
+    workers: int | None = 0,
     progress: Callable[[str], Callable[[Iterable[Any]], Iterable[Any]]] = lambda _: iter,
 ) -> Duplicates:
     """Near duplicates among the images of all sets; called on all ranks, which share the work.

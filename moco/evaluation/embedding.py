@@ -123,7 +123,7 @@ def embed(
     folder: Path,
     about: About,
     batch_size: int = 256,
-    workers: int = 0,
+    workers: int | None = 0,
     progress: Progress = iter,
 ) -> Embedding:
     """The features of all images of some sets, written into a folder; called on all ranks, which share the work.

@@ -46,7 +46,7 @@ def encode_share(
     views: CentreCrop,
     device: Device,
     batch_size: int = 256,
-    workers: int = 0,
+    workers: int | None = 0,
     progress: Progress = iter,
     first: int = 0,
 ) -> Iterator[tuple[Tensor, Tensor]]:
@@ -76,7 +76,7 @@ def encode_gathered(
     views: CentreCrop,
     device: Device,
     batch_size: int = 256,
-    workers: int = 0,
+    workers: int | None = 0,
     progress: Progress = iter,
     first: int = 0,
     keep: Callable[[Tensor], Tensor] = lambda features: features,
@@ -98,7 +98,7 @@ def encode(
     views: CentreCrop,
     device: Device,
     batch_size: int = 256,
-    workers: int = 0,
+    workers: int | None = 0,
     progress: Progress = iter,
     keep: Callable[[Tensor], Tensor] = lambda features: features,
 ) -> tuple[Tensor, Tensor]:
@@ -125,7 +125,7 @@ def extract(
     views: CentreCrop,
     device: Device,
     batch_size: int = 256,
-    workers: int = 0,
+    workers: int | None = 0,
     keep: Callable[[Tensor], Tensor] = lambda features: features,
 ) -> Features:
     """Features and labels of every image of a labelled set that can be read, as `encode` gives them."""

@@ -54,7 +54,7 @@ def evaluate_knn(
     k: int = 200,
     temperature: float = 0.1,
     batch_size: int = 256,
-    workers: int = 0,
+    workers: int | None = 0,
 ) -> float:
     """kNN accuracy in 0..1 on the source's test images, with the labelled training images as the bank.
 

@@ -30,7 +30,7 @@ def evaluate_linear(
     centre: CentreCrop,
     device: Device,
     options: Linear,
-    workers: int = 0,
+    workers: int | None = 0,
     progress: Callable[[Iterable[int]], Iterable[int]] = iter,
 ) -> Accuracy:
     """Trains the classifier on the source's labelled training images, tests it on the centre crops of its test images.
@@ -60,7 +60,7 @@ def train_linear(
     centre: CentreCrop,
     device: Device,
     options: Linear,
-    workers: int = 0,
+    workers: int | None = 0,
     progress: Callable[[Iterable[int]], Iterable[int]] = iter,
 ) -> nn.Linear:
     """The classifier of the protocol, trained on a labelled set of at least a batch of images; on the device."""

@@ -40,7 +40,7 @@ def image_blocks(
     sets: Mapping[str, ImageSet],
     views: CentreCrop,
     device: Device,
-    workers: int = 0,
+    workers: int | None = 0,
     progress: Progress = iter,
 ) -> Blocks:
     """This rank's share of the features of the images of some sets, as they are encoded; places are in all together."""

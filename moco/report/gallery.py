@@ -87,7 +87,7 @@ class GalleryMaker:
     views: Views
     device: Device
     points: int
-    workers: int
+    workers: int | None
     progress: Progress
 
     def make(self) -> Gallery:

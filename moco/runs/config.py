@@ -136,8 +136,9 @@ class BaseCompute:
     """bf16: autocast; auto: where the hardware multiplies bf16 natively."""
     channels_last: bool = True
     """Memory format of images and weights: channels_last, which is faster for convolutions."""
-    workers: Annotated[int, AtLeast0] = 2
-    """Processes that load images; those that are cached in memory need none."""
+    workers: Annotated[int | None, AtLeast0] = None
+    """Processes that load images, on each rank; None: up to 8 where there is a GPU, by its cores; on a CPU none, where
+    the threads that compute load them too. Images that are cached in memory need none."""
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,9 @@ import torch
 
 from moco.runtime.errors import UserError
 
+_MOST_WORKERS = 8
+"""Processes that load images for a GPU, unless more are asked for: each takes some 300 MB."""
+
 
 @dataclass(frozen=True)
 class Device:
@@ -81,6 +84,20 @@ def choose_device(name: str = "auto", precision: str = "auto", channels_last: bo
         torch.accelerator.set_device_index(device.index)
     bf16 = precision == "bf16" or (precision == "auto" and _fast_bf16(device))
     return Device(device, bf16, channels_last)
+
+
+def worker_processes(workers: int | None, device: torch.device) -> int:
+    """How many processes load images for this rank's device: so many, or as suits it.
+
+    A CPU computes with all cores, so there loading them in turn with the same threads is faster than processes that
+    compete with these, and send each other images.
+    """
+    if workers is not None:
+        return workers
+    if device.type == "cpu":
+        return 0
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(_MOST_WORKERS, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)) - 1))
 
 
 def _find(name: str) -> torch.device:

@@ -12,7 +12,7 @@ from moco.data.loading.gpu import faster_on_gpu
 from moco.encoders import Loaded, build_encoder, fixed_size, patch_projection
 from moco.runs.config import Compute, Config
 from moco.runs.weights import load_weights
-from moco.runtime.device import Device, choose_device
+from moco.runtime.device import Device, choose_device, worker_processes
 from moco.runtime.errors import UserError, one_line
 from moco.runtime.ranks import rank, world_size
 from moco.views import Views, get_pretext
@@ -48,7 +48,8 @@ def resolved(config: Config, source: Source, device: Device) -> Config:
 
 def _faster_decoder(config: Config, source: Source, device: Device) -> Literal["cpu", "gpu"]:
     views = Views(config.views.views, config.views.image_size, config.training.seed)
-    return "gpu" if faster_on_gpu(source.train, views, device.device, config.compute.workers) else "cpu"
+    workers = worker_processes(config.compute.workers, device.device)
+    return "gpu" if faster_on_gpu(source.train, views, device.device, workers) else "cpu"
 
 
 def build_mechanism(config: Config, images: int, steps: int, device: Device) -> Mechanism:

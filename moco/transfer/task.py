@@ -57,7 +57,7 @@ class Task(Protocol):
         """The losses by name, of this rank's share of a batch; the model is trained on their sum."""
         ...
 
-    def evaluate(self, device: Device, workers: int) -> Measured:
+    def evaluate(self, device: Device, workers: int | None) -> Measured:
         """Evaluates the model on the test images, which the ranks share; called on all of them."""
         ...
 
@@ -66,7 +66,7 @@ class Task(Protocol):
 class WholeBatches(Protocol):
     """A task that makes a batch at once, where that is faster than image by image."""
 
-    def batches(self, start: int, stop: int, device: Device, workers: int) -> Iterator[Any]:
+    def batches(self, start: int, stop: int, device: Device, workers: int | None) -> Iterator[Any]:
         """This rank's share of the batches of steps start .. stop-1, a pure function of (seed, step)."""
         ...
 

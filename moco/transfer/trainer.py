@@ -12,7 +12,7 @@ from torch import Tensor
 from moco.runs.checkpoint import newest_checkpoint, read_checkpoint, save_checkpoint
 from moco.runs.folder import RunFolder
 from moco.runtime.data_parallel import data_parallel
-from moco.runtime.device import Device
+from moco.runtime.device import Device, worker_processes
 from moco.runtime.errors import UserError
 from moco.runtime.ranks import average, on_main, rank, world_size
 from moco.transfer.config import TransferConfig
@@ -57,7 +57,8 @@ class Trainer:
             made = self.task.batches(start, stop, self.device, self.config.compute.workers)
             return ([Sample(batch, {})] for batch in made)
         assert self.task.read is not None
-        training, workers = self.config.training, self.config.compute.workers
+        training = self.config.training
+        workers = worker_processes(self.config.compute.workers, self.device.device)
         pinned = self.device.device.type == "cuda"
         return batches(self.task.read, self.task.images, training.batch_size, seed, start, stop, workers, pinned)
 

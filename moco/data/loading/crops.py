@@ -10,6 +10,7 @@ from moco.data.order import Indices
 from moco.runtime.errors import UserError
 from moco.views import Parameters, Views
 from moco.views.operations import crop_and_resize
+from moco.views.threads import in_threads
 
 
 class Request(NamedTuple):
@@ -31,8 +32,6 @@ class CropBatch(NamedTuple):
     """(views * n)."""
     errors: dict[int, str]
     """What could not be read, by position."""
-    views: list[Tensor] | None = None
-    """In their place, from `ViewDataset`: finished views."""
 
 
 class CropDataset(torch.utils.data.Dataset[Any]):
@@ -44,8 +43,14 @@ class CropDataset(torch.utils.data.Dataset[Any]):
     def __getitems__(self, request: Request) -> CropBatch | UserError:
         (epoch, index), images = request.indices, self.images.with_content(request.content)
         errors: dict[int, str] = {}
+        decoded: list[tuple[int, Tensor]] = [(0, torch.empty(0))] * len(index)
+
+        def decode(first: int, last: int) -> None:
+            for number in range(first, last):
+                decoded[number] = images.readable_near(int(index[number]), errors)
+
         try:
-            decoded = [images.readable_near(position, errors) for position in index.tolist()]
+            in_threads(decode, len(index), 1)
         except UserError as error:
             return error  # raised here, it would reach the reader with a traceback in its message
         actual = torch.tensor([position for position, _ in decoded])
@@ -53,15 +58,4 @@ class CropDataset(torch.utils.data.Dataset[Any]):
         height, width = torch.tensor([picture.shape[1:] for picture in pictures]).unbind(dim=1)
         parameters = self.views.parameters(actual, epoch, height, width)
         crops = crop_and_resize(pictures, parameters.box, parameters.flip, self.views.size)
-        return CropBatch(actual, crops, parameters, errors)
-
-
-class ViewDataset(CropDataset):
-    """The views themselves, where the device is a CPU: workers are on their own, and so never wait for one another as
-    the threads of one operation do."""
-
-    def __getitems__(self, request: Request) -> CropBatch | UserError:
-        batch = super().__getitems__(request)
-        if isinstance(batch, UserError):
-            return batch
-        return batch._replace(crops=torch.empty(0), views=self.views.photometric(batch.crops, batch.parameters))
+        return CropBatch(actual, crops, parameters, dict(sorted(errors.items())))

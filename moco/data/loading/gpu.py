@@ -108,7 +108,8 @@ def faster_on_gpu(images: ImageSet, views: Views, device: torch.device, workers:
     packets = EncodedDataset(images, views).__getitems__(sample)
     if isinstance(packets, UserError):
         raise packets
-    seconds = {}
+    seconds, threads = {}, torch.get_num_threads()
+    torch.set_num_threads(1)  # as many as a worker has
     for name in ("gpu", "gpu", "cpu"):  # the first warms up
         start = time.perf_counter()
         if name == "gpu":
@@ -117,6 +118,7 @@ def faster_on_gpu(images: ImageSet, views: Views, device: torch.device, workers:
         else:
             CropDataset(images, views).__getitems__(sample)
         seconds[name] = time.perf_counter() - start
+    torch.set_num_threads(threads)
     cpu, gpu = seconds["cpu"] / max(1, workers), seconds["gpu"]
     log.info("decoding %d images: %.0f ms by %d workers, %.0f ms by the GPU", _SAMPLE, 1e3 * cpu, workers, 1e3 * gpu)
     return gpu < cpu

@@ -11,11 +11,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from moco.data.dataset import Encoded, ImageSet, InMemory
-from moco.data.loading.crops import CropBatch, CropDataset, Request, ViewDataset
+from moco.data.loading.crops import CropBatch, CropDataset, Request
 from moco.data.loading.gpu import EncodedDataset, decode_and_crop, faster_on_gpu
 from moco.data.order import Indices, Plan, StreamOrder, training_plan
 from moco.data.sources.shards import Shards
 from moco.data.stream import STREAMS, read_streams
+from moco.runtime.device import worker_processes
 from moco.runtime.errors import UserError
 from moco.runtime.signals import ignore_signals
 from moco.views import Views
@@ -37,22 +38,22 @@ class Loader:
     """Brings views of a set's images to the device.
 
     Images in memory are on the device, and everything happens there. Encoded ones are decoded, once for all
-    views, and cropped by `workers` processes, which send uint8 crops; photometric work is done on the device, or by the
-    workers where that is a CPU.
+    views, and cropped by `workers` processes, which send uint8 crops; photometric work is done on the device.
 
     Args:
         images: the set.
         views: which views of them.
         device: where the views are wanted.
-        workers: processes that decode; 0 decodes in this one.
+        workers: processes that decode; 0: threads of this one; None: as `worker_processes` has it.
         decoder: where JPEGs are decoded: cpu, by the workers; gpu, by the device; auto, on a GPU whichever is faster.
     """
 
     def __init__(
-        self, images: ImageSet, views: Views, device: torch.device, workers: int = 0, decoder: Decoder = "cpu"
+        self, images: ImageSet, views: Views, device: torch.device, workers: int | None = 0, decoder: Decoder = "cpu"
     ) -> None:
         self.images = images.to(device)
-        self.views, self.device, self.workers, self.decoder = views, device, workers, decoder
+        self.views, self.device, self.decoder = views, device, decoder
+        self.workers = worker_processes(workers, device)
 
     def of_size(self, size: int) -> "Loader":
         """The same with views of so many pixels in height and width."""
@@ -108,8 +109,7 @@ class Loader:
         if self.decoder == "auto":
             on_gpu = faster_on_gpu(images, self.views, self.device, self.workers)
             self.decoder = "gpu" if on_gpu else "cpu"
-        finished = self.device.type == "cpu" and self.decoder == "cpu" and self.workers > 0
-        worker = EncodedDataset if self.decoder == "gpu" else ViewDataset if finished else CropDataset
+        worker = EncodedDataset if self.decoder == "gpu" else CropDataset
         loader = DataLoader(
             worker(images, self.views),
             batch_sampler=requests,  # type: ignore[arg-type]  # any iterable; its items go to the dataset as they are
@@ -121,8 +121,7 @@ class Loader:
             worker_init_fn=ignore_signals,
         )
         for read in self._ahead(self._checked(images, loader)):
-            views = read.views or self.views.photometric(read.crops, read.parameters)
-            yield Batch(read.images, views)
+            yield Batch(read.images, self.views.photometric(read.crops, read.parameters))
 
     def _checked(self, images: Encoded, loader: Any) -> Iterator[CropBatch]:
         for read in loader:

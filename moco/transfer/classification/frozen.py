@@ -38,7 +38,7 @@ class FrozenTask(ClassificationTask):
             require_own_schedule(config)
         super().__init__(config, sets, trained)
 
-    def run(self, run: RunFolder[Any], device: Device, workers: int) -> Measured:
+    def run(self, run: RunFolder[Any], device: Device, workers: int | None) -> Measured:
         """What is measured, written into the run's folder; of `linear` the classifier too, as a checkpoint."""
         protocol = self.config.model.protocol
         if protocol == "linear":
@@ -53,7 +53,7 @@ class FrozenTask(ClassificationTask):
         on_main(lambda: found.write(run.path))
         return found
 
-    def _fit(self, device: Device, workers: int) -> None:
+    def _fit(self, device: Device, workers: int | None) -> None:
         """Trains the linear layer."""
         training, train = self.config.training, self.sets.train
         if len(train) < training.batch_size:
@@ -82,14 +82,14 @@ class FrozenTask(ClassificationTask):
         )
         layer.load_state_dict(trained.state_dict())
 
-    def _vote(self, device: Device, workers: int) -> Measured:
+    def _vote(self, device: Device, workers: int | None) -> Measured:
         """The accuracy of the k nearest neighbours."""
         options, classes = self.config.model, self.sets.classes
         bank, test = (self._features(images, device, workers) for images in (self.sets.train, self.sets.test))
         predicted = knn_predict(bank, test.values, len(classes), options.k, options.temperature, device.device)
         return measured(self.config, self.sets, accuracies(predicted[:, None], test.labels, classes))
 
-    def _features(self, images: ImageSet, device: Device, workers: int) -> Features:
+    def _features(self, images: ImageSet, device: Device, workers: int | None) -> Features:
         return extract(self.model.encoder, images, self._centre(device), device, workers=workers, keep=half_unit)
 
     def _centre(self, device: Device) -> CentreCrop:

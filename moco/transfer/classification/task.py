@@ -44,7 +44,7 @@ class ClassificationTask:
         self.images = len(sets.train)
         self.facts = {"classes": sets.classes, "counts": sets.counts}
 
-    def batches(self, start: int, stop: int, device: Device, workers: int) -> Iterator[Batch]:
+    def batches(self, start: int, stop: int, device: Device, workers: int | None) -> Iterator[Batch]:
         """This rank's share of the views of steps start .. stop-1."""
         views, training = self.config.views, self.config.training
         crops = training_views(
@@ -60,7 +60,7 @@ class ClassificationTask:
         labels = self.sets.train.labels[batch.images].to(device, non_blocking=True)
         return {"cross-entropy": F.cross_entropy(self.model(batch.views[0]).float(), labels)}
 
-    def evaluate(self, device: Device, workers: int) -> Measured:
+    def evaluate(self, device: Device, workers: int | None) -> Measured:
         """Accuracy on the centre crops of the test images, over all and by class."""
         self.sets.train.agree_on_unreadable()
         views, classes = self.config.views, self.sets.classes

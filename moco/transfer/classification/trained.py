@@ -58,7 +58,7 @@ class TrainedClassifier(nn.Module):
         self,
         paths: Sequence[Path],
         device: Device,
-        workers: int = 0,
+        workers: int | None = 0,
         progress: Callable[[Iterable[object]], Iterable[object]] = iter,
     ) -> tuple[Tensor, Tensor]:
         """Probabilities of the images in files, float32 (n, classes), and which files they are of, int64 (n,): those

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from moco.evaluation.features import evaluating
-from moco.runtime.device import Device
+from moco.runtime.device import Device, worker_processes
 from moco.runtime.errors import UserError
 from moco.runtime.signals import ignore_signals
 from moco.transfer.detection.instances import Detections
@@ -48,7 +48,7 @@ def infer(
     side: int,
     maximum: int = 1333,
     batch: int = 1,
-    workers: int = 0,
+    workers: int | None = 0,
 ) -> Iterator[tuple[int, More, Detections]]:
     """Number, what else was read, and the detections of each image that can be read, in the pixels that it has.
 
@@ -59,13 +59,13 @@ def infer(
         side, maximum: the shorter side that images are resized to, and the most of the longer one, in pixels.
         batch: images detected at once. With 1 the numbers do not depend on which images come together, as those of
             several are padded to one size.
-        workers: processes that read; 0: this one.
+        workers: processes that read; 0: this one; None: as `worker_processes` has it.
     """
     loader = DataLoader(
         _Resized(read, side, maximum),
         batch_size=batch,
         sampler=numbers,
-        num_workers=workers,
+        num_workers=worker_processes(workers, device.device),
         collate_fn=_as_it_is,
         pin_memory=device.device.type == "cuda",
         # Of its own: the run's generator must not depend on how often one is evaluated.

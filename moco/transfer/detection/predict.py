@@ -44,7 +44,7 @@ def predict(
     maximum: int = 1333,
     threshold: float = 0.5,
     batch: int = 1,
-    workers: int = 0,
+    workers: int | None = 0,
     progress: Callable[[list[int]], Iterable[int]] = iter,
 ) -> Predicted:
     """Detects in images, draws each into the folder `out`, and writes detections.json there; on one rank.
@@ -73,8 +73,8 @@ def predict(
         errors.append(error)
 
     numbers = progress(list(range(len(paths))))
-    settings: dict[str, int] = {"side": side, "maximum": maximum, "batch": batch, "workers": workers}
-    for number, image, found in infer(detector, _Reader(paths), numbers, device, broken, **settings):
+    sizes: dict[str, int] = {"side": side, "maximum": maximum, "batch": batch}
+    for number, image, found in infer(detector, _Reader(paths), numbers, device, broken, workers=workers, **sizes):
         drawn = draw_objects(image, found, classes, threshold, min(max(_SIDES[0], *image.shape[1:]), _SIDES[1]))
         save_picture(drawn, out / names[number])
         size = int(image.shape[1]), int(image.shape[2])

@@ -82,7 +82,7 @@ class DetectionTask:
         losses: dict[str, Tensor] = self.model(images, [on_device(target, device) for _, target in samples])
         return losses
 
-    def evaluate(self, device: Device, workers: int) -> Measured:
+    def evaluate(self, device: Device, workers: int | None) -> Measured:
         """AP on the test images."""
         options = self.config.evaluation
         side, maximum = options.test_side, self.config.training.max_side

@@ -58,7 +58,7 @@ def evaluate_segmentation(
     model: nn.Module,
     images: SegmentationSet,
     device: Device,
-    workers: int = 0,
+    workers: int | None = 0,
     progress: Callable[[list[int]], Iterable[int]] = iter,
 ) -> Evaluation:
     """Measures a network; called on all ranks, which share the images and all have the result.

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from moco.evaluation.features import evaluating
-from moco.runtime.device import Device
+from moco.runtime.device import Device, worker_processes
 from moco.runtime.errors import UserError
 from moco.runtime.signals import ignore_signals
 
@@ -37,7 +37,7 @@ def infer(
     numbers: Iterable[int],
     device: Device,
     broken: Callable[[int, str], object],
-    workers: int = 0,
+    workers: int | None = 0,
 ) -> Iterator[tuple[int, More, Tensor]]:
     """Number, what else was read, and the class of every pixel of each image that can be read.
 
@@ -47,13 +47,13 @@ def infer(
         model: an `FCN` on the device. It is in evaluation mode meanwhile.
         numbers: of the images, in this order.
         broken: called with the number of an image that cannot be read, and what is wrong.
-        workers: processes that read; 0: this one.
+        workers: processes that read; 0: this one; None: as `worker_processes` has it.
     """
     loader = DataLoader(
         _Images(read),
         batch_size=None,
         sampler=numbers,
-        num_workers=workers,
+        num_workers=worker_processes(workers, device.device),
         collate_fn=_as_it_is,
         # Of its own: the run's generator must not depend on how often one is evaluated.
         generator=torch.Generator(),

@@ -54,7 +54,7 @@ def predict(
     paths: Sequence[Path],
     out: Path,
     device: Device,
-    workers: int = 0,
+    workers: int | None = 0,
     progress: Callable[[list[int]], Iterable[int]] = iter,
 ) -> Predicted:
     """Writes masks/NAME.png (a palette, whose values are the classes), overlays/NAME and classes.txt into a folder.

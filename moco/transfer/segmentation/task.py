@@ -78,7 +78,7 @@ class SegmentationTask:
         )
         return {"cross_entropy": pixel_loss(self.model(images.to(memory_format=self.device_format)), labels)}
 
-    def evaluate(self, device: Device, workers: int) -> Measured:
+    def evaluate(self, device: Device, workers: int | None) -> Measured:
         """mIoU on the test images."""
         progress = lambda items: track(items, "evaluation")  # noqa: E731
         evaluation = evaluate_segmentation(self.model, self.test, device, workers, progress)

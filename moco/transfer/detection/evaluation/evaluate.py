@@ -44,7 +44,7 @@ def evaluate_detector(
     side: int,
     maximum: int = 1333,
     batch: int = 1,
-    workers: int = 0,
+    workers: int | None = 0,
     progress: Callable[[list[int]], Iterable[int]] = iter,
     sigmas: list[float] | None = None,
 ) -> Evaluation:
