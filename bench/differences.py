@@ -1,6 +1,6 @@
 """What each difference to torchvision's detectors changes, one at a time, in a detector that `moco detect` trained.
 
-    python -m bench.differences RUN [--images N]
+    python -m bench.differences RUN [--images N] [--side PIXELS]
 
 Differences in evaluation: AP of the test images. Differences in training: losses of training images.
 """
@@ -64,6 +64,7 @@ def main() -> None:
     parser = argparse.ArgumentParser("python -m bench.differences", description=__doc__)
     parser.add_argument("run", type=Path)
     parser.add_argument("--images", type=int, default=100, help="test images")
+    parser.add_argument("--side", type=int, help="their shorter side; by default the run's, which may be their own")
     options = parser.parse_args()
     run = DetectionRun.open(options.run)
     config: Any = run.config()
@@ -73,10 +74,10 @@ def main() -> None:
     test = open_sets(config)[1]
     test = test.subset(range(min(options.images, len(test))))
 
+    side, metric = options.side or trained.side, config.evaluation.metric
+
     def ap() -> str:
-        found = evaluate_detector(
-            detector, test, device, metric=config.evaluation.metric, side=trained.side, maximum=trained.maximum
-        )
+        found = evaluate_detector(detector, test, device, metric=metric, side=side, maximum=trained.maximum)
         return f"{found.numbers['AP']:.1f}"
 
     rows: list[tuple[str, str, str]] = [("as it is", "AP", ap())]

@@ -61,6 +61,8 @@ class Work:
     Attributes:
         at_least: the ratio (ours/peer) wanted of each peer.
         equal: the same by both in equal precision; then there is one peer.
+        floor: what the work takes at least, as a side.
+        share: of the floor's images/s, wanted of ours.
     """
 
     name: str
@@ -70,6 +72,8 @@ class Work:
     at_least: float | None = None
     cores: int = 2
     equal: tuple[Pair, ...] = ()
+    floor: Side | None = None
+    share: float = 0.0
 
 
 @dataclass
@@ -176,9 +180,10 @@ def measure(work: Work, repeats: int, log: Callable[[str], None]) -> list[Row]:
 
 def _measure(work: Work, peers: list[Side], repeats: int, log: Callable[[str], None]) -> list[Row]:
     equal = [side for pair in work.equal for side in (pair.ours, pair.peer)]
+    floor = [] if work.floor is None else [work.floor]
     try:
         with ExitStack() as stack:
-            children = [stack.enter_context(_Child(side, work.cores)) for side in (work.ours, *peers, *equal)]
+            children = [stack.enter_context(_Child(side, work.cores)) for side in (work.ours, *peers, *equal, *floor)]
             for child in children:
                 log(f"{work.title}: {child.side.name} warms up")
                 child.warm_up()
@@ -190,10 +195,11 @@ def _measure(work: Work, peers: list[Side], repeats: int, log: Callable[[str], N
     except (RuntimeError, OSError) as error:
         return [_not_measured(work, peer, str(error), log) for peer in peers]
     ours, *others = children
+    least = {"floor": _share(work, ours, others.pop())} if floor else {}
     at_equal, others = others[len(peers) :], others[: len(peers)]
     pairs = zip(work.equal, at_equal[::2], at_equal[1::2], strict=True)
     columns = {pair.column: _compared(mine, theirs) for pair, mine, theirs in pairs}
-    return [_row(work, ours, peer) | {"equal": columns} for peer in others]
+    return [_row(work, ours, peer) | least | {"equal": columns} for peer in others]
 
 
 def _not_measured(work: Work, peer: Side, why: str, log: Callable[[str], None]) -> Row:
@@ -208,6 +214,17 @@ def _compared(ours: _Child, peer: _Child) -> Row:
         "images_per_second": {"ours": mine, "peer": theirs},
         "ratio": mine / theirs,
         "ratio_range": [min(ratios), max(ratios)],
+    }
+
+
+def _share(work: Work, ours: _Child, floor: _Child) -> Row:
+    compared = _compared(ours, floor)
+    return {
+        "images_per_second": compared["images_per_second"]["peer"],
+        "share": compared["ratio"],
+        "range": compared["ratio_range"],
+        "at_least": work.share,
+        "met": compared["ratio"] >= work.share,
     }
 
 
@@ -232,7 +249,9 @@ def markdown(rows: list[Row]) -> list[str]:
     with_target = any(row.get("at_least") for row in rows)
     equal = list(dict.fromkeys(column for row in rows for column in row.get("equal", {})))
     target = ["at least"] if with_target else []
-    head = ["work", "against", "ours", "theirs", "ratio", *target, *(f"both {column}" for column in equal), "memory"]
+    floor = ["of the floor"] if any("floor" in row for row in rows) else []
+    columns = [*target, *(f"both {column}" for column in equal), *floor]
+    head = ["work", "against", "ours", "theirs", "ratio", *columns, "memory"]
     lines = [head, ["---"] * len(head)]
     for row in rows:
         cells = [row["work"], row["against"]]
@@ -244,6 +263,8 @@ def markdown(rows: list[Row]) -> list[str]:
             if with_target:
                 cells.append(f"{row['at_least']:g}: {'met' if row['met'] else 'missed'}" if row["at_least"] else "")
             cells += [_ratio(row["equal"][column]) if column in row["equal"] else "" for column in equal]
+            if floor:
+                cells.append(_share_in_words(row["floor"]) if "floor" in row else "")
             cells.append(" / ".join(f"{memory:,.0f} MB" for memory in row["memory_mb"].values()))
         lines.append(cells)
     return [f"| {' | '.join(cells)} |" for cells in lines]
@@ -252,6 +273,12 @@ def markdown(rows: list[Row]) -> list[str]:
 def _ratio(compared: Row) -> str:
     low, high = compared["ratio_range"]
     return f"**{compared['ratio']:.1f}** ({low:.1f} to {high:.1f})"
+
+
+def _share_in_words(floor: Row) -> str:
+    low, high = floor["range"]
+    met = "met" if floor["met"] else "missed"
+    return f"**{floor['share']:.0%}** ({low:.0%} to {high:.0%}); {floor['at_least']:.0%} wanted: {met}"
 
 
 def delivered(rows: list[Row]) -> list[str]:

@@ -39,7 +39,7 @@ def test_equal_precision_has_columns_of_its_own():
 
 def test_each_pair_is_compared_with_itself(monkeypatch):
     """Sides of known speeds, without processes."""
-    rates = {"ours": 60.0, "one": 20.0, "ours, float32": 30.0, "one, float32": 15.0}
+    rates = {"ours": 60.0, "one": 20.0, "ours, float32": 30.0, "one, float32": 15.0, "least": 80.0}
 
     class Child:
         def __init__(self, side: Side, cores: int) -> None:
@@ -57,8 +57,12 @@ def test_each_pair_is_compared_with_itself(monkeypatch):
 
     monkeypatch.setattr("bench.side_by_side._Child", Child)
     equal = (Pair("float32", side("ours, float32"), side("one, float32")),)
-    work = Work("name", "title", side("ours"), (side("one"),), equal=equal)
+    work = Work("name", "title", side("ours"), (side("one"),), equal=equal, floor=side("least"), share=0.7)
     (only,) = _measure(work, list(work.peers), 2, lambda line: None)
     assert only["ratio"] == 3.0
     assert only["equal"]["float32"]["ratio"] == 2.0
     assert only["equal"]["float32"]["images_per_second"] == {"ours": 30.0, "peer": 15.0}
+    assert (only["floor"]["share"], only["floor"]["met"]) == (0.75, True)
+    head, _, line = markdown([only])
+    assert "| of the floor |" in head
+    assert "| **75%** (75% to 75%); 70% wanted: met |" in line
