@@ -16,7 +16,7 @@ DTYPES = (torch.float32, torch.bfloat16)
 """Of the views."""
 _TOGETHER = 2**17
 """Pixels that a thread works on before it takes the next ones."""
-_LANES = 64
+_SUMS = 64
 
 # Numba computes with a Python number in double precision, so these are float32.
 _RED, _GREEN, _BLUE = np.float32(0.2989), np.float32(0.587), np.float32(0.114)
@@ -179,14 +179,14 @@ def _contrast(planes, change):
 @compiled
 def _mean(plane):
     """In sums that are added to side by side, as the order is kept to."""
-    sums = np.zeros(_LANES, np.float32)
-    whole = len(plane) // _LANES * _LANES
-    for start in range(0, whole, _LANES):
-        for lane in range(_LANES):
-            sums[lane] += plane[start + lane]
+    sums = np.zeros(_SUMS, np.float32)
+    whole = len(plane) // _SUMS * _SUMS
+    for start in range(0, whole, _SUMS):
+        for each in range(_SUMS):
+            sums[each] += plane[start + each]
     total = 0.0
-    for lane in range(_LANES):
-        total += sums[lane]
+    for each in range(_SUMS):
+        total += sums[each]
     for i in range(whole, len(plane)):
         total += plane[i]
     return np.float32(total / len(plane))

@@ -22,12 +22,13 @@ def test_every_setting_is_one_that_can_run(scale):
     )
     for setting in found:
         check(setting.config)
-        assert all(milestone < setting.config.training.iterations for milestone in setting.config.training.milestones)
+        training = setting.config.training
+        assert training.schedule == "cosine" or max(training.milestones) < training.iterations
 
 
-def test_all_structures_of_a_scale_share_schedule_and_encoder():
+def test_all_structures_of_a_scale_share_length_and_encoder():
     configs = [setting.config for setting in settings("cpu")]
-    assert len({(c.training.iterations, c.training.lr, c.training.batch_size, c.encoder.encoder) for c in configs}) == 1
+    assert len({(c.training.iterations, c.training.batch_size, c.encoder.encoder) for c in configs}) == 1
     assert {c.encoder.encoder for c in configs} == {pretraining("cpu").encoder.encoder}
 
 
