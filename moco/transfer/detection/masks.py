@@ -3,6 +3,7 @@
 Run lengths count pixels column by column, first those outside, then those inside, and so on.
 """
 
+from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
@@ -33,12 +34,18 @@ def library(name: str) -> Any:
 
 def draw_polygons(objects: list[Polygons], height: int, width: int) -> Tensor:
     """Polygons as pixels, bool (n, height, width); the polygons of an object are united."""
-    bitmaps = np.zeros((len(objects), height, width), dtype=bool)
-    owner = np.repeat(np.arange(len(objects)), [len(polygons) for polygons in objects])
-    if len(owner):
+    return _draw([p for polygons in objects for p in polygons], [len(polygons) for polygons in objects], height, width)
+
+
+def _draw(polygons: Sequence[np.ndarray], counts: Sequence[int], height: int, width: int) -> Tensor:
+    """Polygons in a row, so many of each object, drawn: bool (n, height, width)."""
+    each = np.asarray(counts, dtype=np.int64)
+    bitmaps = np.zeros((len(each), height, width), dtype=bool)
+    if len(polygons):
         mask = library("core.mask")
-        runs = mask.frPyObjects([polygon.tolist() for polygons in objects for polygon in polygons], height, width)
-        np.logical_or.at(bitmaps, owner, mask.decode(runs).transpose(2, 0, 1).astype(bool))
+        drawn = mask.decode(mask.frPyObjects([polygon.tolist() for polygon in polygons], height, width))
+        first = (each.cumsum() - each)[each > 0]
+        bitmaps[each > 0] = np.logical_or.reduceat(drawn.transpose(2, 0, 1), first)
     return torch.from_numpy(bitmaps)
 
 
@@ -60,11 +67,15 @@ def crop_polygons(polygons: list[Polygons], boxes: Tensor, size: int) -> Tensor:
     corners = boxes.cpu().numpy()
     # In float32, as the boxes are: a vertex on a pixel's edge may otherwise fall on the other side.
     scales = np.float32(size) / np.maximum(corners[:, 2:] - corners[:, :2], np.float32(0.1))
-    cropped = [
-        [((p.reshape(-1, 2) - box[:2]) * scale).ravel() for p in outline]
-        for outline, box, scale in zip(polygons, corners, scales, strict=True)
-    ]
-    return draw_polygons(cropped, size, size).to(boxes.device)
+    flat = [polygon for outline in polygons for polygon in outline]
+    if not flat:
+        return torch.zeros(len(boxes), size, size, dtype=torch.bool, device=boxes.device)
+    counts = [len(outline) for outline in polygons]
+    lengths = [polygon.size for polygon in flat]
+    owner = np.repeat(np.repeat(np.arange(len(polygons)), counts), np.asarray(lengths) // 2)
+    points = (np.concatenate(flat).reshape(-1, 2) - corners[owner, :2]) * scales[owner]
+    cropped = np.split(points.ravel(), np.cumsum(lengths)[:-1])
+    return _draw(cropped, counts, size, size).to(boxes.device)
 
 
 def crop_bitmaps(masks: Tensor, boxes: Tensor, size: int) -> Tensor:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torchvision.ops import batched_nms
+from torchvision.ops import nms as torchvision_nms
 
 from moco.transfer.detection import nms
 from moco.transfer.detection.nms import first_of_nms
@@ -23,6 +24,18 @@ def test_it_is_the_beginning_of_nms_of_all(side, groups, number):
     assert torch.equal(first_of_nms(boxes, scores, group, 0.5, number), batched_nms(boxes, scores, group, 0.5)[:number])
 
 
+def test_more_boxes_and_classes_than_torchvision_moves_apart():
+    """Of 80 classes and a side of 1,333 pixels float32 has steps of 1/128 of a pixel, where groups are moved apart."""
+    torch.manual_seed(0)
+    boxes, scores, group = boxes_of(3000, 1333.0, 80)
+    boxes[1::2] = boxes[::2] + 0.37 * torch.randn(1500, 4)  # neighbours, of which some are suppressed
+    group[1::2] = group[::2]
+    expected = batched_nms(boxes, scores, group, 0.7)
+    assert 1000 < len(expected) < 3000
+    for number in (100, 700, 3000):
+        assert torch.equal(first_of_nms(boxes, scores, group, 0.7, number), expected[:number])
+
+
 def test_no_boxes():
     boxes, scores, group = boxes_of(0, 1.0, 1)
     assert first_of_nms(boxes, scores, group, 0.5, 10).tolist() == []
@@ -30,7 +43,7 @@ def test_no_boxes():
 
 def test_no_more_boxes_are_compared_than_are_needed(monkeypatch):
     sizes = []
-    monkeypatch.setattr(nms, "batched_nms", lambda boxes, *rest: sizes.append(len(boxes)) or batched_nms(boxes, *rest))
+    monkeypatch.setattr(nms, "nms", lambda boxes, *rest: sizes.append(len(boxes)) or torchvision_nms(boxes, *rest))
     apart = torch.arange(1000.0)[:, None] * 20
     boxes = torch.cat([apart, apart, apart + 10, apart + 10], dim=1)
     first_of_nms(boxes, torch.rand(1000), torch.zeros(1000, dtype=torch.int64), 0.5, 100)
