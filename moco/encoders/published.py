@@ -137,6 +137,13 @@ def _encoder_name(arch: str) -> str:
     return arch if ours else f"timm:{arch}"
 
 
+def torchvision_name(encoder: str) -> str:
+    """torchvision's name of a ResNet of timm's (`timm:resnet50.a1_in1k`), which has the same layers and tensors; any
+    other encoder's name as it is."""
+    arch = encoder.removeprefix("timm:").partition(".")[0]
+    return arch if encoder.startswith("timm:") and not _encoder_name(arch).startswith("timm:") else encoder
+
+
 def _read_json(path: Path | None) -> Mapping[str, Any]:
     if path is None or not path.is_file():
         return {}

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from moco.encoders import Normalisation, build_encoder
+from moco.encoders.published import torchvision_name
 from moco.runs.config import Encoder
 from moco.runs.folder import Run, read_values
 from moco.runs.weights import load_weights, read_weights
@@ -20,8 +21,15 @@ log = logging.getLogger("moco")
 def encoder_of(init: str, recipe: Encoder) -> Encoder:
     """The encoder that given weights are of; that of the recipe where they do not name theirs.
 
+    A ResNet of timm's is built as torchvision's, whose stages a detector needs.
+
     Raises UserError if there are no such weights.
     """
+    encoder = _named(init, recipe)
+    return replace(encoder, encoder=torchvision_name(encoder.encoder))
+
+
+def _named(init: str, recipe: Encoder) -> Encoder:
     if init == "random":
         return replace(recipe, init=init)
     if (folder := Path(init) / "config.yaml").is_file():
