@@ -15,6 +15,7 @@ from moco.reproduce.findings import t_95
 from moco.runs.published import TRANSFER
 from moco.runtime.files import write_whole
 from moco.transfer.compare import Comparison, Entry
+from moco.transfer.results import spelled
 
 SHOWN = ("AP", "AP50", "AP75", "mask AP", "mIoU", "pixel accuracy")
 """The metrics of the tables, as far as they are measured."""
@@ -38,7 +39,8 @@ def write_transfer(comparisons: dict[str, Comparison], context: dict[str, Any], 
     ]
     for title, comparison in comparisons.items():
         lines += [f"## {title}", "", *_table(comparison), "", *_gains(comparison), ""]
-    lines += _published(context)
+    if any(comparison.recipe not in TRANSFER for comparison in comparisons.values()):
+        lines += _published()
     path = out / f"{name}.md"
     write_whole(path, lambda file: file.write("\n".join(lines).encode()))
     results = {title: [vars(entry) for entry in found.entries] for title, found in comparisons.items()}
@@ -53,6 +55,9 @@ def _table(comparison: Comparison) -> list[str]:
         f"| {label(entry)} | {entry.labels} | {len(entry.numbers)} | {' | '.join(map(entry.text, metrics))} |"
         for entry in comparison.entries
     ]
+    for each in TRANSFER.get(comparison.recipe, ()):
+        figures = " | ".join(spelled(each.numbers.get(metric)) for metric in metrics)
+        rows.append(f"| {each.start}, {each.source} | all | published | {figures} |")
     return [f"| start | labelled images | runs | {' | '.join(metrics)} |", f"|{' --- |' * (3 + len(metrics))}", *rows]
 
 
@@ -79,7 +84,7 @@ def _gains(comparison: Comparison) -> list[str]:
     return lines
 
 
-def _published(context: dict[str, Any]) -> list[str]:
+def _published() -> list[str]:
     """The paper's own table, to compare orders with."""
     rows = [
         f"| {recipe} | {each.start} | {', '.join(f'{name} {value}' for name, value in each.numbers.items())} "

@@ -11,12 +11,14 @@ from pathlib import Path
 
 import numpy as np
 
+from moco.runs.published import TRANSFER
 from moco.runtime.errors import UserError
 from moco.runtime.files import write_whole
 from moco.runtime.ranks import on_main
 from moco.transfer.classification.config import PROTOCOLS, ClassificationConfig
 from moco.transfer.classification.sets import sources_kept
 from moco.transfer.config import TransferConfig, as_before
+from moco.transfer.results import spelled
 from moco.transfer.run import RUNS
 from moco.transfer.start import encoder_of
 
@@ -57,9 +59,10 @@ class Entry:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All entries, in the order that they were asked for."""
+    """All entries, in the order that they were asked for, and the recipe, whose published figures stand below them."""
 
     entries: list[Entry]
+    recipe: str = ""
 
     @property
     def metrics(self) -> list[str]:
@@ -68,10 +71,14 @@ class Comparison:
         return [name for name in runs[0] if all(name in numbers for numbers in runs)]
 
     def table(self) -> list[list[str]]:
-        """Rows of text, the header first."""
+        """Rows of text, the header first, the published figures last."""
         header = ["start", "labels", "runs", *self.metrics]
         rows = [[e.init, e.labels, str(len(e.numbers)), *map(e.text, self.metrics)] for e in self.entries]
-        return [header, *rows]
+        published = TRANSFER.get(self.recipe, ())
+        if not published:
+            return [header, *rows]
+        figures = [[p.start, "", "", *(spelled(p.numbers.get(m)) for m in self.metrics), p.source] for p in published]
+        return [[*header, "published in"], *([*row, ""] for row in rows), *figures]
 
     def markdown(self) -> str:
         header, *rows = self.table()
@@ -121,7 +128,7 @@ def compare(
                     on_main(partial(_require, own, folder))
                 found = on_main(partial(numbers_of, folder))
                 numbers[init, count].append(found or {})
-    return Comparison([Entry(init, count, numbers[init, count]) for init, count in cells])
+    return Comparison([Entry(init, count, numbers[init, count]) for init, count in cells], config.recipe)
 
 
 def start_of(entry: str) -> tuple[str, str | None]:

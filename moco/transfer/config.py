@@ -50,7 +50,7 @@ class Schedule:
     """Weight decay, on all but the parameters of normalisation layers."""
     checkpointing: Literal["auto", "yes", "no"] = "auto"
     """Compute activations again in backward rather than keep them, which saves memory and changes no result; auto:
-    where a step does not fit into the GPU's memory without it."""
+    where a step does not fit into the memory of one GPU without it; several ranks never switch it on by themselves."""
     seed: Annotated[int, Range(0, 2**63 - 1)] = 0
     """Seed of everything random: new layers, which images have labels, their order, scales, flips, samples."""
 

@@ -89,9 +89,14 @@ class Trainer:
         before = [buffer.clone() for buffer in self.model.buffers()] if may_checkpoint else []
         try:
             losses = self._backward(contents)
-        except torch.OutOfMemoryError:
-            if not may_checkpoint:
+        except torch.OutOfMemoryError as error:
+            if self.model.checkpointing:
                 raise
+            if not may_checkpoint:
+                raise UserError(
+                    f"step {self.step + 1} does not fit into memory: --checkpointing yes takes less, and changes no "
+                    f"result; a smaller --batch-size would change BN ({str(error).partition('. ')[0]})"
+                ) from error
         if losses is None:  # tried again out here, where the error no longer holds what the first try took
             log.info("step %d does not fit into memory: activation checkpointing from here on", self.step + 1)
             self.model.checkpointing = True

@@ -106,4 +106,9 @@ def test_the_page_has_a_figure_tables_and_gains_with_their_intervals(tmp_path):
     assert "- 400 labelled images: moco is +4.0 ± 0.0 points of AP from random weights." in text
     assert "He et al. 2020" in text
     assert (tmp_path / "transfer-cpu.png").is_file()
+    assert "Of other data" in text
+    paper = {"voc-r50-c4": Comparison([entry("random", "all", 33.0)], "voc-r50-c4")}
+    path = write_transfer(paper, context | {"setting": "VOC.", "scale": "paper"}, tmp_path, "transfer-paper")
+    assert "| MoCo IN-1M, He et al. 2020, 4.2, mean of 5 runs | all | published | 55.9 | 81.5 |" in path.read_text()
+    assert "Of other data" not in path.read_text()
     assert json.loads((tmp_path / "transfer-cpu.json").read_text())["results"]["FPN"][0]["init"] == "random"

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from moco.runtime.errors import UserError
-from moco.transfer.compare import compare, numbers_of
+from moco.transfer.compare import Comparison, Entry, compare, numbers_of
 from moco.transfer.config import TransferConfig
 from moco.transfer.run import SegmentationRun
 from tests.transfer.toy import config
@@ -41,6 +41,16 @@ def start(tmp_path) -> str:
     own = config()
     SegmentationRun.create(tmp_path / "start", replace(own, encoder=replace(own.encoder, encoder="resnet18w0.25")))
     return str(tmp_path / "start")
+
+
+def test_the_published_figures_of_the_recipe_stand_below(tmp_path):
+    numbers = [{"AP": 50.0, "AP50": 80.0, "AP60": 70.0}]
+    header, own, *published = Comparison([Entry("RUN", "all", numbers)], "voc-r50-c4").table()
+    assert header == ["start", "labels", "runs", "AP", "AP50", "AP60", "published in"]
+    assert own == ["RUN", "all", "1", "50.0", "80.0", "70.0", ""]
+    moco = next(row for row in published if row[0] == "MoCo IN-1M")
+    assert moco[:6] == ["MoCo IN-1M", "", "", "55.9", "81.5", "-"]
+    assert len(Comparison([Entry("RUN", "all", numbers)], "own-c4").table()) == 2
 
 
 def test_each_cell_has_its_mean_and_standard_deviation(tmp_path, start):

@@ -208,8 +208,17 @@ def test_a_continued_run_checkpoints_from_its_first_step_on(tmp_path, monkeypatc
 
 
 def test_without_leave_to_checkpoint_it_is_an_error(tmp_path):
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(UserError, match=r"step 1 does not fit .*: --checkpointing yes takes less.*CUDA out of memory"):
         run(tmp_path, config(checkpointing="no"), OutOfMemory())
+
+
+def test_what_does_not_fit_with_checkpointing_either(tmp_path):
+    class TooLarge(Toy):
+        def losses(self, samples, device):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        run(tmp_path, config(checkpointing="yes"), TooLarge())
 
 
 @pytest.mark.parametrize(("when", "last"), [(3, "step-000000002"), (1, "step-000000000")])

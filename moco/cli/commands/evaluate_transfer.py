@@ -36,10 +36,13 @@ def evaluate(task: str, default: TransferConfig, path: Path, options: Transfer) 
         device = choose_device(given.compute.device, given.compute.precision, given.compute.channels_last)
         trainer = Trainer(config, open_task(config, facts), run, device)
         trainer.load()
-        trainer.model.eval()
-        measured = trainer.task.evaluate(device, given.compute.workers)
-        # The run's own results stay, and those of an unfinished run are not taken for its results.
         unfinished = trainer.step < config.training.iterations
+        if unfinished and not others:  # BN's statistics are computed anew, which a finished run's checkpoint holds
+            measured = trainer.evaluate()
+        else:
+            trainer.model.eval()
+            measured = trainer.task.evaluate(device, given.compute.workers)
+        # The run's own results stay, and those of an unfinished run are not taken for its results.
         aside = path / f"evaluation-{folder_name(given.data.source) if others else f'step-{trainer.step}'}"
         where = options.out or (aside if others or unfinished else path)
         on_main(lambda: where.mkdir(parents=True, exist_ok=True))

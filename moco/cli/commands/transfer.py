@@ -1,5 +1,6 @@
 """What moco detect and moco segment share: a network is trained for a task, evaluated, compared, used."""
 
+import re
 import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
@@ -115,6 +116,10 @@ def _train(
         base = on_main(lambda: started(reference, base))
         planned = _planned(kind, base, reference, parsed, words)  # on all ranks: shards are opened by all of them
         config, reasons = on_main(lambda: planned)
+        length = f"{config.training.iterations:,} steps of {config.training.batch_size} images"
+        print_on_main(
+            f"{recipe.name}: {recipe.about}\ncost: {recipe.cost} (this run: {length})\nshould reach: {recipe.reaches}"
+        )
         if len(reasons) > 1:
             print_on_main(_table(f"{recipe.name} for {reference}, {config.data.source}", reasons))
         if several:
@@ -205,7 +210,7 @@ def _planned(
 
     base, reasons = kind.suggest(parsed(base), reference)
     config = parsed(base)
-    named = {word.split("=")[0] for word in words}
+    named = {re.sub("^--no-", "--", word.split("=")[0]) for word in words}
     options = {flag.removeprefix("--").replace("-", "_") for flag in named}
     training, about = scaled(config.training, base.training, options)
     config = replace(config, training=training)

@@ -1,7 +1,7 @@
 """Pictures of detection: objects drawn on their images, found beside annotated, and precision-recall curves."""
 
 import colorsys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -120,28 +120,32 @@ def draw_beside_truth(
     draw_sheet(pictures, path)
 
 
-def draw_precision_recall(curves: Sequence[np.ndarray], classes: list[str], path: Path, title: str) -> None:
+def draw_precision_recall(curves: Mapping[str, Sequence[np.ndarray]], classes: list[str], path: Path) -> None:
     """Precision over recall at an overlap of 0.50, a line a class, as PNG or whatever the path ends in.
 
     Args:
-        curves: of each class recall and precision, float64 (2, n); those of NaN alone, or empty, are left out.
+        curves: by title, each drawn beside the one before: of each class recall and precision, float64 (2, n); those of
+            NaN alone, or empty, are left out.
     """
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axis = plt.subplots(figsize=(6, 4.5))
-    for label, (name, curve) in enumerate(zip(classes, curves, strict=True)):
-        line = curve[:, np.isfinite(curve).all(0)]
-        if line.size:
-            axis.plot(*line, label=name, color=[part / 255 for part in colour(label)], linewidth=1.3)
-    axis.set(xlim=(0, 1.01), ylim=(0, 1.01), xlabel="recall", ylabel="precision")
-    axis.set_title(title, loc="left", fontsize=10)
-    axis.grid(alpha=0.3)
-    axis.spines[["top", "right"]].set_visible(False)
-    if axis.lines and len(axis.lines) <= 20:
-        axis.legend(fontsize=7, loc="lower left")
+    figure, axes = plt.subplots(1, len(curves), figsize=(1 + 5 * len(curves), 4.5), sharey=True, squeeze=False)
+    for axis, (title, lines) in zip(axes[0], curves.items(), strict=True):
+        for label, (name, curve) in enumerate(zip(classes, lines, strict=True)):
+            line = curve[:, np.isfinite(curve).all(0)]
+            if line.size:
+                axis.plot(*line, label=name, color=[part / 255 for part in colour(label)], linewidth=1.3)
+        axis.set(xlim=(0, 1.01), ylim=(0, 1.01), xlabel="recall at an overlap of 0.50")
+        axis.set_title(title, loc="left", fontsize=10)
+        axis.grid(alpha=0.3)
+        axis.spines[["top", "right"]].set_visible(False)
+    first = axes[0, 0]
+    first.set_ylabel("precision")
+    if first.lines and len(first.lines) <= 20:
+        first.legend(fontsize=7, loc="lower left")
     figure.tight_layout()
     kind = path.suffix.removeprefix(".")
     write_whole(path, lambda file: figure.savefig(file, dpi=110, format=kind))

@@ -34,7 +34,7 @@ def _paper(name: str, about: str, reaches: str, config: DetectionConfig) -> Tran
 
 
 def _own(name: str, about: str, config: DetectionConfig) -> TransferRecipe:
-    cost = "from minutes on a GPU to an hour on two CPU cores: printed at the start"
+    cost = "from minutes on a GPU to an hour on two CPU cores"
     return TransferRecipe(about, cost, "depends on the images", replace(config, recipe=name), "this project")
 
 

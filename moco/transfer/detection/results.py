@@ -27,6 +27,8 @@ METRICS = {
     "voc": "VOC's average precision, the area under the curve",
     "coco": "COCO's average precision",
 }
+KINDS = {"": "boxes", "mask ": "masks", "keypoint ": "keypoints"}
+"""What is measured, by what stands before its numbers."""
 Example = tuple[str, Tensor, Target, Detections]
 """Name, uint8 (3, height, width), objects, detections, all in the image's own pixels."""
 
@@ -63,9 +65,12 @@ def write_results(
     """
     if examples:
         draw_beside_truth(examples, evaluation.classes, folder / "detections.png")
-    title = f"precision over recall of boxes at an overlap of 0.50; AP50 {spelled(evaluation.numbers['AP50'])}"
-    curves = [each.curve for each in evaluation.per_class]
-    draw_precision_recall(curves, evaluation.classes, folder / "precision-recall.png", title)
+    curves = {}
+    for kind, name in KINDS.items():
+        if (ap50 := f"{kind}AP50") in evaluation.numbers:
+            title = f"{name}, AP50 {spelled(evaluation.numbers[ap50])}"
+            curves[title] = [each.curves[kind] for each in evaluation.per_class]
+    draw_precision_recall(curves, evaluation.classes, folder / "precision-recall.png")
     return write_results_json(folder, "detection", evaluation.to_dict(), about)
 
 

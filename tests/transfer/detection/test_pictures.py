@@ -60,6 +60,7 @@ def test_a_sheet_has_annotated_and_found_side_by_side(tmp_path):
 
 def test_precision_recall_curves_without_some_classes(tmp_path):
     curves = [np.array([[0.0, 0.5, 1], [1, 0.8, 0.2]]), np.full((2, 101), np.nan), np.zeros((2, 0))]
-    draw_precision_recall(curves, ["a", "b", "c"], tmp_path / "pr.png", "boxes")
-    with Image.open(tmp_path / "pr.png") as picture:
-        assert picture.width > 300
+    draw_precision_recall({"boxes": curves}, ["a", "b", "c"], tmp_path / "boxes.png")
+    draw_precision_recall({"boxes": curves, "masks": curves[::-1]}, ["a", "b", "c"], tmp_path / "both.png")
+    with Image.open(tmp_path / "boxes.png") as one, Image.open(tmp_path / "both.png") as two:
+        assert 300 < one.width < two.width

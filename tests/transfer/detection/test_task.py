@@ -1,6 +1,7 @@
 """moco detect as a user runs it, at a size that a test can wait for."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -90,6 +91,30 @@ def test_a_stopped_run_continues_bit_for_bit(trained, tmp_path, monkeypatch):
     before, after = weights(trained), weights(folder)
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert (folder / "metrics.jsonl").read_text() == (trained / "metrics.jsonl").read_text()
+
+
+def test_a_run_that_was_stopped_is_evaluated_with_bn_s_statistics_computed_anew(trained, tmp_path, monkeypatch):
+    """As it would be at its end; of a run that is finished they are in its checkpoint."""
+    from moco.transfer import trainer
+
+    calls = []
+    monkeypatch.setattr(trainer, "precise_bn", lambda *_arguments: calls.append(1))
+    detect(str(trained), "--eval-only", "--workers", "0", "--out", str(tmp_path / "again"))
+    assert calls == []
+    longer = shutil.copytree(trained, tmp_path / "longer")
+    config = longer / "config.yaml"
+    config.write_text(config.read_text().replace("iterations: 3", "iterations: 4"))
+    detect(str(longer), "--eval-only", "--workers", "0")
+    assert calls == [1]
+    assert (longer / "evaluation-step-3" / "results.json").is_file()
+
+
+def test_a_recipe_opens_with_what_it_costs_and_should_reach(trained, tmp_path, capsys):
+    words = ["random", "--recipe", "voc07-r50-c4", *TINY, "--iterations", "1", "--milestones", "1"]
+    detect(*words, "--out", str(tmp_path / "run"))
+    opening = capsys.readouterr().out
+    assert "cost: 9,000 steps of 16 images" in opening
+    assert "should reach: AP 46.6, AP50 74.9, AP75 50.1 (MoCo IN-1M)" in opening
 
 
 def test_a_trained_detector_is_evaluated_again_and_used(trained, tmp_path, capsys):

@@ -151,7 +151,7 @@ class _Voc:
         values = 100 * np.where(np.array(objects)[:, None] > 0, result.per_class, np.nan)  # (classes, overlaps)
         shown = {"AP": values.mean(1), "AP50": values[:, 0], "AP75": values[:, 5]}
         per_class = [
-            ClassResult(name, objects[c], {"AP": float(shown["AP"][c]), "AP50": float(shown["AP50"][c])}, thinned(line))
+            ClassResult(name, objects[c], {k: float(shown[k][c]) for k in ("AP", "AP50")}, {"": thinned(line)})
             for c, (name, line) in enumerate(zip(self.classes, result.curves, strict=True))
         ]
         some = any(objects)
@@ -191,7 +191,12 @@ class _Coco:
             for name, value in result.numbers.items()
         }
         per_class = [
-            ClassResult(name, int(objects[c]), _of_class(results, c), thinned(results["boxes"].curves[c]))
+            ClassResult(
+                name,
+                int(objects[c]),
+                _of_class(results, c),
+                {PREFIX[kind]: thinned(result.curves[c]) for kind, result in results.items()},
+            )
             for c, name in enumerate(self.classes)
         ]
         return Evaluation("coco", len(pairs), 0, numbers, per_class)

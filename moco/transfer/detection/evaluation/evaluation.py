@@ -23,13 +23,14 @@ class ClassResult:
         name: of the class.
         objects: that count: neither VOC's difficult ones nor COCO's crowds.
         numbers: AP and AP50 in per cent; with masks and keypoints also "mask AP", ... NaN without objects.
-        curve: recall and precision of its boxes at an overlap of 0.50, float64 (2, n), 0 to 1; n is at most 200.
+        curves: recall and precision at an overlap of 0.50, float64 (2, n), 0 to 1, of its boxes (""), and of its masks
+            ("mask ") and keypoints ("keypoint ") where these are measured; n is at most 200.
     """
 
     name: str
     objects: int
     numbers: dict[str, float]
-    curve: np.ndarray
+    curves: dict[str, np.ndarray]
 
 
 @dataclass
@@ -69,7 +70,7 @@ class Evaluation:
                     "class": each.name,
                     "objects": each.objects,
                     **_plain(each.numbers),
-                    "curve": [[_or_none(round(value, 4)) for value in row] for row in each.curve.tolist()],
+                    **{f"{kind}curve": _rounded(curve) for kind, curve in each.curves.items()},
                 }
                 for each in self.per_class
             ],
@@ -80,9 +81,10 @@ class Evaluation:
         """What `to_dict` made. Raises KeyError, TypeError or ValueError if it is something else."""
         per_class = []
         for row in values["per_class"]:
-            numbers = _numbers({key: v for key, v in row.items() if key not in ("class", "objects", "curve")})
-            curve = np.array(row["curve"], dtype=np.float64).reshape(2, -1)
-            per_class.append(ClassResult(str(row["class"]), int(row["objects"]), numbers, curve))
+            lines = {key: v for key, v in row.items() if key.endswith("curve")}
+            numbers = _numbers({key: v for key, v in row.items() if key not in ("class", "objects", *lines)})
+            curves = {key.removesuffix("curve"): np.array(v, np.float64).reshape(2, -1) for key, v in lines.items()}
+            per_class.append(ClassResult(str(row["class"]), int(row["objects"]), numbers, curves))
         counts = int(values["images"]), int(values["unreadable"])
         return cls(values["metric"], *counts, _numbers(values["numbers"]), per_class)
 
@@ -99,6 +101,10 @@ def thinned(curve: np.ndarray) -> np.ndarray:
     """At most 200 points of a curve (2, n), its ends among them."""
     n = curve.shape[1]
     return curve if n <= _POINTS else curve[:, np.linspace(0, n - 1, _POINTS).round().astype(int)]
+
+
+def _rounded(curve: np.ndarray) -> list[list[float | None]]:
+    return [[_or_none(round(value, 4)) for value in row] for row in curve.tolist()]
 
 
 def _or_none(value: float) -> float | None:

@@ -40,7 +40,7 @@ def test_voc_s_metrics_over_the_classes_with_objects(metric):
     assert sum(each.objects for each in found.per_class) == sum(i % 4 for i in range(N)) - difficult
     assert found.per_class[0].numbers["AP50"] == pytest.approx(100 * expected.per_class[0, 0])
     assert math.isnan(found.per_class[2].numbers["AP"])
-    assert np.array_equal(found.per_class[0].curve, expected.curves[0])
+    assert np.array_equal(found.per_class[0].curves[""], expected.curves[0])
     assert (found.images, found.unreadable, found.classes) == (N, 0, ["cat", "dog", "unicorn"])
 
 
@@ -53,6 +53,7 @@ def test_coco_s_metrics_of_boxes_masks_and_keypoints():
             assert found.numbers[prefix + name] == pytest.approx(100 * value, nan_ok=True), prefix + name
         assert found.per_class[1].numbers[f"{prefix}AP50"] == pytest.approx(100 * expected.per_class[1, 0])
         assert 0 < found.numbers[f"{prefix}AP"] < 100
+        assert np.array_equal(found.per_class[1].curves[prefix], expected.curves[1])
     crowds = sum(int(truth_of(i).crowd.sum()) for i in range(N))
     assert sum(each.objects for each in found.per_class) == sum(i % 4 for i in range(N)) - crowds
 
@@ -113,7 +114,10 @@ def test_json_and_back(metric, tmp_path):
     again = read_evaluation(path)
     assert again.to_dict() == found.to_dict()
     assert again.numbers == pytest.approx(found.numbers, nan_ok=True)
-    assert np.allclose(again.per_class[0].curve, found.per_class[0].curve, atol=1e-4, equal_nan=True)
+    kinds = ["", "mask ", "keypoint "] if metric == "coco" else [""]
+    assert list(again.per_class[0].curves) == list(found.per_class[0].curves) == kinds
+    for kind, curve in found.per_class[0].curves.items():
+        assert np.allclose(again.per_class[0].curves[kind], curve, atol=1e-4, equal_nan=True)
     for text in ("{", "[]", '{"images": 3}'):
         path.write_text(text)
         with pytest.raises(UserError, match="holds no results of a detector"):
