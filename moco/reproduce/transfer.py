@@ -160,7 +160,7 @@ def pretrained(scale: TransferScale, folder: Path, compute: Compute) -> str:
         on_main(lambda: Run.create(folder, config) and None)
     on_main(lambda: run.require(config))
     with ExitStack() as held:
-        on_main(lambda: held.enter_context(run.locked()))
+        on_main(lambda: held.enter_context(run.locked(wait=15)))
         pretrain(config, source_of(config), run, device_of(compute), resume=there)
     return str(folder)
 
