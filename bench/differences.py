@@ -8,8 +8,9 @@ Differences in evaluation: AP of the test images. Differences in training: losse
 import argparse
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 from unittest.mock import patch
 
 import torch
@@ -22,6 +23,7 @@ from moco.runtime.device import choose_device
 from moco.transfer.detection import inference, roi_heads, rpn
 from moco.transfer.detection.detector import Detector
 from moco.transfer.detection.evaluation.evaluate import evaluate_detector
+from moco.transfer.detection.evaluation.evaluation import Metric
 from moco.transfer.detection.task import on_device, open_sets
 from moco.transfer.run import DetectionRun
 from moco.transfer.tasks import open_task
@@ -60,6 +62,17 @@ def bgr(detector: Detector) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def fewer_proposals(detector: Detector) -> Iterator[None]:
+    """1,000 before NMS in evaluation, of all levels together."""
+    limits = detector.rpn.limits
+    detector.rpn.limits = replace(limits, before_nms=1000)
+    try:
+        yield
+    finally:
+        detector.rpn.limits = limits
+
+
 def main() -> None:
     parser = argparse.ArgumentParser("python -m bench.differences", description=__doc__)
     parser.add_argument("run", type=Path)
@@ -76,16 +89,18 @@ def main() -> None:
 
     side, metric = options.side or trained.side, config.evaluation.metric
 
-    def ap() -> str:
+    def ap(metric: Metric = metric, name: str = "AP") -> str:
         found = evaluate_detector(detector, test, device, metric=metric, side=side, maximum=trained.maximum)
-        return f"{found.numbers['AP']:.1f}"
+        return f"{found.numbers[name]:.1f}"
 
     rows: list[tuple[str, str, str]] = [("as it is", "AP", ap())]
+    rows += [(f"the metric {other}", "AP50", ap(other, "AP50")) for other in get_args(Metric)]
     changes: list[tuple[str, Callable[[], Any]]] = [
         ("ROIAlign as torchvision's", lambda: patch.object(roi_heads, "roi_align", as_torchvision)),
         ("anchors rounded", lambda: rounded_anchors(detector)),
         ("resized without smoothing", lambda: patch.object(inference, "resize_image", without_smoothing)),
         ("images in BGR", lambda: bgr(detector)),
+        ("1,000 proposals before NMS", lambda: fewer_proposals(detector)),
     ]
     for name, change in changes:
         with change():

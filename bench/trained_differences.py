@@ -1,0 +1,116 @@
+"""What a difference to torchvision's detectors costs in training, on drawn images, one difference at a time.
+
+    python -m bench.trained_differences START [--structure FPN|C4] [--seeds 0 1 2] [--only NAME ...] [--out FOLDER]
+
+START is a pre-trained run, as `moco reproduce transfer --scale cpu` leaves it (runs/reproduce/transfer-cpu/moco),
+random, or any weights of its encoder. The setting is that command's: 100 labelled images, 1,000 steps of 4 images. A
+run that has results is not trained again. `bench.differences` measures what shows without training.
+"""
+
+import argparse
+import json
+import statistics
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from moco.reproduce.transfer import drawn
+from moco.runs.options import with_options
+from moco.runtime.device import choose_device
+from moco.transfer.config import TransferCompute
+from moco.transfer.detection.detector import Detector
+from moco.transfer.loop import train
+from moco.transfer.normalisation import normalisation_of_start, written
+from moco.transfer.run import DetectionRun
+from moco.transfer.start import encoder_of
+from moco.transfer.tasks import open_task
+
+
+def frozen_batch_norm(detector: Detector) -> None:
+    """The encoder's BN keeps its statistics and weights; its stem and first stage are not trained either."""
+    for module in detector.encoder.modules():
+        if isinstance(module, _BatchNorm):
+            module.eval().requires_grad_(False)
+            module.train = lambda mode=True, module=module: module  # type: ignore[method-assign,assignment,misc]
+    for stage in (detector.encoder.conv1, detector.encoder.layer1):
+        stage.requires_grad_(False)
+
+
+def without_new_norm(detector: Detector) -> None:
+    """No BN in what is not the encoder: after conv5 (C4), in FPN's layers and heads."""
+    own = [name for name, module in detector.named_modules() if isinstance(module, _BatchNorm)]
+    for name in own:
+        if not name.startswith("encoder."):
+            detector.set_submodule(name, nn.Identity())
+
+
+def started_as_any_linear(detector: Detector) -> None:
+    """The last layers of the box head, not near 0."""
+    for module in detector.box_predictor.modules():
+        if isinstance(module, nn.Linear):
+            module.reset_parameters()
+
+
+class Difference(NamedTuple):
+    change: Callable[[Detector], None]
+    options: dict[str, Any] = {}  # noqa: RUF012
+
+
+DIFFERENCES = {
+    "none": Difference(lambda detector: None),
+    "running statistics, not computed anew": Difference(lambda detector: None, {"precise_bn": 0}),
+    "frozen BN, three stages trained": Difference(frozen_batch_norm),
+    "no BN in the new layers": Difference(without_new_norm),
+    "the box head starts as any nn.Linear": Difference(started_as_any_linear),
+}
+
+
+def ap_of(name: str, structure: str, start: str, seed: int, out: Path) -> float:
+    """AP in per cent of the run of one difference, trained if it has no results yet."""
+    folder = out / f"{structure}-{name.replace(' ', '-').replace(',', '')}-{seed}"
+    results = folder / "results.json"
+    if not results.exists():
+        difference = DIFFERENCES[name]
+        setting = next(setting for setting in drawn("cpu") if setting.name == structure)
+        config: Any = with_options(setting.config, **difference.options)
+        config = replace(
+            config,
+            encoder=encoder_of(start, config.encoder),
+            data=replace(config.data, labels="100"),
+            training=replace(config.training, seed=seed),
+            model=replace(config.model, normalisation=written(normalisation_of_start(start))),
+            compute=TransferCompute("cpu", "fp32", workers=0),
+        )
+        task: Any = open_task(config)
+        difference.change(task.model)
+        train(config, task, DetectionRun.create(folder, config), choose_device("cpu", "fp32"))
+    return float(json.loads(results.read_text())["numbers"]["AP"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        "python -m bench.trained_differences", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("start")
+    parser.add_argument("--structure", choices=["FPN", "C4"], default="FPN")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--only", nargs="+", choices=DIFFERENCES, default=list(DIFFERENCES))
+    parser.add_argument("--out", type=Path, default=Path("runs/trained-differences"))
+    options = parser.parse_args()
+    found: dict[str, list[float]] = {}
+    for seed in options.seeds:
+        for name in options.only:
+            found.setdefault(name, []).append(ap_of(name, options.structure, options.start, seed, options.out))
+            print(f"{name}, seed {seed}: AP {found[name][-1]:.1f}", flush=True)
+    print("| torchvision's way | AP |\n| --- | --- |")
+    for name, values in found.items():
+        deviation = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+        print(f"| {name} | {statistics.mean(values):.1f}{deviation} |")
+
+
+if __name__ == "__main__":
+    main()
