@@ -1,12 +1,14 @@
 """A recipe for a data set: each choice with its reason, and the published setting that it scales from."""
 
 import math
+import shlex
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from moco.runs.config import Compute, Config, Contrast, Data, Encoder, Log, Training, Views
 from moco.runs.options import flag, with_options
+from moco.views.recipes import get_pretext
 
 _SIZES = (224, 192, 160, 128, 96, 64, 48, 32)
 _CPU_SIZE = 64
@@ -20,6 +22,8 @@ _FEW = 1000
 _GIVEN_RATE, _GIVEN_SHORTER = 0.3, 4
 """Continued from given weights: the learning rate's share, and how many times fewer epochs. That far fewer steps are
 enough is the finding of Reed et al. 2022 (Self-supervised pretraining improves self-supervised pretraining)."""
+_MUCH_LARGER = 2
+"""How many times larger than the views need images are before it is worth to resize them once."""
 _MOST_IMAGES = 1_250_000 * 1024
 """Images seen in the longest run of the paper, on Instagram-1B."""
 
@@ -40,6 +44,8 @@ class Facts:
     """The encoder of the weights to start from, which its `init` names; None: random weights."""
     fixed_size: int | None = None
     """The only height and width of an image that this encoder takes, as a ViT's positions are of that size."""
+    decoded: bool = False
+    """Whether images are decoded in every epoch: they are not of one size, or too many to be kept in memory."""
 
 
 class Choice(NamedTuple):
@@ -247,9 +253,22 @@ def _momentum(steps: float) -> Choice:
     return Choice("key_momentum", value, reason, f"0.999 of 1,000,000 steps ({_V2}), 0.99 of 78,000 ({_LIGHTLY})")
 
 
-def warnings(facts: Facts, broken: int, examined: int) -> list[str]:
+def packed_side(views: Views) -> int:
+    """The shorter side in pixels of images whose smallest crops are as large as the views: resized to it once, they
+    lose nothing that a view keeps but what being resized twice costs."""
+    smallest = min(pretext.area[0] for pretext in get_pretext(views.views))
+    return math.ceil(views.image_size / math.sqrt(smallest))
+
+
+def warnings(facts: Facts, views: Views, broken: int, examined: int) -> list[str]:
     """Warnings before a run is started; `broken` of the `examined` images cannot be read."""
     found = []
+    side = packed_side(views)
+    if facts.decoded and facts.side >= _MUCH_LARGER * side:
+        found.append(
+            f"every epoch decodes images of {facts.side:,} pixels for views of {views.image_size}: resize them once, "
+            f"by moco pack {shlex.quote(facts.source)} packed --size {side}, and train on shards:packed"
+        )
     if facts.images < _FEW and facts.given is None:
         found.append(
             f"{facts.images:,} images are few to learn features from: given weights will do better, continued (moco "

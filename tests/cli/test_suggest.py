@@ -16,14 +16,15 @@ from torch import nn
 from moco.cli.main import main
 from moco.encoders import Description, build_encoder
 from moco.encoders.files import as_safetensors
-from moco.runs.config import Compute, Config, Encoder, check
+from moco.runs.config import Compute, Config, Encoder, Views, check
 from moco.runs.folder import Run
 from moco.runs.options import with_options
 from moco.runs.recipes.recipes import RECIPES, get_recipe
-from moco.runs.suggest import Facts, from_given, suggest, warnings
+from moco.runs.suggest import Facts, from_given, packed_side, suggest, warnings
 from moco.runtime.errors import UserError
 from moco.training.estimate import Estimate
 from moco.transfer.classification.suggest import seen_by
+from moco.views import get_pretext
 
 FACTS = st.builds(
     Facts,
@@ -159,13 +160,26 @@ def test_published_settings_come_out_at_their_scale():
 
 
 def test_warnings_before_a_run_is_started():
-    text = " ".join(warnings(Facts("x", 300, 32, labelled=False, gpu=False), broken=3, examined=300))
+    text = " ".join(warnings(Facts("x", 300, 32, labelled=False, gpu=False), Views(), broken=3, examined=300))
     assert "few" in text
     assert "no labels" in text
     assert "3 of the 300 images" in text
     assert "--max-bad" not in text  # 1 % is allowed
-    assert "--max-bad 0.3 " in " ".join(warnings(Facts("x", 40, 32, True, False), broken=10, examined=40))
-    assert not warnings(Facts("x", 30_000, 32, labelled=True, gpu=False), broken=0, examined=500)
+    assert "--max-bad 0.3 " in " ".join(warnings(Facts("x", 40, 32, True, False), Views(), broken=10, examined=40))
+    assert not warnings(Facts("x", 30_000, 32, labelled=True, gpu=False), Views(), broken=0, examined=500)
+
+
+@pytest.mark.parametrize("views", ["v1", "cifar", "v3", "shapes"])
+def test_images_much_larger_than_views_need_are_to_be_resized_once(views):
+    own = Views(views, 64)
+    side = packed_side(own)
+    smallest = min(pretext.area[0] for pretext in get_pretext(views))
+    assert math.sqrt(smallest) * (side - 1) < 64 <= math.sqrt(smallest) * side  # the smallest crop's side
+    facts = Facts("folder:my photographs", 30_000, 2 * side, labelled=True, gpu=False, decoded=True)
+    (text,) = warnings(facts, own, broken=0, examined=500)
+    assert f"moco pack 'folder:my photographs' packed --size {side}, and train on shards:packed" in text
+    assert not warnings(replace(facts, side=2 * side - 1), own, broken=0, examined=500)
+    assert not warnings(replace(facts, decoded=False), own, broken=0, examined=500)
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from rich.table import Table
 from moco.cli.commands.common import check_file, computing, print_on_main
 from moco.cli.options import Suggest
 from moco.data import Source, open_source
+from moco.data.dataset import Encoded
 from moco.data.survey import survey
 from moco.encoders import fixed_size
 from moco.evaluation import open_trained
@@ -48,6 +49,7 @@ def run(options: Suggest) -> None:
             side=sides[len(sides) // 2],
             labelled=source.labelled,
             gpu=device.is_gpu,
+            decoded=isinstance(source.train, Encoded),
         )
         if options.init != "random":
             given, fixed = _given(options.init)
@@ -61,7 +63,7 @@ def run(options: Suggest) -> None:
             # The steps are the same, only more or fewer.
             cost = cost._replace(steps=cost.steps * epochs // before, seconds=cost.seconds * epochs / before)
         print_on_main(table_of(choices, f"{facts.images:,} images of {facts.side} pixels"))
-        for warning in warnings(facts, len(found.broken), len(found.examined)):
+        for warning in warnings(facts, config.views, len(found.broken), len(found.examined)):
             log.warning(warning)
         memory = f"{cost.memory_mb:,.0f} MB of {'GPU ' if facts.gpu else ''}memory"
         rate = cost.steps * config.training.batch_size / cost.seconds
