@@ -81,7 +81,9 @@ def test_schedules(key):
 def test_optimizer_groups(name):
     model, base = detector(name), config(name)["SOLVER.BASE_LR"]
     names = {id(p): detectron2_name(model, key) for key, p in model.named_parameters()}
-    groups = build_sgd(model, base).param_groups
+    optimizer = build_sgd(model, base)
+    groups = optimizer.param_groups
+    assert type(optimizer).__name__ == STAGES.value(f"solver/{name}/optimizer")
     assert len(groups) == len({key.split("/")[0] for key in STAGES.under(f"solver/{name}/groups")})
     for number, group in enumerate(groups):
         path = f"solver/{name}/groups/{number}"
