@@ -27,6 +27,8 @@ HERE = Path(os.environ.get("DETECTION_REFERENCE", REFERENCE))
 IS_WHOLE = (HERE / "inputs.pt").exists()
 THINNING = WHOLE if IS_WHOLE else REPOSITORY
 MODELS = [name for name in select_reference.MODELS if list(HERE.glob(f"{name}.*"))]
+if not MODELS:
+    raise FileNotFoundError(f"DETECTION_REFERENCE: no reference numbers in {HERE}")
 
 
 class Numbers:

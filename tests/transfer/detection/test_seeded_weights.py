@@ -2,6 +2,7 @@ import numpy as np
 import torch
 
 from tests.transfer.detection.seeded_weights import decode, encode, randn
+from tests.transfer.detection.select_reference import REFERENCE
 
 NAMES = ["a.weight", "a.norm.weight", "a.bias", "b.weight"]
 SHAPES = [(40, 27), (40,), (5,), (3, 11, 101)]
@@ -36,3 +37,7 @@ def test_weights_of_an_unknown_seed_are_kept_as_they_are():
     coded = encode(NAMES, given)
     assert "seed" not in coded
     assert all(np.array_equal(value, given[key]) for key, value in decode(NAMES, coded).items())
+
+
+def test_the_selection_stays_below_3_megabytes():
+    assert sum(path.stat().st_size for path in REFERENCE.iterdir()) < 3_000_000
