@@ -1,5 +1,4 @@
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,11 +16,9 @@ from moco.transfer.detection.masks import (
     polygon_area,
     polygons_to_bitmap,
 )
-from tests.transfer.detection.reference_numbers import data
+from tests.transfer.detection.reference_numbers import data, pasted
 
-HERE = Path(__file__).parent / "reference"
-DATA = data()
-PASTED = np.load(HERE / "pasted.npz", allow_pickle=False)
+DATA, PASTED = data(), pasted()
 
 
 def polygons(image: int) -> list[list[np.ndarray]]:
@@ -34,7 +31,7 @@ def bitmaps(image: int) -> torch.Tensor:
     return torch.from_numpy(bits.reshape(shape).astype(bool))
 
 
-@pytest.mark.parametrize("image", [0, 1])
+@pytest.mark.parametrize("image", range(len(DATA["sizes_hw"])))
 def test_polygons_are_drawn_as_by_detectron2(image):
     assert torch.equal(draw_polygons(polygons(image), *DATA["sizes_hw"][image]), bitmaps(image))
 
@@ -49,7 +46,7 @@ def test_mask_targets_are_detectron2_s(size):
 
 
 @pytest.mark.parametrize("block", [2**22, 5000])
-@pytest.mark.parametrize("name", ["c4_mask_0", "c4_mask_1", "fpn_mask_0", "fpn_mask_1"])
+@pytest.mark.parametrize("name", sorted({key.rpartition("_")[0] for key in PASTED}))
 def test_masks_are_pasted_as_by_detectron2_in_blocks_of_any_size(name, block, monkeypatch):
     monkeypatch.setattr("moco.transfer.detection.masks._BLOCK", block)
     logits, boxes, masks = (torch.from_numpy(PASTED[f"{name}_{key}"]) for key in ("logits", "boxes", "masks"))

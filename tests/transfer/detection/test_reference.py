@@ -11,20 +11,22 @@ import numpy as np
 import pytest
 import torch
 
+from moco.transfer.detection import roi_heads, rpn
 from moco.transfer.detection.detector import crop
 from moco.transfer.detection.names import detectron2_name
 from moco.transfer.detection.roi_heads import Regions, detections, match_regions, pool, sample_regions
 from moco.transfer.detection.rpn import Limits, match_anchors, sample_anchors
 from moco.transfer.detection.sampler import random_order
 from moco.transfer.detection.solver import build_sgd, learning_rate
-from tests.transfer.detection.reference_numbers import MODELS, detector, inputs, numbers
+from tests.transfer.detection.reference_numbers import MODELS, THINNING, config, detector, inputs, numbers, sizes
 
-SIZES = [(160, 208), (128, 176)]
-OUTPUTS = [(240, 312), (100, 137)]
+thinned = THINNING.thin
+ROWS = THINNING.rows
+"""Every how manieth region is compared; of means over space, which are of every 8th, every how manieth of these."""
 
 
 def pytest_generate_tests(metafunc):
-    """Each test for each structure; C4, whose conv5 runs on every region, takes whole steps among the slow tests."""
+    """Each test for each structure; C4 with masks, whose conv5 runs on every region, takes whole steps when slow."""
     is_step = metafunc.function in (test_three_steps, test_the_seed_draws_what_detectron2_draws)
     slow = [pytest.mark.slow] if is_step else []
     metafunc.parametrize("name", [pytest.param(name, marks=slow if name == "c4_mask" else []) for name in MODELS])
@@ -50,12 +52,10 @@ def close(mine, theirs, rtol=1e-5, atol=1e-5):
     torch.testing.assert_close(torch.as_tensor(mine).detach().double(), theirs.double(), rtol=rtol, atol=atol)
 
 
-def thinned(values):
-    return values.flatten()[::64] if values.numel() > 4000 else values
-
-
-def close_losses(mine, theirs):
+def close_losses(mine, theirs, total=None):
     assert mine.keys() == theirs.keys()
+    if total is not None:
+        close(sum(mine.values()), total, rtol=1e-5, atol=0)
     for key, value in theirs.items():
         close(mine[key], value, rtol=1e-5, atol=0)
 
@@ -66,8 +66,9 @@ def close_outputs(mine, theirs):
 
 
 def close_pooled(mine, expected, path):
+    assert list(mine.shape) == expected.values(f"{path}/shape")
     close_outputs(thinned(mine[:2].contiguous()), expected(f"{path}/first"))
-    close_outputs(mine.mean((2, 3))[::64], expected(f"{path}/mean"))
+    close_outputs(mine.mean((2, 3))[:: 8 * ROWS], expected(f"{path}/mean"))
 
 
 def close_rpn(logits, deltas, features, expected, stage):
@@ -90,25 +91,31 @@ def same_boxes(mine, theirs):
     close_outputs(mine.boxes[rows], theirs["boxes"])
 
 
-def saved_regions(expected, targets, path, classes):
+def saved_regions(name, targets, path, classes):
     """Detectron2's own sample of its own proposals."""
-    result = []
+    result, expected = [], numbers(name)
     for image, target in enumerate(targets):
         boxes = torch.cat([expected(f"train/proposals/{image}/boxes"), target.boxes])
         rows = expected(f"{path}/{image}").long()
         kinds = expected(f"{classes}/{image}").long()
         objects = expected(f"train/roi/matched_idxs/{image}").long()[rows]
-        result.append(Regions(boxes[rows], kinds, objects, int((kinds < 5).sum())))
+        result.append(Regions(boxes[rows], kinds, objects, int((kinds < background(name)).sum())))
     return result
 
 
+def background(name):
+    """The class of regions without an object."""
+    return config(name)["MODEL.ROI_HEADS.NUM_CLASSES"]
+
+
 def gradients(model):
-    return {detectron2_name(model, k): p.grad.double() for k, p in model.named_parameters()}
+    return {detectron2_name(model, k): p.grad.double() for k, p in model.named_parameters() if p.grad is not None}
 
 
 def close_gradients(model, expected, path):
     """Norms, relative. A gradient that is 0 but for rounding, as of a weight before BN, to a share of the largest."""
     names, mine = expected.text("param_names"), gradients(model)
+    assert mine.keys() == set(names) - set(expected.text("train/grad_none"))
     reference = expected(f"{path}/grad_norm")
     norms = torch.stack([mine[key].norm() for key in names])
     close(norms, reference, rtol=tolerance(2e-3), atol=float(reference.max()) * tolerance(2e-3) / 100)
@@ -118,7 +125,7 @@ def close_gradients(model, expected, path):
 @cache
 def trained(name):
     """A step's forward and backward pass on Detectron2's sample, and what its parts read and gave."""
-    model, (images, targets), expected = detector(name), inputs(), numbers(name)
+    model, (images, targets) = detector(name), inputs()
     seen = SimpleNamespace(model=model, targets=targets)
 
     def keep(key):
@@ -126,13 +133,14 @@ def trained(name):
 
     hooks = [model.box_predictor.register_forward_hook(keep("predictor"))]
     hooks += [model.mask_head.register_forward_hook(keep("mask"))] if model.mask_head else []
+    hooks += [model.extra_norm.register_forward_hook(keep("res5"))] if name.startswith("c4") else []
     seen.features = model.features(model.batch(images))
     seen.anchors = model.rpn.anchors(seen.features)
     seen.logits, seen.deltas = model.rpn(seen.features)
     seen.losses = model.rpn.losses(
         torch.cat(seen.anchors), torch.cat(seen.logits, 1), torch.cat(seen.deltas, 1), targets, model.order
     )
-    seen.regions = saved_regions(expected, targets, "train/sampled_idxs", "train/roi/sampled_gt_classes")
+    seen.regions = saved_regions(name, targets, "train/sampled_idxs", "train/roi/sampled_gt_classes")
     seen.losses |= model.region_losses(seen.features, seen.regions, targets)
     sum(seen.losses.values()).backward()
     for hook in hooks:
@@ -140,12 +148,39 @@ def trained(name):
     return seen
 
 
+def test_images_are_normalised_and_padded(name):
+    """C4's and DC5's batches are the FPN's without its padding to a multiple of 32."""
+    stages, model = numbers("stages"), trained(name).model
+    batch, theirs = model.batch(inputs()[0]), stages("inputs/batch_divisor32")
+    if name != "fpn_mask":
+        shape = stages.values("inputs/batch_divisor0_shape")
+        assert list(batch.shape) == shape
+        theirs = theirs[..., : shape[3]]
+    assert torch.equal(batch[:, :, :: -(-batch.shape[2] // theirs.shape[2])], theirs)
+    assert torch.equal(model.mean.flatten(), stages("inputs/pixel_mean"))
+    assert torch.equal(model.std.flatten(), stages("inputs/pixel_std"))
+
+
+def test_settings_that_these_images_do_not_show(name):
+    """Of the limits before NMS, C4 and DC5 have fewer anchors than the training one."""
+    model, cfg = trained(name).model, config(name)
+    for limits, phase in ((model.rpn.training_limits, "TRAIN"), (model.rpn.limits, "TEST")):
+        assert limits.before_nms == cfg[f"MODEL.RPN.PRE_NMS_TOPK_{phase}"]
+        assert limits.after_nms == cfg[f"MODEL.RPN.POST_NMS_TOPK_{phase}"]
+    assert cfg["MODEL.RPN.BATCH_SIZE_PER_IMAGE"] == rpn.SAMPLED
+    assert list(rpn.OVERLAP) == cfg["MODEL.RPN.IOU_THRESHOLDS"]
+    assert cfg["MODEL.RPN.NMS_THRESH"] == rpn.NMS
+    assert model.sampled_regions == cfg["MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE"]
+    assert model.beta == cfg["MODEL.RPN.SMOOTH_L1_BETA"] == cfg["MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA"]
+    assert cfg["MODEL.ROI_HEADS.POSITIVE_FRACTION"] == roi_heads.FOREGROUND
+    assert cfg["MODEL.ROI_HEADS.IOU_THRESHOLDS"] == [roi_heads.MIN_OVERLAP]
+    assert cfg["MODEL.ROI_HEADS.SCORE_THRESH_TEST"] == roi_heads.MIN_SCORE
+    assert cfg["MODEL.ROI_HEADS.NMS_THRESH_TEST"] == roi_heads.NMS
+    assert cfg["TEST.DETECTIONS_PER_IMAGE"] == roi_heads.DETECTIONS
+
+
 def test_features_anchors_and_what_the_rpn_gives(name):
     seen, expected = trained(name), numbers(name)
-    images, _ = inputs()
-    batch = numbers("stages")("inputs/batch_divisor32")
-    if name == "fpn_mask":
-        close(thinned(seen.model.batch(images)), batch)
     for mine, theirs in zip(seen.features, expected.under("train/features").values(), strict=True):
         close_outputs(thinned(mine), theirs)
     for level, anchor in enumerate(seen.anchors):
@@ -165,7 +200,7 @@ def test_anchors_are_matched_and_sampled(name):
 
 def test_proposals(name):
     seen, expected = trained(name), numbers(name)
-    proposals = seen.model.rpn.propose(seen.anchors, seen.logits, seen.deltas, SIZES)
+    proposals = seen.model.rpn.propose(seen.anchors, seen.logits, seen.deltas, sizes())
     for image, one in enumerate(proposals):
         same_boxes(one, expected.under(f"train/proposals/{image}"))
 
@@ -177,12 +212,16 @@ def test_proposals_are_matched_and_sampled(name):
         objects, labels = match_regions(torch.cat([proposals, target.boxes]), target)
         assert torch.equal(objects, expected(f"train/roi/matched_idxs/{image}").long())
         assert torch.equal(labels, expected(f"train/roi/matched_labels/{image}").long())
-        regions, rows = sample_regions(proposals, target, 5, trained(name).model.order)
+        regions, rows = sample_regions(proposals, target, background(name), trained(name).model.order)
         saved = trained(name).regions[image]
         assert torch.equal(rows, expected(f"train/sampled_idxs/{image}").long())
         assert torch.equal(regions.classes, saved.classes)
         assert regions.foreground == saved.foreground
         assert torch.equal(regions.boxes, saved.boxes)
+        assert torch.equal(regions.boxes, expected(f"train/sampled_boxes/{image}"))
+        foreground = slice(regions.foreground)
+        objects = target.boxes[regions.objects[foreground]]
+        assert torch.equal(objects, expected(f"train/sampled_gt_boxes/{image}")[foreground])
 
 
 def test_what_the_heads_give(name):
@@ -191,11 +230,12 @@ def test_what_the_heads_give(name):
     close_pooled(pooled(seen.model, seen.features, boxes), expected, "train/pooled")
     vectors, (logits, deltas) = seen.predictor
     if name.startswith("c4"):
-        close_outputs(vectors[::64], expected("train/head/mean"))
+        close_pooled(seen.res5[1].detach(), expected, "train/head")
+        close_outputs(vectors[:: 8 * ROWS], expected("train/head/mean"))
     else:
-        close_outputs(vectors[::16], expected("train/head/vectors"))
-    close_outputs(logits[::8], expected("train/class_logits"))
-    close_outputs(deltas.flatten(1)[::8], expected("train/box_deltas"))
+        close_outputs(vectors[:: 8 * max(1, ROWS // 4)], expected("train/head/vectors"))
+    close_outputs(logits[::ROWS], expected("train/class_logits"))
+    close_outputs(deltas.flatten(1)[::ROWS], expected("train/box_deltas"))
 
 
 def pooled(model, features, boxes):
@@ -215,8 +255,8 @@ def test_masks(name):
         return
     regions, logits = seen.mask
     classes = expected("train/mask/gt_class")
-    side = 28 if name == "fpn_mask" else 14
-    masks = [crop(target, each, side) for target, each in zip(seen.targets, seen.regions, strict=True)]
+    assert list(logits.shape) == expected.values("train/mask/shape")
+    masks = [crop(target, each, logits.shape[-1]) for target, each in zip(seen.targets, seen.regions, strict=True)]
     assert np.array_equal(np.packbits(torch.cat(masks).numpy()), expected.arrays["train/mask/targets"])
     assert torch.equal(torch.cat([each.classes[: each.foreground] for each in seen.regions]), classes)
     close_outputs(thinned(logits[torch.arange(len(classes)), classes]), expected("train/mask/logits"))
@@ -227,7 +267,7 @@ def test_masks(name):
 
 def test_losses_gradients_and_statistics(name):
     seen, expected = trained(name), numbers(name)
-    close_losses(seen.losses, expected.under("train/losses"))
+    close_losses(seen.losses, expected.under("train/losses"), expected("train/loss_sum"))
     reference = expected("train/grad_norm")
     for mine, norm, total in zip(
         close_gradients(seen.model, expected, "train"), reference, expected("train/grad_sum"), strict=True
@@ -240,9 +280,10 @@ def test_losses_gradients_and_statistics(name):
         largest = float(values.abs().max()) + float(reference.max()) / 100
         close(thinned(own[key]), values, rtol=0, atol=tolerance(2e-3) * largest)
     state = {detectron2_name(seen.model, k): v for k, v in seen.model.state_dict().items()}
-    for key, value in expected.under("train/bn_after").items():
+    after = expected.under("train/bn_after")
+    assert {key for key in state if key.endswith(("running_mean", "running_var", "tracked"))} == set(after)
+    for key, value in after.items():
         close(state[key], value)
-    assert all(int(value) == 1 for key, value in state.items() if key.endswith("num_batches_tracked"))
 
 
 def test_a_whole_pass(name):
@@ -258,7 +299,7 @@ def test_bitmaps_in_place_of_polygons(name):
     if "bitmask/targets" not in expected.arrays:
         return
     _, targets = inputs(bitmaps=True)
-    side = 28 if name == "fpn_mask" else 14
+    side = expected.values("train/mask/shape")[-1]
     masks = [crop(target, each, side) for target, each in zip(targets, trained(name).regions, strict=True)]
     assert np.array_equal(np.packbits(torch.cat(masks).numpy()), expected.arrays["bitmask/targets"])
     close_losses(detector(name)(*inputs(bitmaps=True)), expected.under("bitmask/losses"))
@@ -268,29 +309,30 @@ def test_the_seed_draws_what_detectron2_draws(name):
     model, (images, targets), expected = detector(name), inputs(), numbers(name)
     features = model.features(model.batch(images))
     anchors = torch.cat(model.rpn.anchors(features))
-    torch.manual_seed(123)
+    torch.manual_seed(expected.value("seeded/seed"))
     for image, target in enumerate(targets):
         labels = sample_anchors(match_anchors(anchors, target)[1], random_order)
         assert torch.equal(labels, expected("seeded/sampled_labels")[image].long())
     for image, target in enumerate(targets):
-        _, rows = sample_regions(expected(f"train/proposals/{image}/boxes"), target, 5, random_order)
+        _, rows = sample_regions(expected(f"train/proposals/{image}/boxes"), target, background(name), random_order)
         assert torch.equal(rows, expected(f"seeded/sampled_idxs/{image}").long())
-    torch.manual_seed(123)
+    torch.manual_seed(expected.value("seeded/seed"))
     logits, deltas = model.rpn(features)
     losses = model.rpn.losses(anchors, torch.cat(logits, 1), torch.cat(deltas, 1), targets, random_order)
-    regions = saved_regions(expected, targets, "seeded/sampled_idxs", "seeded/sampled_gt_classes")
+    regions = saved_regions(name, targets, "seeded/sampled_idxs", "seeded/sampled_gt_classes")
     losses |= model.region_losses(features, regions, targets)
     sum(losses.values()).backward()
-    close_losses(losses, expected.under("seeded/losses"))
+    close_losses(losses, expected.under("seeded/losses"), expected("seeded/loss_sum"))
     close_gradients(model, expected, "seeded")
 
 
 def test_three_steps(name):
-    model, (images, targets), expected = detector(name), inputs(), numbers(name)
-    optimizer = build_sgd(model, 0.02)
+    model, (images, targets), expected, cfg = detector(name), inputs(), numbers(name), config(name)
+    base, decay = cfg["SOLVER.BASE_LR"], cfg["SOLVER.WEIGHT_DECAY"]
+    optimizer = build_sgd(model, base, cfg["SOLVER.MOMENTUM"], decay)
     before = {k: v.detach().clone() for k, v in model.named_parameters()}
-    for step in range(3):
-        rate = learning_rate(step, 0.02, [18000, 22000], 100 if name == "c4_box" else 1000)
+    for step in range(len(expected.values("steps3/lr"))):
+        rate = learning_rate(step, base, cfg["SOLVER.STEPS"], cfg["SOLVER.WARMUP_ITERS"], cfg["SOLVER.GAMMA"])
         assert rate == pytest.approx(float(expected(f"steps3/lr/{step}")), rel=1e-12)
         for group in optimizer.param_groups:
             group["lr"] = rate
@@ -316,9 +358,9 @@ def evaluated(name):
     """The stages of evaluation, on Detectron2's proposals."""
     model, (images, _), expected = detector(name).eval(), inputs(), numbers(name)
     features = model.features(model.batch(images))
-    proposals = [expected(f"eval/proposals/{image}/boxes") for image in range(2)]
+    proposals = [expected(f"eval/proposals/{image}/boxes") for image in range(len(images))]
     logits, deltas = model.box_predictor(model.box_vectors(model.regions(features, proposals)))
-    found = detections(logits, deltas, proposals, SIZES)
+    found = detections(logits, deltas, proposals, sizes())
     return SimpleNamespace(
         model=model, features=features, proposals=proposals, logits=logits, deltas=deltas, found=found
     )
@@ -328,7 +370,7 @@ def evaluated(name):
 def test_features_and_proposals_in_evaluation(name):
     seen, expected = evaluated(name), numbers(name)
     theirs = expected.under("eval/features")
-    for mine, key in zip(seen.features, ("p2", "p3", "p4", "p5", "p6") if name == "fpn_mask" else theirs, strict=True):
+    for mine, key in zip(seen.features, expected.under("train/features"), strict=True):
         if key in theirs:
             close_outputs(thinned(mine), theirs[key])
         else:
@@ -336,11 +378,14 @@ def test_features_and_proposals_in_evaluation(name):
     logits, deltas = seen.model.rpn(seen.features)
     close_rpn(logits, deltas, seen.features, expected, "eval")
     anchors = seen.model.rpn.anchors(seen.features)
-    for image, one in enumerate(seen.model.rpn.propose(anchors, logits, deltas, SIZES)):
+    for image, one in enumerate(seen.model.rpn.propose(anchors, logits, deltas, sizes())):
         same_boxes(one, expected.under(f"eval/proposals/{image}"))
-    limits, seen.model.rpn.limits = seen.model.rpn.limits, Limits(300, 60)
-    for image, one in enumerate(seen.model.rpn.propose(anchors, logits, deltas, SIZES)):
-        same_boxes(one, expected.under(f"limits/{image}"))
+    limits, seen.model.rpn.limits = (
+        seen.model.rpn.limits,
+        Limits(expected.value("limits/before"), expected.value("limits/after")),
+    )
+    for image, one in enumerate(seen.model.rpn.propose(anchors, logits, deltas, sizes())):
+        same_boxes(one, expected.under(f"limits/proposals/{image}"))
     seen.model.rpn.limits = limits
 
 
@@ -348,16 +393,17 @@ def test_features_and_proposals_in_evaluation(name):
 def test_what_the_heads_give_in_evaluation(name):
     seen, expected = evaluated(name), numbers(name)
     close_pooled(pooled(seen.model, seen.features, seen.proposals), expected, "eval/pooled")
-    close_outputs(seen.logits[::8], expected("eval/class_logits"))
-    close_outputs(seen.deltas.flatten(1)[::8], expected("eval/box_deltas"))
+    close_outputs(seen.logits[::ROWS], expected("eval/class_logits"))
+    close_outputs(seen.deltas.flatten(1)[::ROWS], expected("eval/box_deltas"))
     for image, found in enumerate(seen.found):
         theirs = expected.under(f"eval/raw/{image}")
-        assert torch.equal(found.classes, expected(f"eval/post/{image}/classes"))
+        assert torch.equal(found.classes, theirs["classes"])
         close_outputs(found.scores, theirs["scores"])
         close_outputs(found.boxes, theirs["boxes"])
     if "eval/mask/logits" in expected.arrays:
         logits = seen.model.mask_head(seen.model.mask_regions(seen.features, [each.boxes for each in seen.found]))
         classes = torch.cat([each.classes for each in seen.found])
+        assert list(logits.shape) == expected.values("eval/mask/shape")
         close_outputs(thinned(logits[torch.arange(len(classes)), classes]), expected("eval/mask/logits"))
         close_outputs(logits.mean((2, 3)), expected("eval/mask/logits_mean"))
         for image, masks in enumerate(seen.model.mask_probabilities(seen.features, seen.found)):
@@ -367,11 +413,12 @@ def test_what_the_heads_give_in_evaluation(name):
 @torch.no_grad()
 def test_detections(name):
     model, (images, _), expected = detector(name).eval(), inputs(), numbers(name)
-    for image, found in enumerate(model(images, sizes=OUTPUTS)):
+    for image, found in enumerate(model(images, sizes=sizes("output_sizes_hw"))):
         theirs = expected.under(f"eval/post/{image}")
         assert torch.equal(found.classes, theirs["classes"])
         close_outputs(found.scores, theirs["scores"])
         close_outputs(found.boxes, theirs["boxes"])
         if "mask_area" in theirs:
+            assert list(found.masks.shape[1:]) == expected.values(f"eval/post/{image}/size_hw")
             # A pixel whose probability is 0.5 but for rounding may change sides.
             assert (found.masks.sum(dim=(1, 2)) - theirs["mask_area"]).abs().max() <= 2

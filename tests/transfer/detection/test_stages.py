@@ -6,17 +6,21 @@ import pytest
 import torch
 from torchvision.models import resnet50
 
-from moco.transfer.detection.anchors import cell_anchors
 from moco.transfer.detection.boxes import ROI_WEIGHTS, RPN_WEIGHTS, decode, encode
 from moco.transfer.detection.matcher import match_overlaps
 from moco.transfer.detection.names import detectron2_name, from_detectron2, to_detectron2
 from moco.transfer.detection.precise_bn import precise_bn
 from moco.transfer.detection.roi_heads import levels_of, pool
-from moco.transfer.detection.solver import build_sgd, learning_rate
-from moco.transfer.detection.structures import SIZES, build_detector
-from tests.transfer.detection.reference_numbers import MODELS, detector, inputs, numbers, text
+from moco.transfer.detection.solver import WARMUP_FACTOR, build_sgd, learning_rate
+from moco.transfer.detection.structures import build_detector
+from tests.transfer.detection.reference_numbers import MODELS, config, detector, inputs, numbers, text
 
 STAGES = numbers("stages")
+
+
+def of_stages(path):
+    """The names right under a path."""
+    return sorted({key.split("/")[1] for key in STAGES.arrays if key.startswith(f"{path}/")})
 
 
 @pytest.mark.parametrize(
@@ -30,7 +34,7 @@ def test_coding_of_boxes(key, weights):
     torch.testing.assert_close(decode(given["src"], deltas, weights), given[f"{key}/apply_deltas"], **close)
 
 
-@pytest.mark.parametrize("case", range(8))
+@pytest.mark.parametrize("case", sorted({int(key.split("/")[0]) for key in STAGES.under("matcher")}))
 def test_matcher(case):
     given = STAGES.under(f"matcher/{case}")
     for key, arguments in (("rpn", (0.3, 0.7, True)), ("roi", (0.5, 0.5, False))):
@@ -39,9 +43,8 @@ def test_matcher(case):
         assert torch.equal(labels, given[f"{key}_labels"].long())
 
 
-@pytest.mark.skipif("fpn_features/0" not in STAGES.arrays, reason="the pyramid is not among the selected numbers")
 def test_pooling_from_a_pyramid():
-    features = list(STAGES.under("fpn_features").values())
+    features = list(STAGES.under("fpn_pool/features").values())
     boxes = list(STAGES.under("fpn_pool/boxes").values())
     close = {"rtol": 1e-5, "atol": 1e-5}
     torch.testing.assert_close(pool(features, [4, 8, 16, 32], boxes, 7), STAGES("fpn_pool/out_7"), **close)
@@ -53,45 +56,50 @@ def test_levels_of_a_pyramid():
     assert torch.equal(levels_of(STAGES("fpn_levels/boxes"), 4), STAGES("fpn_levels/level_minus_2"))
 
 
-def test_cell_anchors():
-    assert torch.allclose(cell_anchors(SIZES), STAGES("cell_anchors/c4_box/0"), rtol=1e-6)
-    for level, size in enumerate(SIZES):
-        assert torch.allclose(cell_anchors([size]), STAGES(f"cell_anchors/fpn_mask/{level}"), rtol=1e-6)
+@pytest.mark.parametrize("name", of_stages("cell_anchors"))
+def test_cell_anchors_and_strides(name):
+    anchors, given = build_full(name).rpn.anchors, STAGES.under(f"cell_anchors/{name}")
+    for level, theirs in given.items():
+        assert torch.allclose(anchors.get_buffer(f"cell{level}"), theirs, rtol=1e-6)
+    assert list(anchors.strides) == STAGES.values(f"anchor_strides/{name}")
+    assert len(anchors.strides) == len(given)
 
 
-@pytest.mark.parametrize(
-    ("key", "milestones", "warmup"),
-    [
-        ("schedule_voc_24k", [18000, 22000], 100),
-        ("schedule_coco_2x_180k", [120000, 160000], 1000),
-        ("schedule_voc_24k_steps_18000_22000", [18000, 22000], 100),
-    ],
-)
-def test_schedules(key, milestones, warmup):
-    given = STAGES.under(f"solver/{key}")
-    steps = [int(given[f"iterations/{i}"]) for i in range(len(given["lr"]))]
-    assert [learning_rate(step, 0.02, milestones, warmup) for step in steps] == pytest.approx(
-        given["lr"].tolist(), rel=1e-9
+@pytest.mark.parametrize("key", [key for key in of_stages("solver") if key.startswith("schedule")])
+def test_schedules(key):
+    steps, milestones = (STAGES.values(f"solver/{key}/{kind}") for kind in ("iterations", "steps"))
+    base, warmup, gamma, factor = (
+        STAGES.value(f"solver/{key}/{kind}") for kind in ("base_lr", "warmup_iters", "gamma", "warmup_factor")
     )
+    given = STAGES(f"solver/{key}/lr").tolist()
+    assert [learning_rate(step, base, milestones, warmup, gamma) for step in steps] == pytest.approx(given, rel=1e-9)
+    assert factor == WARMUP_FACTOR
+    assert STAGES.value(f"solver/{key}/warmup_method") == "linear"
 
 
-@pytest.mark.parametrize("name", [name for name in MODELS if name != "dc5"])
+@pytest.mark.parametrize("name", [name for name in MODELS if name in of_stages("solver")])
 def test_optimizer_groups(name):
-    model = detector(name)
+    model, base = detector(name), config(name)["SOLVER.BASE_LR"]
     names = {id(p): detectron2_name(model, key) for key, p in model.named_parameters()}
-    for number, group in enumerate(build_sgd(model, 0.02).param_groups):
-        params = [k for k in STAGES.arrays if k.startswith(f"solver/{name}/groups/{number}/params/")]
-        assert {names[id(p)] for p in group["params"]} == {str(STAGES.arrays[k]) for k in params}
+    optimizer = build_sgd(model, base)
+    groups = optimizer.param_groups
+    assert type(optimizer).__name__ == STAGES.value(f"solver/{name}/optimizer")
+    assert len(groups) == len({key.split("/")[0] for key in STAGES.under(f"solver/{name}/groups")})
+    for number, group in enumerate(groups):
+        path = f"solver/{name}/groups/{number}"
+        assert {names[id(p)] for p in group["params"]} == set(STAGES.values(f"{path}/params"))
         for key in ("lr", "momentum", "weight_decay", "nesterov", "dampening"):
-            assert group[key] == STAGES.arrays[f"solver/{name}/groups/{number}/{key}"]
+            assert group[key] == STAGES.arrays[f"{path}/{key}"]
+        assert group["lr"] == base * STAGES.value(f"{path}/initial_lr_over_base")
 
 
-@pytest.mark.skipif("c4_box" not in MODELS, reason="its weights are not among the selected numbers")
 def test_precise_bn_of_detectron2():
     model, (images, targets) = detector("c4_box"), inputs()
     precise_bn(model, [(images, targets), (images[:1], targets[:1]), (images[1:], targets[1:])])
     state = to_detectron2(model)
-    for key, value in STAGES.under("precise_bn").items():
+    theirs = STAGES.under("precise_bn")
+    assert set(theirs) == {key for key in state if key.endswith(("running_mean", "running_var"))}
+    for key, value in theirs.items():
         torch.testing.assert_close(state[key], value, rtol=1e-5, atol=1e-5)
 
 
@@ -106,22 +114,27 @@ def test_precise_bn_has_the_variance_of_all_pixels_and_changes_nothing_else():
 
 
 def build_full(name):
+    *_, (logits, _) = text("init")[name]["roi_heads.box_predictor.cls_score.weight"]
     options = {"c4_mask": {"masks": True}, "dc5": {"neck": 0}, "fpn_mask": {"masks": True}}
-    return build_detector(name.split("_")[0], resnet50(), 20 if name == "c4_box" else 80, **options.get(name, {}))
+    return build_detector(name.split("_")[0], resnet50(), logits - 1, **options.get(name, {}))
 
 
-@pytest.mark.parametrize("name", ["c4_box", "c4_mask", pytest.param("dc5", marks=pytest.mark.slow), "fpn_mask"])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name == "dc5" else ()) for name in text("init")]
+)
 def test_initial_values(name):
     stats = text("init")[name]
     for key, value in to_detectron2(build_full(name)).items():
         if key.endswith("num_batches_tracked"):
             continue
-        mean, std, _, high = stats[key]
+        mean, std, low, high, shape = stats[key]
+        assert list(value.shape) == shape, key
         noise = max(std, 1e-12) / value.numel() ** 0.5
         assert abs(float(value.mean()) - mean) <= 7 * noise, key
         assert abs(float(value.std(correction=0)) - std) <= 7 * noise, key
         uniform = std > 0 and high < 1.8 * std
         assert (float(value.max()) < 1.8 * std) == uniform or not std, key
+        assert std or float(value.min()) == low, key
 
 
 @pytest.mark.parametrize("name", MODELS)

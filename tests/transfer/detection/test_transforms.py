@@ -14,7 +14,7 @@ from moco.transfer.detection.transforms import (
     resized,
     transform,
 )
-from tests.transfer.detection.reference_numbers import data
+from tests.transfer.detection.reference_numbers import data, inputs
 
 DATA = data()
 
@@ -49,6 +49,19 @@ def test_objects_are_resized_flipped_clipped_and_left_out_as_by_detectron2(entry
     kept = nonempty(target)
     assert torch.allclose(kept.boxes.float(), entry["boxes_kept"].float(), rtol=1e-7, atol=0)
     assert torch.equal(kept.classes, entry["classes_kept"])
+    assert len(kept) == entry["n_kept_by_filter_empty"]
+
+
+def test_an_image_is_resized_and_flipped_as_by_detectron2():
+    compared = 0
+    for entry in DATA["annotations"]:
+        if "image_out_hwc" in entry:
+            (height, width), empty = entry["out_size"], Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
+            ours, _ = transform(inputs()[0][0], empty, min(height, width), max(height, width), entry["flip"])
+            difference = ours.permute(1, 2, 0).int() - entry["image_out_hwc"].int()
+            assert difference.abs().max() <= 1  # as above
+            compared += 1
+    assert compared
 
 
 @pytest.mark.parametrize("new", [(31, 44), (90, 61), (45, 200)])

@@ -1,6 +1,5 @@
 import contextlib
 import io
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,9 +15,10 @@ from moco.transfer.detection.evaluation.coco import (
     record,
 )
 from moco.transfer.detection.instances import Detections, Target, Truth
+from tests.transfer.detection.reference_numbers import evaluation
 
-REFERENCE = np.load(Path(__file__).parents[1] / "reference" / "coco_eval.npz", allow_pickle=False)
-SETS = sorted({key.split("_")[0] for key in REFERENCE.files})
+REFERENCE = evaluation("coco_eval")
+SETS = sorted({key.split("_")[0] for key in REFERENCE})
 
 
 def records(name: str) -> list[Record]:
@@ -30,7 +30,7 @@ def records(name: str) -> list[Record]:
         own, real = dt[:, 0] == i, gt[:, 0] == i
         found = Detections(dt[own, 3:], dt[own, 2], dt[own, 1].long(), found_masks[own])
         target = Target(gt[real, 2:6].float(), gt[real, 1].long(), real_masks[real])
-        truth = Truth(target, torch.zeros(len(target)).bool(), gt[real, 6].bool(), area[real], (110, 130))
+        truth = Truth(target, torch.zeros(len(target)).bool(), gt[real, 6].bool(), area[real], real_masks.shape[1:])
         images.append(record(found, truth))
     return images
 
@@ -38,7 +38,7 @@ def records(name: str) -> list[Record]:
 @pytest.mark.parametrize(("kind", "key"), [("boxes", "bbox"), ("masks", "segm")])
 @pytest.mark.parametrize("name", SETS)
 def test_every_set_has_pycocotools_numbers(name, kind, key):
-    result = evaluate_coco(records(name), 3, kind)
+    result = evaluate_coco(records(name), len(REFERENCE[f"{name}_{key}_ap_per_class"]), kind)
     expected = REFERENCE[f"{name}_{key}_stats"]
     assert list(result.numbers) == list(NUMBERS)
     assert np.allclose(list(result.numbers.values()), np.where(expected < 0, np.nan, expected), 0, 1e-12, True)
