@@ -195,15 +195,46 @@ def test_wrong_labels(labels):
         number_of(labels, 200)
 
 
-def test_published_settings():
-    """Of the released code's configurations: 24k steps of 16, and COCO's 1x and 2x."""
-    voc, dc5 = DETECTION["voc-r50-c4"].config, DETECTION["voc-r50-dc5"].config
-    assert (voc.training.lr, voc.training.batch_size, voc.training.warmup) == (0.02, 16, 100)
-    assert (voc.training.sides[0], voc.training.sides[-1], voc.evaluation.test_side) == (480, 800, 800)
-    assert (dc5.model.structure, dc5.training) == ("dc5", voc.training)
-    coco = DETECTION["coco-r50-fpn-2x"].config
-    assert (coco.training.iterations, coco.training.milestones) == (180_000, (120_000, 160_000))
-    assert (coco.model.structure, coco.model.masks, coco.evaluation.metric) == ("fpn", True, "coco")
+VOC_SIDES, COCO_SIDES = tuple(range(480, 801, 32)), tuple(range(640, 801, 32))
+ONE, TWO = (90_000, (60_000, 80_000)), (180_000, (120_000, 160_000))
+"""COCO's 1x and 2x: steps in all, and those at which the learning rate falls."""
+SOURCES = {"voc": "voc:data/VOCdevkit", "voc07": "voc:data/VOCdevkit/VOC2007", "coco": "coco:data/coco"}
+
+
+@pytest.mark.parametrize(
+    ("name", "network", "schedule", "warmup", "sides", "metric"),
+    [
+        ("voc-r50-c4", ("c4", False, False), (24_000, (18_000, 22_000)), 100, VOC_SIDES, "voc07"),
+        ("voc07-r50-c4", ("c4", False, False), (9_000, (6_750, 8_250)), 100, VOC_SIDES, "voc07"),
+        ("voc-r50-dc5", ("dc5", False, False), (24_000, (18_000, 22_000)), 100, VOC_SIDES, "voc07"),
+        ("coco-r50-c4-1x", ("c4", True, False), ONE, 1000, COCO_SIDES, "coco"),
+        ("coco-r50-c4-2x", ("c4", True, False), TWO, 1000, COCO_SIDES, "coco"),
+        ("coco-r50-fpn-1x", ("fpn", True, False), ONE, 1000, COCO_SIDES, "coco"),
+        ("coco-r50-fpn-2x", ("fpn", True, False), TWO, 1000, COCO_SIDES, "coco"),
+        ("coco-keypoints-r50-fpn", ("fpn", False, True), TWO, 1000, COCO_SIDES, "coco"),
+    ],
+)
+def test_published_settings(name, network, schedule, warmup, sides, metric):
+    """Section 4.2, and of what it leaves out the released code's Detectron2 configurations (warm-up, precise BN).
+
+    The steps of voc07-r50-c4 fall in proportion to voc-r50-c4.
+    """
+    config = DETECTION[name].config
+    model, training, evaluation = config.model, config.training, config.evaluation
+    assert (model.structure, model.masks, model.keypoints) == network
+    assert (model.head_width, model.regions, config.encoder.encoder) == (1, 512, "resnet50")
+    assert (training.iterations, training.milestones) == schedule
+    assert (training.lr, training.batch_size, training.warmup, training.gamma) == (0.02, 16, warmup, 0.1)
+    assert (training.schedule, training.sgd_momentum, training.weight_decay) == ("step", 0.9, 1e-4)
+    assert (training.sides, training.max_side) == (sides, 1333)
+    assert (evaluation.test_side, evaluation.metric, evaluation.precise_bn) == (800, metric, 200)
+    assert (evaluation.proposals, evaluation.test_images) == (1000, None)
+    assert (config.data.source, config.data.labels) == (SOURCES[name.partition("-")[0]], "all")
+
+
+def test_every_published_recipe_is_in_the_table():
+    (table,) = (mark for mark in test_published_settings.pytestmark if mark.name == "parametrize")
+    assert [row[0] for row in table.args[1]] == [name for name in DETECTION if not name.startswith("own-")]
 
 
 def test_suggestions_follow_from_images_and_machine():

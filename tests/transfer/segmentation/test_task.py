@@ -18,9 +18,10 @@ from moco.transfer.run import SegmentationRun
 from moco.transfer.segmentation.config import Evaluation, SegmentationConfig, SegmentationSchedule
 from moco.transfer.segmentation.pictures import as_mask
 from moco.transfer.segmentation.recipes import SEGMENTATION
-from moco.transfer.segmentation.sets import DrawnImages
+from moco.transfer.segmentation.sets import CITYSCAPES_IDS, VOC_CLASSES, DrawnImages
 from moco.transfer.segmentation.suggest import Facts, examine, suggest
 from moco.transfer.segmentation.task import Reader, SegmentationTask
+from moco.transfer.segmentation.transforms import CROPS, SCALES
 from moco.transfer.trainer import Trainer
 from tests.ranks import run_ranks
 
@@ -267,19 +268,30 @@ def test_new_layers_depend_on_the_seed_alone():
     assert not torch.equal(one["head.0.weight"], other["head.0.weight"])
 
 
-def test_published_settings():
+@pytest.mark.parametrize(
+    ("name", "source", "classes", "crop", "lr", "iterations", "milestones"),
+    [
+        ("voc-fcn", "voc:data/VOCdevkit", 21, 513, 0.003, 30_000, (21_000, 27_000)),
+        ("cityscapes-fcn", "cityscapes:data/cityscapes", 19, 769, 0.01, 90_000, (63_000, 81_000)),
+    ],
+)
+def test_published_settings(name, source, classes, crop, lr, iterations, milestones):
     """Section 4.2 and appendix A.5."""
-    voc, cityscapes = SEGMENTATION["voc-fcn"].config, SEGMENTATION["cityscapes-fcn"].config
-    assert isinstance(voc.training, SegmentationSchedule)
-    assert isinstance(cityscapes.training, SegmentationSchedule)
-    for training, expected in (
-        (voc.training, (513, 30_000, 0.003, (21_000, 27_000))),
-        (cityscapes.training, (769, 90_000, 0.01, (63_000, 81_000))),
-    ):
-        assert (training.crop, training.iterations, training.lr, training.milestones) == expected
-        assert (training.batch_size, training.weight_decay, training.gamma, training.warmup) == (16, 1e-4, 0.1, 0)
-    assert {recipe.config.encoder.encoder for recipe in SEGMENTATION.values()} == {"resnet50"}
-    assert voc.evaluation == Evaluation(None)
+    config = SEGMENTATION[name].config
+    training, kind = config.training, source.partition(":")[0]
+    assert isinstance(training, SegmentationSchedule)
+    assert (config.data.source, config.data.labels, config.encoder.encoder) == (source, "all", "resnet50")
+    assert len({"voc": VOC_CLASSES, "cityscapes": CITYSCAPES_IDS}[kind]) == classes
+    assert (training.crop, training.lr, training.iterations, training.milestones) == (crop, lr, iterations, milestones)
+    assert (training.batch_size, training.weight_decay, training.sgd_momentum) == (16, 1e-4, 0.9)
+    assert (training.schedule, training.gamma, training.warmup) == ("step", 0.1, 0)
+    assert (SCALES, CROPS[kind]) == ((0.5, 2.0), crop)
+    assert (config.model.head_width, config.evaluation) == (1, Evaluation(None))
+
+
+def test_every_published_recipe_is_in_the_table():
+    (table,) = (mark for mark in test_published_settings.pytestmark if mark.name == "parametrize")
+    assert [row[0] for row in table.args[1]] == [name for name in SEGMENTATION if not name.startswith("own-")]
 
 
 def test_suggestions_follow_from_images_and_machine(own):
