@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+import moco
 from moco.cli.main import main
 from moco.runs.checkpoint import newest_checkpoint, read_checkpoint
 from moco.runs.folder import read_lines
@@ -152,6 +153,16 @@ def test_a_trained_network_gives_masks_of_any_image(trained, own, tmp_path, caps
     assert (out / "classes.txt").read_text().split() == list(DrawnImages.classes)
     segment(trained, "--predict", tmp_path / "new", "--out", out, code=2)
     assert "not an empty folder" in capsys.readouterr().err
+    segmenter = moco.load_segmenter(trained)
+    assert segmenter.classes == list(DrawnImages.classes)
+    (labels,) = segmenter([tmp_path / "new" / "a.jpg"])
+    with Image.open(out / "masks" / "a.png") as mask:
+        assert (np.array(mask) == labels.numpy()).all()
+
+
+def test_what_is_no_run_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"no such run .*which moco segment writes"):
+        moco.load_segmenter(tmp_path)
 
 
 def test_its_encoder_starts_another_run(trained, own, tmp_path):
