@@ -165,6 +165,26 @@ def test_what_is_no_run_is_refused(tmp_path):
         moco.load_segmenter(tmp_path)
 
 
+def test_several_starts_labels_and_seeds_give_a_table(trained, own, tmp_path):
+    words = [*TINY, "--data", f"own:{own}", "--iterations", 1, "--milestones", 1, "--trials", 2]
+    words += ["--compare", "random", trained, "--over-labels", 4, "all", "--out", tmp_path / "all"]
+    segment(*words)
+    entries = json.loads((tmp_path / "all" / "comparison.json").read_text())
+    assert [(entry["init"], entry["labels"], len(entry["numbers"])) for entry in entries] == [
+        (init, labels, 2) for labels in ("4", "all") for init in ("random", str(trained))
+    ]
+    assert all(set(numbers) == {"mIoU", "pixel accuracy"} for entry in entries for numbers in entry["numbers"])
+    runs = sorted((tmp_path / "all").glob("*/results.json"))
+    assert {(found["init"], found["labels"], found["seed"]) for found in map(results, (r.parent for r in runs))} == {
+        (init, labels, seed) for init in ("random", str(trained)) for labels in ("4", "all") for seed in (0, 1)
+    }
+    assert (tmp_path / "all" / "comparison.png").is_file()
+    assert "±" in (tmp_path / "all" / "comparison.md").read_text()
+    times = [path.stat().st_mtime_ns for path in runs]
+    segment(*words)  # all is there: nothing is trained again
+    assert times == [path.stat().st_mtime_ns for path in runs]
+
+
 def test_its_encoder_starts_another_run(trained, own, tmp_path):
     segment(trained, *TINY, "--data", f"own:{own}", "--iterations", 1, "--lr", 1e-12, "--out", tmp_path / "run")
     before, after = weights(trained), weights(tmp_path / "run")
