@@ -1,6 +1,7 @@
 """moco detect as a user runs it, at a size that a test can wait for."""
 
 import json
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,12 +11,15 @@ import torch
 import moco
 from moco.cli.main import main
 from moco.runs.checkpoint import newest_checkpoint, read_checkpoint
+from moco.runs.folder import read_lines
 from moco.runtime.errors import UserError
 from moco.transfer.config import number_of, scaled
 from moco.transfer.detection.config import DetectionConfig, DetectionSchedule
 from moco.transfer.detection.recipes import DETECTION
 from moco.transfer.detection.suggest import Facts, suggest
+from moco.transfer.detection.task import build
 from moco.transfer.run import DetectionRun
+from tests.ranks import run_ranks
 
 TINY = [
     *("--data", "shapes", "--size", "48", "--labels", "6", "--encoder", "resnet18w0.125", "--head-width", "0.05"),
@@ -90,6 +94,37 @@ def test_a_stopped_run_continues_bit_for_bit(trained, tmp_path, monkeypatch):
     before, after = weights(trained), weights(folder)
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert (folder / "metrics.jsonl").read_text() == (trained / "metrics.jsonl").read_text()
+
+
+@pytest.mark.slow
+def test_two_ranks_are_one_process(tmp_path):
+    """Gradients, BN, the losses' divisors, precise BN, evaluation: all over both ranks.
+
+    An image has at most 240 anchors, fewer than the RPN samples, and --regions is more than the proposals: all are
+    trained on, whatever the order in which a rank draws them. A single side: one process pads a batch to its largest.
+    """
+    words = ["random", "--recipe", "own-c4", *TINY, "--masks", "--sides", "48", "--regions", "512", "--lr", "0.1"]
+    words += ["--iterations", "2"]
+    detect(*words, "--out", str(tmp_path / "one"))
+    ended = run_ranks(2, shlex.join(["detect", *words, "--out", str(tmp_path / "two")]), [tmp_path])
+    assert [rank.code for rank in ended] == [0, 0], ended[0].err + ended[1].err
+    one, two = (weights(tmp_path / name) for name in ("one", "two"))
+    start = build(DetectionRun.open(tmp_path / "one").config(), 10, 0)
+    moved = {name: one[name] - value.detach() for name, value in start.named_parameters()}
+    for part in ("encoder", "rpn", "box_predictor", "mask_head"):
+        steps = torch.cat([step.flatten() for name, step in moved.items() if name.startswith(part)])
+        apart = torch.cat([(two[name] - one[name]).flatten() for name in moved if name.startswith(part)])
+        assert apart.norm() < 0.05 * steps.norm(), part
+    for name in (name for name in one if "running" in name):
+        torch.testing.assert_close(two[name], one[name], rtol=1e-2, atol=1e-3, msg=lambda m, name=name: f"{name}: {m}")
+    pairs = zip(
+        read_lines(tmp_path / "two" / "metrics.jsonl"), read_lines(tmp_path / "one" / "metrics.jsonl"), strict=True
+    )
+    for found, expected in pairs:
+        assert found == {
+            name: pytest.approx(value, rel=1e-4, abs=1e-6, nan_ok=True) for name, value in expected.items()
+        }
+    assert json.loads((tmp_path / "two" / "results.json").read_text())["images"] == 3
 
 
 def test_a_trained_detector_is_evaluated_again_and_used(trained, tmp_path, capsys):
