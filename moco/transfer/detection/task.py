@@ -126,7 +126,9 @@ def build(config: DetectionConfig, classes: int, keypoints: int, trained: bool =
 def open_sets(config: DetectionConfig) -> tuple[DetectionSet, DetectionSet]:
     """Training images, those with labels alone, and test images. Raises UserError if one of the two is empty."""
     spec = config.data.source
-    train, test = open_detection(spec, keypoints=config.model.keypoints, size=config.data.size)
+    train, test = open_detection(
+        spec, keypoints=config.model.keypoints, masks=config.model.masks, size=config.data.size
+    )
     if test is None:
         raise UserError(f"--data {spec}: there are no images to test on, and too few to keep some for it")
     usable = train.with_objects()

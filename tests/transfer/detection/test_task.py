@@ -13,13 +13,15 @@ from moco.cli.main import main
 from moco.runs.checkpoint import newest_checkpoint, read_checkpoint
 from moco.runs.folder import read_lines
 from moco.runtime.errors import UserError
-from moco.transfer.config import number_of, scaled
+from moco.transfer.config import LabelledData, number_of, scaled
 from moco.transfer.detection.config import DetectionConfig, DetectionSchedule
 from moco.transfer.detection.recipes import DETECTION
-from moco.transfer.detection.suggest import Facts, suggest
-from moco.transfer.detection.task import build
+from moco.transfer.detection.suggest import Facts, examine, suggest
+from moco.transfer.detection.task import build, open_sets
 from moco.transfer.run import DetectionRun
 from tests.ranks import run_ranks
+from tests.transfer.detection.annotations.test_yolo import BOX
+from tests.transfer.detection.annotations.test_yolo import write as write_yolo
 
 TINY = [
     *("--data", "shapes", "--size", "48", "--labels", "6", "--encoder", "resnet18w0.125", "--head-width", "0.05"),
@@ -270,6 +272,29 @@ def test_published_settings(name, network, schedule, warmup, sides, metric):
 def test_every_published_recipe_is_in_the_table():
     (table,) = (mark for mark in test_published_settings.pytestmark if mark.name == "parametrize")
     assert [row[0] for row in table.args[1]] == [name for name in DETECTION if not name.startswith("own-")]
+
+
+def test_without_masks_objects_that_have_none_are_trained_on(tmp_path, capsys):
+    polygon = "0 0.25 0.25 0.75 0.25 0.75 0.5"
+    write_yolo(tmp_path, {"train/a": f"{polygon}\n{polygon}\n{BOX}", "train/b": BOX, "val/c": f"{polygon}\n{BOX}"})
+    words = ["random", "--recipe", "own-c4", *TINY, "--data", f"yolo:{tmp_path}", "--labels", "all"]
+    detect(*words, "--iterations", "1", "--milestones", "1", "--out", str(tmp_path / "run"))
+    assert "without a mask" not in capsys.readouterr().err
+    config = DetectionRun.open(tmp_path / "run").config()
+    train, test = open_sets(config)
+    assert ([len(train.target(i)) for i in range(len(train))], len(test.target(0))) == ([3, 1], 2)
+    train, test = open_sets(replace(config, model=replace(config.model, masks=True)))
+    assert ([len(train.target(i)) for i in range(len(train))], len(test.target(0))) == ([2], 1)
+
+
+@pytest.mark.parametrize("recipe", ["own-c4", "own-fpn"])
+def test_masks_are_suggested_where_objects_have_them(recipe, tmp_path):
+    polygon = "0 0.25 0.25 0.75 0.25 0.75 0.5"
+    for name, line in (("masks", polygon), ("boxes", BOX)):
+        write_yolo(tmp_path / name, {"train/a": line, "val/b": line})
+        config = replace(DETECTION[recipe].config, data=LabelledData(f"yolo:{tmp_path / name}"))
+        facts = examine(open_sets(config)[0], None)
+        assert facts.masks == suggest(facts, config)[0].model.masks == (name == "masks")
 
 
 def test_suggestions_follow_from_images_and_machine():

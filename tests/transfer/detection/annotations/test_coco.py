@@ -147,6 +147,17 @@ def test_few_masks_among_many_boxes_are_left_out(tmp_path, caplog):
     assert skips(caplog) == ["1 masks, as most objects have none"]
 
 
+def test_where_masks_are_not_wanted_objects_without_one_are_trained_on(tmp_path, caplog):
+    path = write(tmp_path, [annotation(segmentation=SQUARE, area=None), annotation(segmentation=SQUARE), annotation(2)])
+    with caplog.at_level(logging.WARNING, "moco"):
+        train, _ = open_coco(path, masks=False)
+    assert [len(train.target(i)) for i in (0, 1)] == [2, 1]
+    assert train.with_objects().tolist() == [0, 1]
+    assert train.target(0).masks is None
+    assert train.truth(0).area.tolist() == [400, 390.5]  # of the mask all the same
+    assert skips(caplog) == []
+
+
 def test_bad_keypoints_are_counted(tmp_path, caplog):
     path = write(tmp_path, [annotation(keypoints=[1, 2]), annotation(keypoints=[1, float("nan"), 2])])
     data = json.loads(path.read_text())
