@@ -45,8 +45,8 @@ class DetectionSet(Protocol):
         """All objects as annotated, for metrics."""
         ...
 
-    def with_objects(self) -> Tensor:
-        """int64 (n,): the images that have an object to train on."""
+    def with_objects(self, keypoints: bool = False) -> Tensor:
+        """int64 (n,): the images that have an object to train on, and if wanted an annotated keypoint."""
         ...
 
     def subset(self, index: Iterable[int]) -> "DetectionSet":

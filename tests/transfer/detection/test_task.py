@@ -1,6 +1,7 @@
 """moco detect as a user runs it, at a size that a test can wait for."""
 
 import json
+import logging
 import shlex
 from dataclasses import replace
 from pathlib import Path
@@ -11,15 +12,18 @@ import torch
 import moco
 from moco.cli.main import main
 from moco.runs.checkpoint import newest_checkpoint, read_checkpoint
+from moco.runs.config import Encoder
 from moco.runs.folder import read_lines
 from moco.runtime.errors import UserError
 from moco.transfer.config import LabelledData, number_of, scaled
-from moco.transfer.detection.config import DetectionConfig, DetectionSchedule
+from moco.transfer.detection.config import DetectionConfig, DetectionSchedule, Model
 from moco.transfer.detection.recipes import DETECTION
 from moco.transfer.detection.suggest import Facts, examine, suggest
-from moco.transfer.detection.task import build, open_sets
+from moco.transfer.detection.task import DetectionTask, build, open_sets
 from moco.transfer.run import DetectionRun
 from tests.ranks import run_ranks
+from tests.transfer.detection.annotations.test_coco import annotation
+from tests.transfer.detection.annotations.test_coco import write as write_coco
 from tests.transfer.detection.annotations.test_yolo import BOX
 from tests.transfer.detection.annotations.test_yolo import write as write_yolo
 
@@ -295,6 +299,43 @@ def test_masks_are_suggested_where_objects_have_them(recipe, tmp_path):
         config = replace(DETECTION[recipe].config, data=LabelledData(f"yolo:{tmp_path / name}"))
         facts = examine(open_sets(config)[0], None)
         assert facts.masks == suggest(facts, config)[0].model.masks == (name == "masks")
+
+
+def coco_with_keypoints(folder: Path, visibility: list[int]) -> DetectionConfig:
+    """An image for each visibility, with two persons of one keypoint, seen so in the second."""
+    for name in ("train", "val"):
+        persons = [
+            annotation(image, keypoints=[10, 12, v]) for image, seen in enumerate(visibility, 1) for v in (0, seen)
+        ]
+        path = write_coco(folder, persons, f"{name}.json", images=len(visibility), categories={3: "person"})
+        data = json.loads(path.read_text())
+        data["categories"][0]["keypoints"] = ["nose"]
+        path.write_text(json.dumps(data))
+    return DetectionConfig(
+        data=LabelledData(f"coco:{folder}"),
+        encoder=Encoder("resnet18w0.125"),
+        model=Model("fpn", keypoints=True, head_width=0.05),
+    )
+
+
+def test_a_keypoint_detector_is_trained_on_images_with_a_visible_keypoint(tmp_path, caplog):
+    config = coco_with_keypoints(tmp_path, [2, 0, 1, 0])
+    with caplog.at_level(logging.WARNING, "moco"):
+        train, test = open_sets(config)
+    assert [Path(train.name(i)).name for i in range(len(train))] == ["1.png", "3.png"]
+    assert len(test) == 4
+    (line,) = (record.getMessage() for record in caplog.records)
+    assert line.startswith(f"coco:{tmp_path}: skipped 2 training images without a visible keypoint (the first: ")
+    assert line.endswith("2.png)")
+    assert DetectionTask(config, train, test).images == 2
+    assert len(open_sets(replace(config, data=replace(config.data, labels="50%")))[0]) == 1
+    assert len(open_sets(replace(config, model=Model()))[0]) == 4
+
+
+def test_without_a_visible_keypoint_there_is_nothing_to_train_on(tmp_path):
+    config = coco_with_keypoints(tmp_path, [0, 0])
+    with pytest.raises(UserError, match=r"--keypoints: the objects of .* have none: --no-keypoints"):
+        DetectionTask(config, *open_sets(config))
 
 
 def test_suggestions_follow_from_images_and_machine():

@@ -88,6 +88,29 @@ def test_keypoints_move_by_half_a_pixel_and_change_sides_in_the_mirror(tmp_path)
     assert train.target(0).keypoints.tolist() == [[[10.5, 12.5, 2], [0, 0, 0], [20.5, 22.5, 1]], [[0, 0, 0]] * 3]
 
 
+def test_images_with_a_visible_keypoint(tmp_path):
+    """As Detectron2 counts them: hidden ones (1) too, in all annotations of an image, of which one is no crowd."""
+    path = write(
+        tmp_path,
+        [
+            annotation(1, keypoints=[10, 12, 2]),
+            annotation(2, keypoints=[10, 12, 1]),
+            annotation(3, keypoints=[10, 12, 0]),
+            annotation(4),
+            annotation(5, keypoints=[10, 12, 0]),
+            annotation(5, keypoints=[10, 12, 2]),
+            annotation(6, keypoints=[10, 12, 2], iscrowd=1),
+        ],
+        images=7,
+    )
+    data = json.loads(path.read_text())
+    data["categories"][1]["keypoints"] = ["nose"]
+    path.write_text(json.dumps(data))
+    train, _ = open_coco(path)
+    assert train.with_objects().tolist() == [0, 1, 2, 3, 4]
+    assert train.with_objects(keypoints=True).tolist() == [0, 1, 4]
+
+
 def skips(caplog: pytest.LogCaptureFixture) -> list[str]:
     return sorted(r.getMessage().partition("skipped ")[2].partition(" (the first")[0] for r in caplog.records)
 
