@@ -223,20 +223,30 @@ def test_bad_input_is_one_line_and_leaves_no_run(words, message, own, tmp_path, 
     assert not list(tmp_path.glob("runs/*"))
 
 
-def test_a_mask_that_is_no_class_ends_the_run_in_one_line(own, tmp_path, capsys):
-    """Without room for unreadable images; with it the next image takes its place."""
-    words = [*TINY, "--labels", "all", "--iterations", "5"]
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        (np.full((40, 40), 77, np.uint8), "05.png: holds the value 77"),
+        (np.zeros((40, 30), np.uint8), "05.png: is 40x40 pixels and its mask 30x40"),
+    ],
+)
+def test_a_mask_of_another_value_or_size_ends_the_run_in_one_line(mask, message, own, tmp_path, capsys):
+    """Without room for unreadable images; with it the next image takes its place, and it is counted."""
+    words = [*TINY, "--labels", "all", "--iterations", "9"]  # two passes
     damaged = tmp_path / "own"
     for folder in ("images", "masks"):
         (damaged / folder).mkdir(parents=True)
         for path in (own / folder).iterdir():
             (damaged / folder / path.name).write_bytes(path.read_bytes())
     (damaged / "classes.txt").write_text((own / "classes.txt").read_text())
-    Image.fromarray(np.full((40, 40), 77, np.uint8)).save(damaged / "masks" / "05.png")
+    Image.fromarray(mask).save(damaged / "masks" / "05.png")
     segment("random", *words, "--data", f"own:{damaged}", "--out", tmp_path / "a", code=2)
-    assert "05.png: holds the value 77" in capsys.readouterr().err
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "1 of 9 training images cannot be read" in error
+    assert message in error
     segment("random", *words, "--data", f"own:{damaged}", "--out", tmp_path / "b", "--max-bad", 0.2)
-    assert "holds the value 77" in (tmp_path / "b" / "log.txt").read_text()
+    text = (tmp_path / "b" / "log.txt").read_text()
+    assert text.count(message) == 1  # each is named once, though it comes up in each pass
 
 
 def test_what_would_be_ignored_or_lost_is_refused(trained, own, tmp_path, capsys):

@@ -8,10 +8,13 @@ import pytest
 import torch
 from PIL import Image
 
+from moco.runs.config import Encoder
 from moco.runtime.errors import UserError
 from moco.transfer.detection.annotations.coco import open_coco
+from moco.transfer.detection.config import DetectionConfig, DetectionSchedule, Model
 from moco.transfer.detection.evaluation.coco import evaluate_coco, record
 from moco.transfer.detection.instances import Detections
+from moco.transfer.detection.task import DetectionTask
 
 SQUARE = [[5, 5, 25, 5, 25, 25, 5, 25]]
 COLUMN = {"size": [40, 60], "counts": [0, 80, 2320]}
@@ -282,7 +285,27 @@ def test_two_files_to_train_on_are_refused(tmp_path):
         open_coco(tmp_path)
 
 
-def test_a_thousand_objects_in_one_image(tmp_path):
-    train, _ = open_coco(write(tmp_path, [annotation(segmentation=SQUARE) for _ in range(1000)]))
-    assert len(train.target(0)) == 1000
+@pytest.mark.parametrize("structure", ["c4", "fpn"])
+def test_a_thousand_objects_in_one_image(tmp_path, structure):
+    """They are read, matched to anchors and proposals, and trained on."""
+    places = [(i % 40, i % 21) for i in range(1000)]
+    objects = [
+        annotation(category=(3, 7)[i % 2], bbox=[x, y, 20, 19], segmentation=[[x, y, x + 20, y, x + 20, y + 19]])
+        for i, (x, y) in enumerate(places)
+    ]
+    train, _ = open_coco(write(tmp_path, objects))
+    assert train.target(0).boxes[:, :2].tolist() == [[x, y] for x, y in places]
     assert np.allclose(train.truth(0).area, 390.5)
+    config = DetectionConfig(
+        encoder=Encoder("resnet18w0.125"),
+        model=Model(structure, masks=True, head_width=0.05, regions=64),
+        training=DetectionSchedule(sides=(64,)),
+    )
+    task = DetectionTask(config, train, train)
+    image, target = task.read(0, 0)
+    assert (image.shape, len(target)) == ((3, 64, 96), 1000)
+    losses = task.losses([(image, target)], torch.device("cpu"))
+    assert {"loss_rpn_cls", "loss_rpn_loc", "loss_cls", "loss_box_reg", "loss_mask"} <= set(losses)
+    assert all(loss.isfinite() and loss > 0 for loss in losses.values())
+    sum(losses.values()).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in task.model.parameters())
