@@ -50,7 +50,7 @@ def main() -> None:
     try:
         if options.out.exists():
             raise UserError(f"{options.out}: is there already: name another folder")
-        train, test = open_detection(options.source)
+        train, test = open_detection(options.source, masks=False)
         if test is None:
             raise UserError(f"{options.source}: there are no images to test on")
         for name, images in (("train", train), ("test", test)):

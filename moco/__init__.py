@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from moco.runtime.errors import UserError
     from moco.transfer.classification.load import load_classifier
     from moco.transfer.detection.load import load_detector
+    from moco.transfer.segmentation.load import load_segmenter
     from moco.views import Views
 
 _HOMES = {
@@ -28,6 +29,7 @@ _HOMES = {
     "load_classifier": "transfer.classification.load",
     "load_detector": "transfer.detection.load",
     "load_encoder": "evaluation",
+    "load_segmenter": "transfer.segmentation.load",
     "load_weights": "runs.weights",
     "momentum_update": "contrast",
     "save_encoder": "encoders",
@@ -46,6 +48,7 @@ __all__ = [
     "load_classifier",
     "load_detector",
     "load_encoder",
+    "load_segmenter",
     "load_weights",
     "momentum_update",
     "save_encoder",

@@ -112,7 +112,7 @@ def drawn(scale: TransferScale) -> list[Setting]:
     }
     own, larger = _of_side(side), _of_side(2 * side)
     # Of stride 16, C4 and dilated C5 see an object of the smaller images as two cells.
-    c4 = with_options(DETECTION["own-c4"].config, **detector | larger)
+    c4 = with_options(DETECTION["own-c4"].config, masks=False, **detector | larger)
     dc5 = with_options(c4, structure="dc5", lr=0.02)  # its fully connected layers have no BN
     fpn = with_options(DETECTION["own-fpn"].config, masks=True, **detector | own)
     fcn = with_options(SEGMENTATION["own-fcn"].config, crop=side, **shared)

@@ -3,8 +3,12 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from PIL import Image
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
 
+from moco.data.formats.decode import read_image
 from moco.data.sources.folder import SUFFIXES
 from moco.runtime.errors import UserError, one_line
 from moco.runtime.files import write_whole
@@ -56,3 +60,16 @@ def save_picture(picture: Image.Image, path: Path) -> None:
     """As PNG or JPEG, by the path's suffix, whole or not at all."""
     kind = "PNG" if path.suffix == ".png" else "JPEG"
     write_whole(path, lambda file: picture.save(file, kind, **({} if kind == "PNG" else {"quality": 90})))
+
+
+def as_pixels(image: Tensor | Image.Image | Path | str) -> Tensor:
+    """A tensor, picture or file as uint8 (3, height, width), upright. Raises UserError."""
+    if isinstance(image, Path | str):
+        return read_image(Path(image).expanduser())
+    if isinstance(image, Image.Image):
+        upright = ImageOps.exif_transpose(image).convert("RGB")
+        return torch.from_numpy(np.array(upright)).permute(2, 0, 1)
+    if not isinstance(image, Tensor) or image.dtype != torch.uint8 or image.ndim != 3 or len(image) != 3:
+        what = f"{image.dtype} {tuple(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
+        raise UserError(f"an image is uint8 (3, height, width) in RGB, a Pillow image or a path, not {what}")
+    return image

@@ -28,15 +28,22 @@ def _predict(path: Path, options: Transfer) -> None:
     from moco.runtime.device import choose_device
     from moco.runtime.progress import track
     from moco.transfer.images import image_paths
-    from moco.transfer.segmentation.predict import load, predict
+    from moco.transfer.segmentation.load import load_segmenter
+    from moco.transfer.segmentation.predict import predict
 
     compute = options.config.compute
     with together():
         device = choose_device(compute.device, compute.precision, compute.channels_last)
-        out, (model, classes) = options.out or path / "predictions", load(path)
-        model.to(device.device)
-        paths = image_paths(options.predict)
-        done = predict(model, classes, paths, out, device, compute.workers, lambda items: track(items, "images"))
+        out, trained = options.out or path / "predictions", load_segmenter(path).to(device.device)
+        done = predict(
+            trained.network,
+            trained.classes,
+            image_paths(options.predict),
+            out,
+            device,
+            compute.workers,
+            lambda items: track(items, "images"),
+        )
         skipped = f", {done.unreadable} could not be read" if done.unreadable else ""
         print_on_main(f"{done.images} images{skipped}; written to {out}: masks/, overlays/ and classes.txt")
 

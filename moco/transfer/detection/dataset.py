@@ -45,8 +45,8 @@ class DetectionSet(Protocol):
         """All objects as annotated, for metrics."""
         ...
 
-    def with_objects(self) -> Tensor:
-        """int64 (n,): the images that have an object to train on."""
+    def with_objects(self, keypoints: bool = False) -> Tensor:
+        """int64 (n,): the images that have an object to train on, and if wanted an annotated keypoint."""
         ...
 
     def subset(self, index: Iterable[int]) -> "DetectionSet":
@@ -54,12 +54,15 @@ class DetectionSet(Protocol):
         ...
 
 
-def open_detection(spec: str, *, keypoints: bool = False, size: int = 128) -> tuple[DetectionSet, DetectionSet | None]:
+def open_detection(
+    spec: str, *, keypoints: bool = False, masks: bool = True, size: int = 128
+) -> tuple[DetectionSet, DetectionSet | None]:
     """Training and test images; of a set without test images every tenth of at least twenty is kept for it.
 
     Args:
         spec: voc:PATH, coco:PATH, yolo:PATH or shapes.
         keypoints: of COCO's files those with keypoints.
+        masks: of COCO's and YOLO's objects, where most have one: those without are left out. False: they are kept.
         size: the side in pixels of what is drawn.
 
     Raises UserError if there is no such set, or nothing usable in it; what is left out of it is counted in the log.
@@ -72,5 +75,5 @@ def open_detection(spec: str, *, keypoints: bool = False, size: int = 128) -> tu
     if not path.exists():
         raise UserError(f"--data {spec}: no such path: {argument}")
     if name == "coco":
-        return open_coco(path, keypoints)
-    return open_voc(path) if name == "voc" else open_yolo(path)
+        return open_coco(path, keypoints, masks)
+    return open_voc(path) if name == "voc" else open_yolo(path, masks)

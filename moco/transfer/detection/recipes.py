@@ -24,7 +24,11 @@ _COCO = DetectionConfig(
 )
 _LONG = replace(_COCO.training, iterations=180_000, milestones=(120_000, 160_000))
 _OWN = DetectionConfig(
-    data=LabelledData(""), encoder=_RESNET50, evaluation=Evaluation("coco"), training=DetectionSchedule(warmup=100)
+    data=LabelledData(""),
+    encoder=_RESNET50,
+    model=Model(masks=True),  # where there are any, as is suggested
+    training=DetectionSchedule(warmup=100),
+    evaluation=Evaluation("coco"),
 )
 
 
@@ -98,7 +102,7 @@ DETECTION = {
         _own(
             "own-fpn",
             "your annotated images, R50-FPN: better where objects are small",
-            replace(_OWN, model=Model("fpn")),
+            replace(_OWN, model=_FPN),
         ),
     ]
 }

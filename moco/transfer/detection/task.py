@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from moco.runtime.device import Device
 from moco.runtime.errors import UserError
 from moco.runtime.progress import console, track
+from moco.transfer.detection.annotations.annotated import Skipped
 from moco.transfer.detection.config import DetectionConfig, options_of
 from moco.transfer.detection.dataset import DetectionSet, open_detection
 from moco.transfer.detection.detector import Detector
@@ -68,7 +69,7 @@ class DetectionTask:
             raise UserError("--keypoints: only fpn has a keypoint head: --no-keypoints, or --structure fpn")
         if config.model.masks and sample.masks is None:
             raise UserError(f"--masks: the objects of {config.data.source} have boxes alone: --no-masks")
-        if config.model.keypoints and not points:
+        if config.model.keypoints and not len(train.with_objects(keypoints=True)):
             raise UserError(f"--keypoints: the objects of {config.data.source} have none: --no-keypoints")
         self.detector = build(config, len(train.classes), points, trained)
         self.model: nn.Module = self.detector
@@ -124,16 +125,35 @@ def build(config: DetectionConfig, classes: int, keypoints: int, trained: bool =
 
 
 def open_sets(config: DetectionConfig) -> tuple[DetectionSet, DetectionSet]:
-    """Training images, those with labels alone, and test images. Raises UserError if one of the two is empty."""
+    """Training images, those with labels alone, and test images. Raises UserError if one of the two is empty.
+
+    A keypoint head is trained on images with a visible keypoint, as in Detectron2 (MIN_KEYPOINTS_PER_IMAGE = 1).
+    """
     spec = config.data.source
-    train, test = open_detection(spec, keypoints=config.model.keypoints, size=config.data.size)
+    train, test = open_detection(
+        spec, keypoints=config.model.keypoints, masks=config.model.masks, size=config.data.size
+    )
     if test is None:
         raise UserError(f"--data {spec}: there are no images to test on, and too few to keep some for it")
     usable = train.with_objects()
     if not len(usable):
         raise UserError(f"--data {spec}: no training image has an object to train on")
+    if config.model.keypoints:
+        usable = _with_keypoints(train, usable, spec)
     chosen = labelled(config.data.labels, len(usable), config.training.seed, "training images with objects")
     return train.subset(usable[chosen].tolist()), test.subset(equally_spaced(len(test), config.evaluation.test_images))
+
+
+def _with_keypoints(train: DetectionSet, usable: Tensor, spec: str) -> Tensor:
+    """Of the usable images those with a visible keypoint; the others are counted in the log. Without any: all."""
+    seen = train.with_objects(keypoints=True)
+    if not len(seen):  # which the task refuses
+        return usable
+    skipped = Skipped(spec)
+    for index in usable[~torch.isin(usable, seen)].tolist():
+        skipped.add("training images without a visible keypoint", train.name(index))
+    skipped.log()
+    return seen
 
 
 def on_device(target: Target, device: torch.device) -> Target:

@@ -3,17 +3,16 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor, nn
 
-from moco.data.formats.decode import read_image
 from moco.evaluation.features import evaluating
 from moco.runtime.errors import UserError
 from moco.transfer.detection.detector import Detector
 from moco.transfer.detection.instances import Detections
 from moco.transfer.detection.transforms import resize_image, resized
+from moco.transfer.images import as_pixels
 
 
 class TrainedDetector(nn.Module):
@@ -54,16 +53,3 @@ class TrainedDetector(nn.Module):
                 small = resize_image(pixels.cpu(), *resized(*size, self.side, self.maximum))
                 found += self.detector([small.to(self.detector.mean.device)], sizes=[size])
         return found
-
-
-def as_pixels(image: Tensor | Image.Image | Path | str) -> Tensor:
-    """Any of what `TrainedDetector` takes as uint8 (3, height, width), upright. Raises UserError."""
-    if isinstance(image, Path | str):
-        return read_image(Path(image).expanduser())
-    if isinstance(image, Image.Image):
-        upright = ImageOps.exif_transpose(image).convert("RGB")
-        return torch.from_numpy(np.array(upright)).permute(2, 0, 1)
-    if not isinstance(image, Tensor) or image.dtype != torch.uint8 or image.ndim != 3 or len(image) != 3:
-        what = f"{image.dtype} {tuple(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
-        raise UserError(f"an image is uint8 (3, height, width) in RGB, a Pillow image or a path, not {what}")
-    return image

@@ -8,17 +8,13 @@ from typing import NamedTuple
 from torch import Tensor
 
 from moco.data.formats.decode import read_image
-from moco.runs.checkpoint import newest_checkpoint, read_checkpoint
 from moco.runtime.device import Device
 from moco.runtime.errors import UserError
 from moco.runtime.files import write_whole
 from moco.transfer.images import file_names, make_empty, save_picture
-from moco.transfer.run import SegmentationRun
-from moco.transfer.segmentation.config import SegmentationConfig
 from moco.transfer.segmentation.fcn import FCN
 from moco.transfer.segmentation.inference import infer
 from moco.transfer.segmentation.pictures import as_mask, draw_over
-from moco.transfer.segmentation.task import build
 
 log = logging.getLogger("moco")
 
@@ -28,24 +24,6 @@ class Predicted(NamedTuple):
 
     images: int
     unreadable: int
-
-
-def load(path: Path) -> tuple[FCN, list[str]]:
-    """The network of a run of `moco segment`, of its newest whole checkpoint, on the CPU, and its classes.
-
-    Raises UserError if there is no such run, or no whole checkpoint in it.
-    """
-    run = SegmentationRun.open(path)
-    config = run.config()
-    assert isinstance(config, SegmentationConfig)
-    newest = newest_checkpoint(run)
-    if newest is None:
-        raise UserError(f"{path}: the run has no checkpoint yet")
-    state = read_checkpoint(newest)
-    classes: list[str] = state["facts"]["classes"]
-    model = build(config, len(classes), trained=True)
-    model.load_state_dict(state["model"])
-    return model, classes
 
 
 def predict(

@@ -29,7 +29,7 @@ class Numbered:
     def subset(self, index: Iterable[int]) -> "Numbered":
         return Numbered([self.index[i] for i in index], self.masks, self.points, self.broken)
 
-    def with_objects(self) -> Tensor:
+    def with_objects(self, keypoints: bool = False) -> Tensor:
         return torch.tensor([i for i in range(len(self)) if self.index[i] % 4])
 
     def image(self, index: int) -> Tensor:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+import moco
 from moco.cli.main import main
 from moco.runs.checkpoint import newest_checkpoint, read_checkpoint
 from moco.runs.folder import read_lines
@@ -18,9 +19,10 @@ from moco.transfer.run import SegmentationRun
 from moco.transfer.segmentation.config import Evaluation, SegmentationConfig, SegmentationSchedule
 from moco.transfer.segmentation.pictures import as_mask
 from moco.transfer.segmentation.recipes import SEGMENTATION
-from moco.transfer.segmentation.sets import DrawnImages
+from moco.transfer.segmentation.sets import CITYSCAPES_IDS, VOC_CLASSES, DrawnImages
 from moco.transfer.segmentation.suggest import Facts, examine, suggest
 from moco.transfer.segmentation.task import Reader, SegmentationTask
+from moco.transfer.segmentation.transforms import CROPS, SCALES
 from moco.transfer.trainer import Trainer
 from tests.ranks import run_ranks
 
@@ -151,6 +153,36 @@ def test_a_trained_network_gives_masks_of_any_image(trained, own, tmp_path, caps
     assert (out / "classes.txt").read_text().split() == list(DrawnImages.classes)
     segment(trained, "--predict", tmp_path / "new", "--out", out, code=2)
     assert "not an empty folder" in capsys.readouterr().err
+    segmenter = moco.load_segmenter(trained)
+    assert segmenter.classes == list(DrawnImages.classes)
+    (labels,) = segmenter([tmp_path / "new" / "a.jpg"])
+    with Image.open(out / "masks" / "a.png") as mask:
+        assert (np.array(mask) == labels.numpy()).all()
+
+
+def test_what_is_no_run_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"no such run .*which moco segment writes"):
+        moco.load_segmenter(tmp_path)
+
+
+def test_several_starts_labels_and_seeds_give_a_table(trained, own, tmp_path):
+    words = [*TINY, "--data", f"own:{own}", "--iterations", 1, "--milestones", 1, "--trials", 2]
+    words += ["--compare", "random", trained, "--over-labels", 4, "--out", tmp_path / "all"]
+    segment(*words)
+    entries = json.loads((tmp_path / "all" / "comparison.json").read_text())
+    assert [(entry["init"], entry["labels"], len(entry["numbers"])) for entry in entries] == [
+        (init, "4", 2) for init in ("random", str(trained))
+    ]
+    assert all(set(numbers) == {"mIoU", "pixel accuracy"} for entry in entries for numbers in entry["numbers"])
+    runs = sorted((tmp_path / "all").glob("*/results.json"))
+    assert {(found["init"], found["labels"], found["seed"]) for found in map(results, (r.parent for r in runs))} == {
+        (init, "4", seed) for init in ("random", str(trained)) for seed in (0, 1)
+    }
+    assert (tmp_path / "all" / "comparison.png").is_file()
+    assert "±" in (tmp_path / "all" / "comparison.md").read_text()
+    times = [path.stat().st_mtime_ns for path in runs]
+    segment(*words)  # all is there: nothing is trained again
+    assert times == [path.stat().st_mtime_ns for path in runs]
 
 
 def test_its_encoder_starts_another_run(trained, own, tmp_path):
@@ -191,20 +223,30 @@ def test_bad_input_is_one_line_and_leaves_no_run(words, message, own, tmp_path, 
     assert not list(tmp_path.glob("runs/*"))
 
 
-def test_a_mask_that_is_no_class_ends_the_run_in_one_line(own, tmp_path, capsys):
-    """Without room for unreadable images; with it the next image takes its place."""
-    words = [*TINY, "--labels", "all", "--iterations", "5"]
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        (np.full((40, 40), 77, np.uint8), "05.png: holds the value 77"),
+        (np.zeros((40, 30), np.uint8), "05.png: is 40x40 pixels and its mask 30x40"),
+    ],
+)
+def test_a_mask_of_another_value_or_size_ends_the_run_in_one_line(mask, message, own, tmp_path, capsys):
+    """Without room for unreadable images; with it the next image takes its place, and it is counted."""
+    words = [*TINY, "--labels", "all", "--iterations", "9"]  # two passes
     damaged = tmp_path / "own"
     for folder in ("images", "masks"):
         (damaged / folder).mkdir(parents=True)
         for path in (own / folder).iterdir():
             (damaged / folder / path.name).write_bytes(path.read_bytes())
     (damaged / "classes.txt").write_text((own / "classes.txt").read_text())
-    Image.fromarray(np.full((40, 40), 77, np.uint8)).save(damaged / "masks" / "05.png")
+    Image.fromarray(mask).save(damaged / "masks" / "05.png")
     segment("random", *words, "--data", f"own:{damaged}", "--out", tmp_path / "a", code=2)
-    assert "05.png: holds the value 77" in capsys.readouterr().err
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "1 of 9 training images cannot be read" in error
+    assert message in error
     segment("random", *words, "--data", f"own:{damaged}", "--out", tmp_path / "b", "--max-bad", 0.2)
-    assert "holds the value 77" in (tmp_path / "b" / "log.txt").read_text()
+    text = (tmp_path / "b" / "log.txt").read_text()
+    assert text.count(message) == 1  # each is named once, though it comes up in each pass
 
 
 def test_what_would_be_ignored_or_lost_is_refused(trained, own, tmp_path, capsys):
@@ -267,19 +309,30 @@ def test_new_layers_depend_on_the_seed_alone():
     assert not torch.equal(one["head.0.weight"], other["head.0.weight"])
 
 
-def test_published_settings():
+@pytest.mark.parametrize(
+    ("name", "source", "classes", "crop", "lr", "iterations", "milestones"),
+    [
+        ("voc-fcn", "voc:data/VOCdevkit", 21, 513, 0.003, 30_000, (21_000, 27_000)),
+        ("cityscapes-fcn", "cityscapes:data/cityscapes", 19, 769, 0.01, 90_000, (63_000, 81_000)),
+    ],
+)
+def test_published_settings(name, source, classes, crop, lr, iterations, milestones):
     """Section 4.2 and appendix A.5."""
-    voc, cityscapes = SEGMENTATION["voc-fcn"].config, SEGMENTATION["cityscapes-fcn"].config
-    assert isinstance(voc.training, SegmentationSchedule)
-    assert isinstance(cityscapes.training, SegmentationSchedule)
-    for training, expected in (
-        (voc.training, (513, 30_000, 0.003, (21_000, 27_000))),
-        (cityscapes.training, (769, 90_000, 0.01, (63_000, 81_000))),
-    ):
-        assert (training.crop, training.iterations, training.lr, training.milestones) == expected
-        assert (training.batch_size, training.weight_decay, training.gamma, training.warmup) == (16, 1e-4, 0.1, 0)
-    assert {recipe.config.encoder.encoder for recipe in SEGMENTATION.values()} == {"resnet50"}
-    assert voc.evaluation == Evaluation(None)
+    config = SEGMENTATION[name].config
+    training, kind = config.training, source.partition(":")[0]
+    assert isinstance(training, SegmentationSchedule)
+    assert (config.data.source, config.data.labels, config.encoder.encoder) == (source, "all", "resnet50")
+    assert len({"voc": VOC_CLASSES, "cityscapes": CITYSCAPES_IDS}[kind]) == classes
+    assert (training.crop, training.lr, training.iterations, training.milestones) == (crop, lr, iterations, milestones)
+    assert (training.batch_size, training.weight_decay, training.sgd_momentum) == (16, 1e-4, 0.9)
+    assert (training.schedule, training.gamma, training.warmup) == ("step", 0.1, 0)
+    assert (SCALES, CROPS[kind]) == ((0.5, 2.0), crop)
+    assert (config.model.head_width, config.evaluation) == (1, Evaluation(None))
+
+
+def test_every_published_recipe_is_in_the_table():
+    (table,) = (mark for mark in test_published_settings.pytestmark if mark.name == "parametrize")
+    assert [row[0] for row in table.args[1]] == [name for name in SEGMENTATION if not name.startswith("own-")]
 
 
 def test_suggestions_follow_from_images_and_machine(own):

@@ -115,9 +115,12 @@ class AnnotatedImages:
         images = self._images
         return AnnotatedImages([images[i] for i in index], self.classes, self.flipped_keypoints, self._masks)
 
-    def with_objects(self) -> Tensor:
-        """int64 (n,): the numbers of the images that have an object to train on."""
-        found = [any(not o.crowd for o in image.objects) for image in self._images]
+    def with_objects(self, keypoints: bool = False) -> Tensor:
+        """int64 (n,): the images that have an object to train on, and if wanted an annotated keypoint."""
+        found = [
+            any(not o.crowd for o in image.objects) and (not keypoints or any(map(_has_keypoint, image.objects)))
+            for image in self._images
+        ]
         return torch.tensor(found, dtype=torch.bool).nonzero()[:, 0]
 
     def image(self, index: int) -> Tensor:
@@ -181,6 +184,10 @@ def _masks(masks: list[Polygons | Rle | None], size: tuple[int, int], unit: np.n
         if isinstance(mask, dict):
             drawn[row] = decode_rle(mask)
     return drawn
+
+
+def _has_keypoint(annotated: Object) -> bool:
+    return annotated.keypoints is not None and bool((annotated.keypoints[:, 2] > 0).any())
 
 
 def _area(annotated: Object) -> float:

@@ -25,7 +25,9 @@ _TRAIN = re.compile(r"(^|[^a-z])train")
 _TEST = re.compile(r"(^|[^a-z])(val|valid|validation|test)([^a-z]|$)")
 
 
-def open_coco(path: Path, keypoints: bool = False) -> tuple[AnnotatedImages, AnnotatedImages | None]:
+def open_coco(
+    path: Path, keypoints: bool = False, masks: bool = True
+) -> tuple[AnnotatedImages, AnnotatedImages | None]:
     """Training and test images.
 
     Args:
@@ -33,6 +35,7 @@ def open_coco(path: Path, keypoints: bool = False) -> tuple[AnnotatedImages, Ann
             folder: annotations/instances_train2017.json and instances_val2017.json as COCO's, train.json and val.json,
             or train/_annotations.coco.json and valid/_annotations.coco.json.
         keypoints: take person_keypoints_*.json and not instances_*.json where a folder has both.
+        masks: of the objects, where most have one: those without are left out. False: boxes alone, of all objects.
 
     Images lie in the folder that their file is named after, in `images`, or beside it. Keypoints are moved by half a
     pixel to continuous coordinates. Categories are numbered from 0 in the order of their ids.
@@ -40,8 +43,8 @@ def open_coco(path: Path, keypoints: bool = False) -> tuple[AnnotatedImages, Ann
     Raises UserError if nothing is found, or a file is damaged or has annotations of unknown categories.
     """
     train_file, test_file = (path, _neighbour(path)) if path.is_file() else _find(path, keypoints)
-    train = read_coco(train_file)
-    test = None if test_file is None else read_coco(test_file, train.classes)
+    train = read_coco(train_file, masks=masks)
+    test = None if test_file is None else read_coco(test_file, train.classes, masks)
     return with_test(train, test)
 
 
@@ -80,7 +83,7 @@ def _neighbour(train: Path, files: list[Path] | None = None) -> Path | None:
     return min(found, key=lambda f: ("test" in _split(f), _split(f)[-4:] != _split(train)[-4:]), default=None)
 
 
-def read_coco(path: Path, classes: list[str] | None = None) -> AnnotatedImages:
+def read_coco(path: Path, classes: list[str] | None = None, masks: bool = True) -> AnnotatedImages:
     """The images of one file; their categories must be among `classes`, where these are given. Raises as open_coco."""
     data = _load(path)
     categories = {c["id"]: c for c in data["categories"]}
@@ -107,9 +110,10 @@ def read_coco(path: Path, classes: list[str] | None = None) -> AnnotatedImages:
         if found is not None:
             image.objects.append(found)
     kept = list(images.values())
-    agree_on_masks(kept, skipped)
+    if masks:
+        agree_on_masks(kept, skipped)
     skipped.log()
-    return AnnotatedImages(kept, known, _flipped(list(categories.values())))
+    return AnnotatedImages(kept, known, _flipped(list(categories.values())), None if masks else False)
 
 
 def _load(path: Path) -> dict[str, Any]:

@@ -48,9 +48,9 @@ class DrawnImages:
         """The images of these numbers, in this order."""
         return DrawnImages([self._index[i] for i in index], self._size, self._seed)
 
-    def with_objects(self) -> Tensor:
-        """int64 (n,): all images, as each has an object."""
-        return torch.arange(len(self))
+    def with_objects(self, keypoints: bool = False) -> Tensor:
+        """int64 (n,): all images, as each has an object; with keypoints none."""
+        return torch.arange(0 if keypoints else len(self))
 
     def image(self, index: int) -> Tensor:
         """uint8 (3, size, size)."""

@@ -21,12 +21,13 @@ from moco.transfer.detection.annotations.annotated import (
 _TRAIN, _TEST = ("train",), ("val", "valid", "test")
 
 
-def open_yolo(path: Path) -> tuple[AnnotatedImages, AnnotatedImages | None]:
+def open_yolo(path: Path, masks: bool = True) -> tuple[AnnotatedImages, AnnotatedImages | None]:
     """Training and test images.
 
     Args:
         path: a folder or its data.yaml (names, train, val or test: folders, lists of them, or a text file of paths).
             Without one: classes.txt, and images/train, train/images or images; val or valid before test.
+        masks: of the objects, where most have one: those without are left out. False: boxes alone, of all objects.
 
     The labels of images/x.jpg are in labels/x.txt, or beside it. An image without them has no objects.
 
@@ -49,9 +50,10 @@ def open_yolo(path: Path) -> tuple[AnnotatedImages, AnnotatedImages | None]:
     if not any(image.objects for image in images):
         raise UserError(f"{path}: none of {len(images)} images to train on has an object: {_labels(images[0].path)}?")
     _report_labels_without_image({*train, *test}, skipped)
-    agree_on_masks(images + tested, skipped)
+    if masks:
+        agree_on_masks(images + tested, skipped)
     skipped.log()
-    masks = any(o.mask is not None for image in images for o in image.objects)
+    masks = masks and any(o.mask is not None for image in images for o in image.objects)
     found = (AnnotatedImages(split, classes, masks=masks) for split in (images, tested))
     return with_test(next(found), next(found) if tested else None)
 

@@ -8,10 +8,13 @@ import pytest
 import torch
 from PIL import Image
 
+from moco.runs.config import Encoder
 from moco.runtime.errors import UserError
 from moco.transfer.detection.annotations.coco import open_coco
+from moco.transfer.detection.config import DetectionConfig, DetectionSchedule, Model
 from moco.transfer.detection.evaluation.coco import evaluate_coco, record
 from moco.transfer.detection.instances import Detections
+from moco.transfer.detection.task import DetectionTask
 
 SQUARE = [[5, 5, 25, 5, 25, 25, 5, 25]]
 COLUMN = {"size": [40, 60], "counts": [0, 80, 2320]}
@@ -88,6 +91,29 @@ def test_keypoints_move_by_half_a_pixel_and_change_sides_in_the_mirror(tmp_path)
     assert train.target(0).keypoints.tolist() == [[[10.5, 12.5, 2], [0, 0, 0], [20.5, 22.5, 1]], [[0, 0, 0]] * 3]
 
 
+def test_images_with_a_visible_keypoint(tmp_path):
+    """As Detectron2 counts them: hidden ones (1) too, in all annotations of an image, of which one is no crowd."""
+    path = write(
+        tmp_path,
+        [
+            annotation(1, keypoints=[10, 12, 2]),
+            annotation(2, keypoints=[10, 12, 1]),
+            annotation(3, keypoints=[10, 12, 0]),
+            annotation(4),
+            annotation(5, keypoints=[10, 12, 0]),
+            annotation(5, keypoints=[10, 12, 2]),
+            annotation(6, keypoints=[10, 12, 2], iscrowd=1),
+        ],
+        images=7,
+    )
+    data = json.loads(path.read_text())
+    data["categories"][1]["keypoints"] = ["nose"]
+    path.write_text(json.dumps(data))
+    train, _ = open_coco(path)
+    assert train.with_objects().tolist() == [0, 1, 2, 3, 4]
+    assert train.with_objects(keypoints=True).tolist() == [0, 1, 4]
+
+
 def skips(caplog: pytest.LogCaptureFixture) -> list[str]:
     return sorted(r.getMessage().partition("skipped ")[2].partition(" (the first")[0] for r in caplog.records)
 
@@ -145,6 +171,17 @@ def test_few_masks_among_many_boxes_are_left_out(tmp_path, caplog):
     assert len(train.target(0)) == 3
     assert train.target(0).masks is None
     assert skips(caplog) == ["1 masks, as most objects have none"]
+
+
+def test_where_masks_are_not_wanted_objects_without_one_are_trained_on(tmp_path, caplog):
+    path = write(tmp_path, [annotation(segmentation=SQUARE, area=None), annotation(segmentation=SQUARE), annotation(2)])
+    with caplog.at_level(logging.WARNING, "moco"):
+        train, _ = open_coco(path, masks=False)
+    assert [len(train.target(i)) for i in (0, 1)] == [2, 1]
+    assert train.with_objects().tolist() == [0, 1]
+    assert train.target(0).masks is None
+    assert train.truth(0).area.tolist() == [400, 390.5]  # of the mask all the same
+    assert skips(caplog) == []
 
 
 def test_bad_keypoints_are_counted(tmp_path, caplog):
@@ -248,7 +285,27 @@ def test_two_files_to_train_on_are_refused(tmp_path):
         open_coco(tmp_path)
 
 
-def test_a_thousand_objects_in_one_image(tmp_path):
-    train, _ = open_coco(write(tmp_path, [annotation(segmentation=SQUARE) for _ in range(1000)]))
-    assert len(train.target(0)) == 1000
+@pytest.mark.parametrize("structure", ["c4", "fpn"])
+def test_a_thousand_objects_in_one_image(tmp_path, structure):
+    """They are read, matched to anchors and proposals, and trained on."""
+    places = [(i % 40, i % 21) for i in range(1000)]
+    objects = [
+        annotation(category=(3, 7)[i % 2], bbox=[x, y, 20, 19], segmentation=[[x, y, x + 20, y, x + 20, y + 19]])
+        for i, (x, y) in enumerate(places)
+    ]
+    train, _ = open_coco(write(tmp_path, objects))
+    assert train.target(0).boxes[:, :2].tolist() == [[x, y] for x, y in places]
     assert np.allclose(train.truth(0).area, 390.5)
+    config = DetectionConfig(
+        encoder=Encoder("resnet18w0.125"),
+        model=Model(structure, masks=True, head_width=0.05, regions=64),
+        training=DetectionSchedule(sides=(64,)),
+    )
+    task = DetectionTask(config, train, train)
+    image, target = task.read(0, 0)
+    assert (image.shape, len(target)) == ((3, 64, 96), 1000)
+    losses = task.losses([(image, target)], torch.device("cpu"))
+    assert {"loss_rpn_cls", "loss_rpn_loc", "loss_cls", "loss_box_reg", "loss_mask"} <= set(losses)
+    assert all(loss.isfinite() and loss > 0 for loss in losses.values())
+    sum(losses.values()).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in task.model.parameters())

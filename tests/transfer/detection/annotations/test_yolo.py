@@ -44,6 +44,17 @@ def test_polygons_become_masks_and_boxes(tmp_path):
     assert train.truth(0).area.tolist() == [150]
 
 
+def test_where_masks_are_not_wanted_objects_without_one_are_trained_on(tmp_path, caplog):
+    polygon = "0 0.25 0.25 0.75 0.25 0.75 0.5"
+    write(tmp_path, {"train/a": f"{polygon}\n{polygon}\n{BOX}", "val/b": BOX})
+    with caplog.at_level(logging.WARNING, "moco"):
+        train, test = open_yolo(tmp_path, masks=False)
+    assert (len(train.target(0)), train.target(0).masks, len(test.target(0))) == (3, None, 1)
+    assert not caplog.records
+    train, test = open_yolo(tmp_path)
+    assert (len(train.target(0)), len(test.target(0))) == (2, 0)
+
+
 def test_an_image_without_a_text_file_has_no_objects(tmp_path):
     train, _ = open_yolo(write(tmp_path, {"train/a": BOX, "train/b": None, "train/c": "", "val/d": BOX}))
     assert [len(train.target(i)) for i in range(3)] == [1, 0, 0]

@@ -1,0 +1,28 @@
+"""A network that `moco segment` trained, from its run's folder."""
+
+from pathlib import Path
+
+from moco.runs.checkpoint import newest_checkpoint, read_checkpoint
+from moco.runtime.errors import UserError
+from moco.transfer.run import SegmentationRun
+from moco.transfer.segmentation.config import SegmentationConfig
+from moco.transfer.segmentation.task import build
+from moco.transfer.segmentation.trained import TrainedSegmenter
+
+
+def load_segmenter(path: Path | str) -> TrainedSegmenter:
+    """The network of a run of `moco segment`, of its newest whole checkpoint, on the CPU, ready to use.
+
+    Raises UserError if there is no such run, or no whole checkpoint in it.
+    """
+    run = SegmentationRun.open(Path(path))
+    config = run.config()
+    assert isinstance(config, SegmentationConfig)
+    newest = newest_checkpoint(run)
+    if newest is None:
+        raise UserError(f"{path}: the run has no checkpoint yet")
+    state = read_checkpoint(newest)
+    classes: list[str] = state["facts"]["classes"]
+    network = build(config, len(classes), trained=True)
+    network.load_state_dict(state["model"])
+    return TrainedSegmenter(network, classes)
