@@ -256,7 +256,8 @@ def _starving(records: Records) -> Finding | None:
         "warning",
         "The device waits for images.",
         f"{waiting:.0%} of the time is spent waiting, at {rate:,.0f} images/s",
-        "more --workers; moco pack SOURCE shards --size 256, which are read and decoded faster; --decoder gpu on a GPU",
+        "moco pack SOURCE shards --size 256, which are read and decoded faster; beside a GPU also more --workers, or "
+        "--decoder gpu",
         "the share of time in which the loop had no batch",
     )
 
