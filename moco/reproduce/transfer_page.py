@@ -109,13 +109,16 @@ def _draw(comparisons: dict[str, Comparison], path: Path) -> None:
 def _draw_panel(axis: Axes, title: str, comparison: Comparison) -> None:
     metric = comparison.metrics[0]
     styles = [("o", "-"), ("s", "--"), ("^", ":"), ("D", "-.")]
-    for number, init in enumerate(dict.fromkeys(entry.init for entry in comparison.entries)):
+    inits = list(dict.fromkeys(entry.init for entry in comparison.entries))
+    for number, init in enumerate(inits):
         own = [entry for entry in comparison.entries if entry.init == init]
         marker, line = styles[number % len(styles)]
         errors = [0 if math.isnan(entry.std(metric)) else entry.std(metric) for entry in own]
         means = [entry.mean(metric) for entry in own]
-        axis.errorbar(range(len(own)), means, errors, marker=marker, linestyle=line, capsize=3, label=label(own[0]))
+        beside = [place + 0.08 * (number - (len(inits) - 1) / 2) for place in range(len(own))]
+        axis.errorbar(beside, means, errors, marker=marker, linestyle=line, capsize=3, label=label(own[0]))
     axis.set_xticks(range(len(own)), [entry.labels for entry in own])
+    axis.set_xlim(-0.5, len(own) - 0.5)
     axis.set(xlabel="labelled images", ylabel=f"{metric} (%)")
     axis.set_title(title, loc="left", fontsize=10)
     axis.grid(alpha=0.3)

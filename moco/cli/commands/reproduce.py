@@ -118,7 +118,7 @@ def _linear(scale: Scale) -> Linear:
 
 def _name(*pieces: str) -> str:
     """The name of a folder or a page, from its experiment, scale and options."""
-    return ",".join(pieces).replace("/", "-")[:150]
+    return ",".join(pieces).replace("/", "-").replace(" ", "-")[:150]
 
 
 def _folder(path: Path) -> Path:
