@@ -65,6 +65,8 @@ class Knn:
     """A vote weighs exp(cosine / temperature): 0.1 for CIFAR, 0.07 for ImageNet; None: the run's."""
     random: bool = False
     """Evaluate the same encoder with random weights as well."""
+    head: bool = False
+    """Of the projection head's output in place of the encoder's features, as some published figures are; of a run."""
 
 
 @dataclass(frozen=True)

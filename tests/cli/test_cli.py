@@ -7,11 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
 from PIL import Image
 
 from moco.cli.main import COMMANDS, main
-from moco.data import Encoded
+from moco.data import Encoded, open_source
+from moco.evaluation import open_trained
+from moco.evaluation.features import extract
+from moco.runs.folder import Run
 from moco.runs.recipes.recipes import RECIPES
+from moco.runtime.device import choose_device
 
 
 @pytest.fixture(scope="session")
@@ -218,6 +224,35 @@ def test_a_whole_journey(tmp_path, capsys, small, npz):
         ("knn {} --encoder resnet18", "does not fit the encoder: missing: conv1.weight"),
     ):
         assert message in refused(capsys, f"{line.format(run)} --device cpu")
+
+
+def test_knn_of_the_projection_head_s_output(tmp_path, capsys, small):
+    """Against the head's two layers and the classifier written out, on the encoder's features."""
+    run = tmp_path / "run"
+    main(shlex.split(f"pretrain shapes-cpu {small} --out {run}"))
+    main(shlex.split(f"knn {run} --device cpu --precision fp32 --head --random"))
+    accuracy = json.loads((run / "knn-head.json").read_text())["accuracy"]
+    assert accuracy.keys() == {"top-1", "random weights"}
+    capsys.readouterr()
+
+    trained, source = open_trained(run), open_source(Run(run).config().data.source)
+    device = choose_device("cpu", "fp32")
+    state = torch.load(run / "checkpoints/step-000000011.pt", weights_only=True)["mechanism"]
+    weight, bias = ([state[f"query.head.{layer}.{name}"] for layer in (0, 2)] for name in ("weight", "bias"))
+
+    def outputs(images):
+        encoder, centre = trained.on(device)
+        values, labels = extract(encoder, images, centre, device)
+        hidden = (values @ weight[0].T + bias[0]).relu()
+        return F.normalize(hidden @ weight[1].T + bias[1], dim=1), labels
+
+    (bank, classes), (queries, labels) = outputs(source.labelled_train), outputs(source.labelled_test)
+    cosines, nearest = (queries @ bank.T).topk(5, dim=1)
+    votes = torch.zeros(len(queries), source.num_classes)
+    votes.scatter_add_(1, classes[nearest], (cosines / 0.1).exp())
+    assert accuracy["top-1"] == pytest.approx((votes.argmax(1) == labels).double().mean().item(), abs=1 / len(labels))
+
+    assert "is no run" in refused(capsys, "knn shapes-cpu --data shapes --device cpu --head")
 
 
 def test_more_in_a_batch_than_images(tmp_path, capsys, small):
