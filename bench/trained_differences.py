@@ -9,6 +9,7 @@ run that has results is not trained again. `bench.differences` measures what sho
 
 import argparse
 import json
+import math
 import statistics
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,6 +22,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from moco.reproduce.transfer import drawn
 from moco.runs.options import with_options
 from moco.runtime.device import choose_device
+from moco.runtime.errors import UserError
 from moco.transfer.config import TransferCompute
 from moco.transfer.detection.detector import Detector
 from moco.transfer.loop import train
@@ -87,14 +89,20 @@ def aps_of(name: str, structure: str, start: str, seed: int, out: Path) -> tuple
     if not again.exists():
         task: Any = open_task(config)
         DIFFERENCES[name](task.model)
-        train(config, task, DetectionRun.create(run.path, config), device)
+        try:
+            train(config, task, DetectionRun.create(run.path, config), device)
+        except UserError as error:  # its loss is no longer finite
+            print(f"{name}, seed {seed}: {error}", flush=True)
+            again.write_text(json.dumps({"AP": math.nan}))
+            return math.nan, math.nan
         task = open_task(anew)
         DIFFERENCES[name](task.model)
         trainer = Trainer(anew, task, run, device)
         trainer.load()
         again.write_text(json.dumps({"AP": trainer.evaluate().numbers["AP"]}))
-    running = json.loads((run.path / "results.json").read_text())["numbers"]["AP"]
-    return float(json.loads(again.read_text())["AP"]), float(running)
+    precise = float(json.loads(again.read_text())["AP"])
+    running = math.nan if math.isnan(precise) else json.loads((run.path / "results.json").read_text())["numbers"]["AP"]
+    return precise, float(running)
 
 
 def main() -> None:
