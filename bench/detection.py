@@ -2,8 +2,9 @@
 
     python -m bench.detection [STRUCTURE ...] [--full] [--repeats 3] [--ours-only]
 
-Both sides have the same body (its BN trained), images, batch of 2, widths of the heads and limits of proposals. By
-default a ResNet-50 of a quarter of the width, heads of 64 channels and 320 pixels; --full is ResNet-50 at 800 pixels.
+Both sides have the same body (its BN trained), images, batch of 2, widths of the heads, limits of proposals, and as
+many regions: a difference is reported. By default a ResNet-50 of a quarter of the width, heads of 64 channels and 320
+pixels; --full is ResNet-50 at 800 pixels.
 The median of the repetitions, after one that is not counted; CPU seconds on a CPU, so that others' share is left out.
 Each measurement is a process of its own, whose peak memory is the process's (CPU) or the allocator's (GPU).
 """
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -127,6 +129,30 @@ def confident(model: nn.Module) -> None:
             nn.init.normal_(parameter, std=2 / parameter.shape[1] ** 0.5)
 
 
+def scattered(model: nn.Module) -> None:
+    """Scores of the anchors at random, and no moves, on both sides, once their layers have been computed.
+
+    Fresh layers score neighbours alike: after NMS one side has a third of the other's proposals, and so of its work.
+    """
+    rpn = model.rpn if hasattr(model.rpn, "losses") else model.rpn.head  # ours or torchvision's
+
+    def replace(_module: nn.Module, _inputs: object, outputs: tuple[list[Tensor], list[Tensor]]) -> Any:
+        generator = torch.Generator(outputs[0][0].device).manual_seed(0)
+        scores, moves = outputs
+        random = [torch.empty_like(each).uniform_(generator=generator) for each in scores]
+        return [0 * each + own for each, own in zip(scores, random, strict=True)], [0 * each for each in moves]
+
+    rpn.register_forward_hook(replace)
+
+
+def regions_of(model: nn.Module) -> list[int]:
+    """How many regions the box head had, call after call, from now on."""
+    seen: list[int] = []
+    head = model.box_predictor if hasattr(model, "box_predictor") else model.roi_heads.box_predictor
+    head.register_forward_pre_hook(lambda _module, inputs: seen.append(len(inputs[0])))
+    return seen
+
+
 def images(side: int) -> tuple[list[Tensor], list[Target]]:
     """Two images with eight objects each."""
     torch.manual_seed(0)
@@ -149,6 +175,8 @@ def measure(structure: str, side: str, training: bool, full: bool, repeats: int)
     widths = Widths(full)
     model = {"ours": ours, "torchvision": theirs}[side](structure, widths).to(device).train(training)
     confident(model)
+    scattered(model)
+    regions = regions_of(model)
     pixels, targets = images(widths.side)
     pixels = [image.to(device) for image in pixels]
     targets = [Target(t.boxes.to(device), t.classes.to(device), t.masks.to(device)) for t in targets]
@@ -172,7 +200,7 @@ def measure(structure: str, side: str, training: bool, full: bool, repeats: int)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     if device.type == "cuda":
         memory = torch.cuda.max_memory_allocated() / 2**20
-    return {"seconds": statistics.median(seconds), "memory": memory}
+    return {"seconds": statistics.median(seconds), "memory": memory, "regions": regions[-1]}
 
 
 def _timed(step: Callable[[], None], device: torch.device) -> float:
@@ -217,6 +245,11 @@ def main() -> None:
             cells = [f"{BATCH / own['seconds']:.2f}", "", "", f"{own['memory']:.0f}", "", ""]
             if not options.ours_only:
                 other = in_process(structure, *shared, "--one", "torchvision", mode)
+                if other["regions"] != own["regions"]:
+                    print(
+                        f"{structure}: {own['regions']:.0f} regions, torchvision {other['regions']:.0f}",
+                        file=sys.stderr,
+                    )
                 speed, memory = other["seconds"] / own["seconds"], own["memory"] / other["memory"]
                 cells[1:3] = [f"{BATCH / other['seconds']:.2f}", f"**{speed:.2f}**"]
                 cells[4:] = [f"{other['memory']:.0f}", f"{memory:.2f}"]
