@@ -58,9 +58,11 @@ def started_as_any_linear(detector: Detector) -> None:
             module.reset_parameters()
 
 
+FROZEN = "frozen BN, three stages trained"
+"""Whose statistics cannot be computed anew."""
 DIFFERENCES: dict[str, Callable[[Detector], object]] = {
     "none": bool,
-    "frozen BN, three stages trained": frozen_batch_norm,
+    FROZEN: frozen_batch_norm,
     "no BN in the new layers": without_new_norm,
     "the box head starts as any nn.Linear": started_as_any_linear,
 }
@@ -119,14 +121,17 @@ def main() -> None:
     for seed in options.seeds:
         for name in options.only:
             precise, running = aps_of(name, options.structure, options.start, seed, options.out)
-            found.setdefault(name, []).append(precise)
+            found.setdefault(name, []).append(running if name == FROZEN else precise)
             if name == "none":
                 found.setdefault(RUNNING, []).append(running)
             print(f"{name}, seed {seed}: AP {precise:.1f}, with running statistics {running:.1f}", flush=True)
     print("| torchvision's way | AP |\n| --- | --- |")
     for name, values in found.items():
-        deviation = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-        print(f"| {name} | {statistics.mean(values):.1f}{deviation} |")
+        learned = [value for value in values if not math.isnan(value)]
+        words = ", ".join(f"{value:.1f}" for value in learned) or "none"
+        mean = f"{statistics.mean(learned):.1f}" if len(learned) == len(values) else "some diverged"
+        deviation = f" ± {statistics.stdev(learned):.1f}" if len(learned) == len(values) > 1 else ""
+        print(f"| {name} | {mean}{deviation} ({words}) |")
 
 
 if __name__ == "__main__":
