@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import roi_align
 
+from moco.contrast.kernels import kernels
 from moco.runtime.errors import UserError
 from moco.transfer.detection.instances import Polygons
 
@@ -110,6 +111,10 @@ def paste_masks(probabilities: Tensor, boxes: Tensor, height: int, width: int, t
     limit = boxes.new_tensor([width, height])
     low = (boxes[:, :2].floor() - 1).clamp(min=0).minimum(limit).long()
     high = (boxes[:, 2:].ceil() + 1).clamp(min=0).minimum(limit).long()
+    floats = probabilities.dtype == boxes.dtype == torch.float32
+    if boxes.device.type == "cpu" and floats and (on_cpu := kernels("moco.transfer.detection.masks_cpu")) is not None:
+        on_cpu.paste(probabilities, boxes, low, high, threshold, result)
+        return result
     extent = (high - low).clamp(min=0)
     pixels = extent.prod(1)
     block = (pixels.cumsum(0) - 1).clamp(min=0) // _BLOCK

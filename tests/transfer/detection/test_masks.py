@@ -5,6 +5,7 @@ import pytest
 import torch
 from pycocotools import mask as reference_mask
 
+from moco.contrast.kernels import kernels
 from moco.runtime.errors import UserError
 from moco.transfer.detection.masks import (
     crop_bitmaps,
@@ -45,12 +46,30 @@ def test_mask_targets_are_detectron2_s(size):
     assert torch.equal(crop_bitmaps(bitmaps(0)[rows], targets["boxes"], size), targets[f"bitmask_{size}"])
 
 
-@pytest.mark.parametrize("block", [2**22, 5000])
+@pytest.mark.parametrize("block", [None, 2**22, 5000], ids=["compiled", "in one block", "in blocks"])
 @pytest.mark.parametrize("name", sorted({key.rpartition("_")[0] for key in PASTED}))
-def test_masks_are_pasted_as_by_detectron2_in_blocks_of_any_size(name, block, monkeypatch):
-    monkeypatch.setattr("moco.transfer.detection.masks._BLOCK", block)
+def test_masks_are_pasted_as_by_detectron2(name, block, monkeypatch):
+    if block is not None:
+        monkeypatch.setattr("moco.transfer.detection.masks._BLOCK", block)
+        monkeypatch.setattr("moco.transfer.detection.masks.kernels", lambda _module: None)
     logits, boxes, masks = (torch.from_numpy(PASTED[f"{name}_{key}"]) for key in ("logits", "boxes", "masks"))
     assert torch.equal(paste_masks(logits.sigmoid(), boxes, *masks.shape[1:]), masks)
+
+
+def test_the_compiled_way_to_paste_gives_the_same_bits(monkeypatch):
+    """Boxes across the edges, without area, turned around; every pixel, whatever the threshold."""
+    torch.manual_seed(0)
+    probabilities = torch.rand(40, 28, 28)
+    corner = 60 * torch.rand(40, 2) - 15
+    boxes = torch.cat([corner, corner + 50 * torch.rand(40, 2)], dim=1)
+    boxes[0], boxes[1] = torch.tensor([5.0, 5, 5, 20]), torch.tensor([30.0, 30, 10, 10])
+    assert kernels("moco.transfer.detection.masks_cpu") is not None
+    for threshold in (0.3, 0.5, 0.75):
+        compiled = paste_masks(probabilities, boxes, 50, 40, threshold)
+        with monkeypatch.context() as patched:
+            patched.setattr("moco.transfer.detection.masks.kernels", lambda _module: None)
+            assert torch.equal(compiled, paste_masks(probabilities, boxes, 50, 40, threshold))
+        assert 0 < compiled.sum() < compiled.numel()
 
 
 def test_nothing_is_nothing():
