@@ -99,7 +99,8 @@ def wanted_of(only: list[str]) -> Iterator[dict[str, Any]]:
 
 
 def in_words(settings: dict[str, Any]) -> str:
-    return "{encoder}, {size} pixels, batch {batch}, K {queue:,}".format(**settings)
+    stem = " with the small stem" if settings["size"] <= 96 and settings["encoder"] != "tiny" else ""
+    return "{encoder}{stem}, {size} pixels, batch {batch}, K {queue:,}".format(stem=stem, **settings)
 
 
 def markdown(rows: list[Row]) -> list[str]:
