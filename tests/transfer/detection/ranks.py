@@ -73,7 +73,8 @@ def main(words: list[str]) -> None:
         average(gradients)
         assert all(loss > 0 for loss in losses.values()), losses
         for own, other in zip((losses, gradients, buffers), expected, strict=True):
-            torch.testing.assert_close(own, other, rtol=1e-5, atol=1e-8, msg=lambda text, name=name: f"{name}: {text}")
+            # Logits are in float32, so a gradient that is 0, before BN, is its rounding: 2e-8 on some processors.
+            torch.testing.assert_close(own, other, rtol=1e-5, atol=1e-7, msg=lambda text, name=name: f"{name}: {text}")
     (folder / str(rank())).write_text("equal")
     dist.barrier()  # none leaves while another still works
     dist.destroy_process_group()
