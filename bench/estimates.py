@@ -12,6 +12,7 @@ import json
 import multiprocessing
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -144,7 +145,7 @@ def main(arguments: list[str] | None = None) -> None:
                 cells += [f"{first['left']:.0f}", f"{first['took']:.0f}"] if first else ["", ""]
                 print(f"| {' | '.join(cells)} |", flush=True)
     if options.out:
-        command = "python -m bench.estimates"
+        command = shlex.join(["python", "-m", "bench.estimates", *(sys.argv[1:] if arguments is None else arguments)])
         text = json.dumps({**context_of(torch.device("cpu"), command), "rows": rows}, indent=1) + "\n"
         options.out.write_text(text)
 

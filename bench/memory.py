@@ -9,6 +9,7 @@ takes (CPU), or the allocator's (GPU). Views are random numbers; images that are
 
 import argparse
 import json
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -143,7 +144,7 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"{name}: {_cell(rows[-1])}", file=sys.stderr, flush=True)
     print("\n".join(markdown(rows)))
     if options.out:
-        command = "python -m bench.memory" + ("" if arguments is None else " " + " ".join(arguments))
+        command = shlex.join(["python", "-m", "bench.memory", *(sys.argv[1:] if arguments is None else arguments)])
         context = context_of(device.device, command)
         options.out.write_text(json.dumps({**context, "rows": rows}, indent=1) + "\n")
 

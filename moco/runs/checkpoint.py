@@ -46,6 +46,14 @@ def newest_checkpoint(run: RunFolder[Any]) -> Path | None:
     return None
 
 
+def require_checkpoint(run: RunFolder[Any]) -> Path:
+    """The newest checkpoint that is whole. Raises UserError if none was written yet, or all are damaged."""
+    newest = newest_checkpoint(run)
+    if newest is None:
+        raise UserError(f"{run.path}: the run has no checkpoint yet")
+    return newest
+
+
 def _write_checkpoint(state: dict[str, Any], file: IO[bytes]) -> None:
     """torch.save, whose failed write ends in an error of its own at closing: what made it fail is raised."""
     try:

@@ -9,7 +9,7 @@ from moco.encoders.files import Weights, read_file
 from moco.encoders.included import INCLUDED, read_included
 from moco.encoders.published import HUB_FILES, read_hub, read_timm, read_torchvision
 from moco.encoders.weights import Loaded, fill
-from moco.runs.checkpoint import newest_checkpoint
+from moco.runs.checkpoint import require_checkpoint
 from moco.runs.folder import Run
 from moco.runtime.errors import UserError
 from moco.views.recipes import IMAGENET
@@ -52,10 +52,7 @@ def read_weights(spec: str) -> Weights:
     if path.is_dir() and not Run(path).exists and any((path / file).is_file() for file in HUB_FILES):
         return read_hub(f"hf:{spec}")
     if path.is_dir():
-        newest = newest_checkpoint(Run.open(path))
-        if newest is None:
-            raise UserError(f"{path}: the run has no checkpoint yet")
-        return read_file(newest)
+        return read_file(require_checkpoint(Run.open(path)))
     if not path.exists():
         names = ", ".join([*INCLUDED, *(f"{prefix}NAME" for prefix in LIBRARIES)])
         raise UserError(f"{spec}: no such path: give a run's folder, a file, {names}")

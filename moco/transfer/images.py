@@ -1,6 +1,6 @@
 """Images that a trained network is applied to, and the folder of what it finds."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,9 @@ from moco.data.formats.decode import read_image
 from moco.data.sources.folder import SUFFIXES
 from moco.runtime.errors import UserError, one_line
 from moco.runtime.files import write_whole
+
+AnyImage = Tensor | Image.Image | Path | str
+"""uint8 (3, height, width) in RGB, a picture of Pillow's, or the path of a file."""
 
 
 def image_paths(given: Iterable[Path]) -> list[Path]:
@@ -62,7 +65,14 @@ def save_picture(picture: Image.Image, path: Path) -> None:
     write_whole(path, lambda file: picture.save(file, kind, **({} if kind == "PNG" else {"quality": 90})))
 
 
-def as_pixels(image: Tensor | Image.Image | Path | str) -> Tensor:
+def pixels_of(images: Sequence[AnyImage], who: str) -> Iterator[Tensor]:
+    """Each image of a list, as `as_pixels`. Raises UserError, which names who takes it, for a single one."""
+    if isinstance(images, AnyImage):
+        raise UserError(f"{who} takes a list of images: put a single one in brackets")
+    yield from map(as_pixels, images)
+
+
+def as_pixels(image: AnyImage) -> Tensor:
     """A tensor, picture or file as uint8 (3, height, width), upright. Raises UserError."""
     if isinstance(image, Path | str):
         return read_image(Path(image).expanduser())

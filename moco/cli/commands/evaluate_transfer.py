@@ -4,7 +4,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from moco.cli.options import Transfer
-from moco.runtime.errors import UserError
 from moco.transfer.config import TransferConfig
 from moco.transfer.run import RUNS
 
@@ -13,7 +12,7 @@ def evaluate(task: str, default: TransferConfig, path: Path, options: Transfer) 
     """Evaluates a run's newest checkpoint, on its own test images or on those of another --data than the default's."""
     from moco.cli.commands.common import print_on_main, together
     from moco.report.transfer_page import write_transfer_page
-    from moco.runs.checkpoint import newest_checkpoint, read_checkpoint
+    from moco.runs.checkpoint import read_checkpoint, require_checkpoint
     from moco.runtime.device import choose_device
     from moco.runtime.ranks import is_main, on_main
     from moco.training.log import start_logging
@@ -25,10 +24,7 @@ def evaluate(task: str, default: TransferConfig, path: Path, options: Transfer) 
         start_logging(None, is_main())
         run = RUNS[task].open(path)
         config, given = run.config(), options.config
-        newest = on_main(lambda: newest_checkpoint(run))
-        if newest is None:
-            raise UserError(f"{path}: the run has no checkpoint yet")
-        facts = on_main(lambda: read_checkpoint(newest).get("facts") or {})
+        facts = on_main(lambda: read_checkpoint(require_checkpoint(run)).get("facts") or {})
         others = given.data.source not in (default.data.source, config.data.source)
         if others:
             config = replace(config, data=replace(config.data, source=given.data.source, labels="all"))

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from moco.encoders import build_encoder
-from moco.runs.checkpoint import newest_checkpoint, read_checkpoint
+from moco.runs.checkpoint import read_checkpoint, require_checkpoint
 from moco.runtime.errors import UserError
 from moco.transfer.classification.config import ClassificationConfig
 from moco.transfer.classification.network import Classifier
@@ -23,10 +23,7 @@ def load_classifier(path: Path | str) -> TrainedClassifier:
     assert isinstance(config, ClassificationConfig)
     if config.model.protocol == "knn":
         raise UserError(f"{path}: --protocol knn trains no classifier: --protocol linear does, on the same features")
-    newest = newest_checkpoint(run)
-    if newest is None:
-        raise UserError(f"{path}: the run has no checkpoint yet")
-    state = read_checkpoint(newest)
+    state = read_checkpoint(require_checkpoint(run))
     options = config.encoder
     encoder = build_encoder(options.encoder, options.small_stem, options.freeze_patches)
     network = Classifier(encoder, len(state["facts"]["classes"]))

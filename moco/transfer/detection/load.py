@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from moco.runs.checkpoint import newest_checkpoint, read_checkpoint
-from moco.runtime.errors import UserError
+from moco.runs.checkpoint import read_checkpoint, require_checkpoint
 from moco.transfer.detection.config import DetectionConfig
 from moco.transfer.detection.task import build
 from moco.transfer.detection.trained import TrainedDetector
@@ -18,10 +17,7 @@ def load_detector(path: Path | str) -> TrainedDetector:
     run = DetectionRun.open(Path(path))
     config = run.config()
     assert isinstance(config, DetectionConfig)
-    newest = newest_checkpoint(run)
-    if newest is None:
-        raise UserError(f"{path}: the run has no checkpoint yet")
-    state = read_checkpoint(newest)
+    state = read_checkpoint(require_checkpoint(run))
     classes, keypoints = state["facts"]["classes"], state["facts"]["keypoints"]
     detector = build(config, len(classes), keypoints, trained=True)
     detector.load_state_dict(state["model"])

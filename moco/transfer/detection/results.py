@@ -12,6 +12,7 @@ from moco.runs.published import TRANSFER
 from moco.runtime.device import Device
 from moco.transfer.detection.dataset import DetectionSet
 from moco.transfer.detection.detector import Detector
+from moco.transfer.detection.evaluation.evaluate import PREFIX
 from moco.transfer.detection.evaluation.evaluation import Evaluation
 from moco.transfer.detection.inference import infer
 from moco.transfer.detection.instances import Detections, Target
@@ -27,8 +28,6 @@ METRICS = {
     "voc": "VOC's average precision, the area under the curve",
     "coco": "COCO's average precision",
 }
-KINDS = {"": "boxes", "mask ": "masks", "keypoint ": "keypoints"}
-"""What is measured, by what stands before its numbers."""
 Example = tuple[str, Tensor, Target, Detections]
 """Name, uint8 (3, height, width), objects, detections, all in the image's own pixels."""
 
@@ -66,7 +65,7 @@ def write_results(
     if examples:
         draw_beside_truth(examples, evaluation.classes, folder / "detections.png")
     curves = {}
-    for kind, name in KINDS.items():
+    for name, kind in PREFIX.items():
         if (ap50 := f"{kind}AP50") in evaluation.numbers:
             title = f"{name}, AP50 {spelled(evaluation.numbers[ap50])}"
             curves[title] = [each.curves[kind] for each in evaluation.per_class]

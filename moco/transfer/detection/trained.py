@@ -1,18 +1,15 @@
 """A trained detector as a function of images, in Python."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
-from PIL import Image
-from torch import Tensor, nn
+from torch import nn
 
 from moco.evaluation.features import evaluating
-from moco.runtime.errors import UserError
 from moco.transfer.detection.detector import Detector
 from moco.transfer.detection.instances import Detections
 from moco.transfer.detection.transforms import resize_image, resized
-from moco.transfer.images import as_pixels
+from moco.transfer.images import AnyImage, pixels_of
 
 
 class TrainedDetector(nn.Module):
@@ -38,17 +35,14 @@ class TrainedDetector(nn.Module):
         self.eval()
 
     @torch.no_grad()
-    def forward(self, images: Sequence[Tensor | Image.Image | Path | str]) -> list[Detections]:
+    def forward(self, images: Sequence[AnyImage]) -> list[Detections]:
         """Detections of each image: uint8 (3, height, width) in RGB, a picture of Pillow's, or the path of a file.
 
         Raises UserError for an image that cannot be read, or is something else.
         """
-        if isinstance(images, Tensor | Image.Image | Path | str):
-            raise UserError("a detector takes a list of images: put a single one in brackets")
         found = []
         with evaluating(self.detector):
-            for image in images:
-                pixels = as_pixels(image)
+            for pixels in pixels_of(images, "a detector"):
                 size = int(pixels.shape[1]), int(pixels.shape[2])
                 small = resize_image(pixels.cpu(), *resized(*size, self.side, self.maximum))
                 found += self.detector([small.to(self.detector.mean.device)], sizes=[size])

@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from moco.runs.checkpoint import newest_checkpoint, read_checkpoint
-from moco.runtime.errors import UserError
+from moco.runs.checkpoint import read_checkpoint, require_checkpoint
 from moco.transfer.run import SegmentationRun
 from moco.transfer.segmentation.config import SegmentationConfig
 from moco.transfer.segmentation.task import build
@@ -18,10 +17,7 @@ def load_segmenter(path: Path | str) -> TrainedSegmenter:
     run = SegmentationRun.open(Path(path))
     config = run.config()
     assert isinstance(config, SegmentationConfig)
-    newest = newest_checkpoint(run)
-    if newest is None:
-        raise UserError(f"{path}: the run has no checkpoint yet")
-    state = read_checkpoint(newest)
+    state = read_checkpoint(require_checkpoint(run))
     classes: list[str] = state["facts"]["classes"]
     network = build(config, len(classes), trained=True)
     network.load_state_dict(state["model"])

@@ -1,15 +1,12 @@
 """A trained network for segmentation as a function of images, in Python."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from moco.evaluation.features import evaluating
-from moco.runtime.errors import UserError
-from moco.transfer.images import as_pixels
+from moco.transfer.images import AnyImage, pixels_of
 from moco.transfer.segmentation.fcn import FCN
 
 
@@ -34,15 +31,13 @@ class TrainedSegmenter(nn.Module):
         self.eval()
 
     @torch.no_grad()
-    def forward(self, images: Sequence[Tensor | Image.Image | Path | str]) -> list[Tensor]:
+    def forward(self, images: Sequence[AnyImage]) -> list[Tensor]:
         """Labels of each image: uint8 (3, height, width) in RGB, a picture of Pillow's, or the path of a file.
 
         Raises UserError for an image that cannot be read, or is something else.
         """
-        if isinstance(images, Tensor | Image.Image | Path | str):
-            raise UserError("a segmenter takes a list of images: put a single one in brackets")
         with evaluating(self.network):
-            return [self._labels(as_pixels(image)) for image in images]
+            return [self._labels(image) for image in pixels_of(images, "a segmenter")]
 
     def _labels(self, image: Tensor) -> Tensor:
         logits: Tensor = self.network(image[None].to(self.network.mean.device))
