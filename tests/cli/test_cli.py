@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from moco.cli.commands.knn import _with_head
 from moco.cli.main import COMMANDS, main
 from moco.data import Encoded, open_source
 from moco.evaluation import open_trained
@@ -252,6 +253,9 @@ def test_knn_of_the_projection_head_s_output(tmp_path, capsys, small):
     votes.scatter_add_(1, classes[nearest], (cosines / 0.1).exp())
     assert accuracy["top-1"] == pytest.approx((votes.argmax(1) == labels).double().mean().item(), abs=1 / len(labels))
 
+    encoder = _with_head(open_trained(run)).encoder
+    assert torch.equal(encoder.get_parameter("head.2.weight"), state["query.head.2.weight"])
+    assert not torch.equal(state["query.head.2.weight"], state["key.head.2.weight"])
     assert "is no run" in refused(capsys, "knn shapes-cpu --data shapes --device cpu --head")
 
 
