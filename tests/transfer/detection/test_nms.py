@@ -36,7 +36,7 @@ def test_more_boxes_and_classes_than_torchvision_moves_apart():
     overlap = box_iou(boxes[::2].double(), boxes[1::2].double()).diagonal()
     clear = ((overlap - 0.7).abs() > 3e-6).repeat_interleave(2)
     boxes, scores, group = boxes[clear], scores[clear], group[clear]
-    assert 2900 < len(boxes)
+    assert len(boxes) > 2900
     expected = batched_nms(boxes, scores, group, 0.7)
     assert 1000 < len(expected) < 3000
     for number in (100, 700, 3000):
