@@ -125,6 +125,15 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--only", nargs="+", default=[])
     parser.add_argument("--out", type=Path)
     options = parser.parse_args(arguments)
+    command = shlex.join(["python", "-m", "bench.estimates", *(sys.argv[1:] if arguments is None else arguments)])
+    try:
+        report(options, command)
+    except UserError as error:
+        sys.exit(f"bench.estimates: {error}")
+
+
+def report(options: argparse.Namespace, command: str) -> None:
+    """Prints the table, row by row, and writes the JSON."""
     rows = []
     with ExitStack() as held:
         folder = Path(held.enter_context(tempfile.TemporaryDirectory(prefix="moco-bench-")))
@@ -145,7 +154,6 @@ def main(arguments: list[str] | None = None) -> None:
                 cells += [f"{first['left']:.0f}", f"{first['took']:.0f}"] if first else ["", ""]
                 print(f"| {' | '.join(cells)} |", flush=True)
     if options.out:
-        command = shlex.join(["python", "-m", "bench.estimates", *(sys.argv[1:] if arguments is None else arguments)])
         text = json.dumps({**context_of(torch.device("cpu"), command), "rows": rows}, indent=1) + "\n"
         options.out.write_text(text)
 

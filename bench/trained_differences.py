@@ -11,6 +11,7 @@ import argparse
 import json
 import math
 import statistics
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -117,6 +118,14 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=DIFFERENCES, default=list(DIFFERENCES))
     parser.add_argument("--out", type=Path, default=Path("runs/trained-differences"))
     options = parser.parse_args()
+    try:
+        report(options)
+    except UserError as error:
+        sys.exit(f"bench.trained_differences: {error}")
+
+
+def report(options: argparse.Namespace) -> None:
+    """Trains what has no results yet, and prints the table."""
     found: dict[str, list[float]] = {}
     for seed in options.seeds:
         for name in options.only:
