@@ -23,6 +23,7 @@ from moco.encoders import build_encoder
 from moco.runs.config import Compute, Config, Contrast, Encoder, Training
 from moco.runs.config import Views as ViewsConfig
 from moco.runs.folder import Run
+from moco.runtime.convolution import ProductConv2d
 from moco.runtime.device import choose_device
 from moco.training import Pretraining
 from moco.training.build import device_of
@@ -236,6 +237,9 @@ def floor_step(
     the inputs that they have in a step: in our precision and memory format."""
     images = torch.zeros(batch, 3, 8, 8, dtype=torch.uint8)
     run = run_of(images, "cifar" if size <= 96 else "v2", size, encoder, batch, queue, 0.99, compute(precision))
+    for module in run.mechanism.modules():
+        if type(module) is ProductConv2d:
+            module.__class__ = nn.Conv2d  # as PyTorch runs it
     view = torch.randn(batch, 3, size, size).to(memory_format=run.device.memory_format)
     with run.device.autocast():
         query, key = operations(run.mechanism.query, view), operations(run.mechanism.key, view)

@@ -3,6 +3,7 @@
 import ast
 import importlib
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -96,8 +97,9 @@ def test_no_circle_between_rooms():
 def test_contrast_imports_torch_alone():
     for name, path in FILES.items():
         if room(name) == "contrast":
-            # Triton comes with PyTorch where there can be a CUDA GPU; a GPU's kernels are imported there alone.
-            allowed = {*sys.stdlib_module_names, "torch", *(["triton"] if name.endswith("_gpu") else [])}
+            # Kernels are imported where what compiles them is there: Triton comes with PyTorch for CUDA.
+            compilers = {"gpu": {"triton"}, "cpu": {"numba", "llvmlite", "numpy"}, "compiled": {"numba"}}
+            allowed = {*sys.stdlib_module_names, "torch", *compilers.get(re.split(r"[._]", name)[-1], ())}
             others = {other for other in imported(path) if not other.startswith("moco.contrast")}
             assert {other.split(".")[0] for other in others} <= allowed, name
 

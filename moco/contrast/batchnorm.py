@@ -39,11 +39,11 @@ class GroupBatchNorm(_BatchNorm):
 
         Args:
             residual: of the same shape, is added to the result.
-            relu: ReLU follows, after the residual. On a GPU both are part of the same kernels.
+            relu: ReLU follows, after the residual. Where there are kernels of ours both are part of them.
         """
         size = self.group_size or len(input)
-        if (on_gpu := self._on_gpu(input, size, residual, relu)) is not None:
-            return on_gpu
+        if (fused := self._by_kernels(input, size, residual, relu)) is not None:
+            return fused
         output = self._normalised(input, size)
         if residual is not None:
             output += residual
@@ -60,7 +60,7 @@ class GroupBatchNorm(_BatchNorm):
         # With a momentum of 1 each group's own statistics land in these rows.
         dtype = torch.promote_types(input.dtype, torch.float32)
         means, variances = input.new_zeros(2, len(groups), self.num_features, dtype=dtype)
-        # On a CPU the fast kernel on each group and one copy costs less than one kernel over a view by groups.
+        # PyTorch's fast kernel on each group and one copy costs less than one kernel over a view by groups.
         output = torch.cat(
             [
                 F.batch_norm(group, mean, variance, self.weight, self.bias, True, 1.0, self.eps)
@@ -71,11 +71,11 @@ class GroupBatchNorm(_BatchNorm):
             track(self, means.mean(dim=0), variances.mean(dim=0))
         return output
 
-    def _on_gpu(self, input: Tensor, size: int, residual: Tensor | None, relu: bool) -> Tensor | None:
+    def _by_kernels(self, input: Tensor, size: int, residual: Tensor | None, relu: bool) -> Tensor | None:
         """All groups at once, by kernels of its own; None where these do not take the input."""
-        if torch.compiler.is_compiling() or not self.training or not input.is_cuda or not size or len(input) % size:
+        if torch.compiler.is_compiling() or not self.training or not size or len(input) % size:
             return None
-        fused, groups = kernels("moco.contrast.batchnorm_gpu"), len(input) // size
+        fused, groups = kernels(f"moco.contrast.batchnorm_{'gpu' if input.is_cuda else 'cpu'}"), len(input) // size
         if fused is None or (self.track_running_stats and self.momentum is None):
             return None
         if not fused.fits(input, residual, groups):

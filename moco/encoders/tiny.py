@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
 
-from moco.encoders.resnet import init_convolution
+from moco.encoders.resnet import init_convolution, norm_relu
 
 
 class TinyResNet(nn.Module):
@@ -35,7 +35,8 @@ class TinyResNet(nn.Module):
                 init_convolution(module)
 
     def forward(self, images: Tensor) -> Tensor:
-        features: Tensor = self.stages(self.stem(images))
+        convolution, norm, _ = self.stem
+        features: Tensor = self.stages(norm_relu(norm, convolution(images)))
         return features.mean(dim=(2, 3))
 
 

@@ -6,9 +6,12 @@ import sys
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import nn
 
+from moco.runtime.convolution import has_amx, product_gradients
 from moco.runtime.errors import UserError
 
 _MOST_WORKERS = 8
@@ -61,6 +64,13 @@ class Device:
             return float("nan")
         unit = 1 if sys.platform == "darwin" else 1024  # of what getrusage counts in, bytes
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+
+    def place(self, module: nn.Module) -> Any:
+        """The module, brought to this device and memory format to be trained there."""
+        module.to(self.device, memory_format=self.memory_format)  # type: ignore[call-overload]
+        if self.device.type == "cpu" and self.bf16 and has_amx():
+            product_gradients(module)
+        return module
 
     @property
     def memory_format(self) -> torch.memory_format:

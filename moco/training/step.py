@@ -68,7 +68,7 @@ class Pretraining:
         self.steps = training.iterations or -(-training.epochs * n // training.batch_size)
         self.step = 0
         mechanism = build_mechanism(config, n, self.steps, device)
-        self.mechanism = mechanism.to(device.device, memory_format=device.memory_format)  # type: ignore[call-overload]
+        self.mechanism = device.place(mechanism)
         self.parameters = [p for p in self.mechanism.parameters() if p.requires_grad]
         encoders = [child for child in self.mechanism.children() if not isinstance(child, Queue)]
         self.statistics = [b for encoder in encoders for b in encoder.buffers() if b.is_floating_point()]

@@ -34,7 +34,7 @@ class Trainer:
 
     def __init__(self, config: TransferConfig, task: Task, run: RunFolder[Any], device: Device) -> None:
         self.config, self.task, self.run, self.device = config, task, run, device
-        self.model = task.model.to(device.device, memory_format=device.memory_format)  # type: ignore[call-overload]
+        self.model = device.place(task.model)
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         training = config.training
         self.model.checkpointing = training.checkpointing == "yes"

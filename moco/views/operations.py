@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from moco.contrast.kernels import kernels
-from moco.views.threads import in_threads
+from moco.contrast.threads import in_threads
 
 _GREY = (0.2989, 0.587, 0.114)
 SOLARISE_FROM = 128 / 255

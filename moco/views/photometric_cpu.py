@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from moco.views.compiled import compiled
+from moco.contrast.compiled import compiled
+from moco.contrast.threads import in_threads
 from moco.views.operations import SOLARISE_FROM, blur_kernels
 from moco.views.parameters import Parameters
-from moco.views.threads import in_threads
 
 Normalisation = tuple[tuple[float, float, float], tuple[float, float, float]]
 DTYPES = (torch.float32, torch.bfloat16)

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from moco.views.compiled import compiled
-from moco.views.threads import in_threads
+from moco.contrast.compiled import compiled
+from moco.contrast.threads import in_threads
 
 _TOGETHER = 32
 """Crops that a thread makes before it takes the next ones."""

@@ -5,12 +5,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from moco.contrast.threads import in_threads
 from moco.data.dataset import Content, Encoded
 from moco.data.order import Indices
 from moco.runtime.errors import UserError
 from moco.views import Parameters, Views
 from moco.views.operations import crop_and_resize
-from moco.views.threads import in_threads
 
 
 class Request(NamedTuple):

@@ -3,8 +3,8 @@
 import numpy as np
 from torch import Tensor
 
-from moco.views.compiled import compiled
-from moco.views.threads import in_threads
+from moco.contrast.compiled import compiled
+from moco.contrast.threads import in_threads
 
 
 def paste(probabilities: Tensor, boxes: Tensor, low: Tensor, high: Tensor, threshold: float, result: Tensor) -> None:

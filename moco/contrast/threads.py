@@ -31,7 +31,7 @@ def in_threads(work: Callable[[int, int], object], count: int, together: int) ->
 
 def _pool(threads: int) -> ThreadPoolExecutor:
     """Threads in each of which PyTorch takes one core alone; elsewhere it keeps its number."""
-    together, pool = Barrier(threads), ThreadPoolExecutor(threads, "views")
+    together, pool = Barrier(threads), ThreadPoolExecutor(threads, "moco")
 
     def alone() -> None:
         torch.get_num_threads()  # a thread takes PyTorch's number when it first asks for it, and so not later

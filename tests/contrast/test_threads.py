@@ -6,7 +6,7 @@ import threading
 import pytest
 import torch
 
-from moco.views.threads import in_threads
+from moco.contrast.threads import in_threads
 
 
 @pytest.fixture(params=[1, 3])
