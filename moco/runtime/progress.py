@@ -55,6 +55,10 @@ class Bar:
             self._printed = now
             console.print(self._line(now, text), markup=False, highlight=False, soft_wrap=True)
 
+    def restart(self) -> None:
+        """What comes takes another time: the time left is from now on that of the steps after this."""
+        self._first, self._start = self.done, time.monotonic()
+
     def advance(self, steps: int = 1) -> None:
         """Shows that so many more steps are done."""
         self.update(self.done + steps)

@@ -104,5 +104,10 @@ class Bar:
         self.bar.update(step, f"{text}  {rate:,.0f} images/s")
         return rate
 
+    def restart(self, step: int) -> None:
+        """From this step on the time left is measured anew, as steps take another time."""
+        self.bar.update(step)
+        self.bar.restart()
+
     def close(self) -> None:
         self.bar.close()

@@ -56,6 +56,7 @@ def _loop(training: Pretraining, logger: "_Logger", signals: Signals, new: bool)
             logger.evaluate()
         logger.save()  # whether it can be written shows before an hour is spent; a failure has one to go back to
     saved = time.monotonic()
+    switches = {first for first, _, _ in training.phases()} - {0}
     for batch in logger.timed(logger.batches()):
         training.update(*training.inputs(batch))
         step, last = training.step, training.step == training.steps
@@ -77,6 +78,8 @@ def _loop(training: Pretraining, logger: "_Logger", signals: Signals, new: bool)
             saved = time.monotonic()
         if stop and not last:
             raise Stopped(stop, step)
+        if step in switches:  # to views of another size
+            logger.bar.restart(step)
 
 
 class _Logger:

@@ -42,6 +42,16 @@ def test_the_time_left_follows_the_work_that_is_left(clock, capsys):
     ]
 
 
+def test_after_a_restart_the_time_left_follows_what_came_since(clock, capsys):
+    bar = Bar("step", 100)
+    clock[0] = 60
+    bar.update(60)
+    bar.restart()
+    clock[0] = 140
+    bar.update(80)  # 4 s a step
+    assert [line.split("  ")[1] for line in capsys.readouterr().err.splitlines()] == ["40 s left", "80 s left"]
+
+
 def test_other_ranks_show_nothing(clock, capsys, monkeypatch):
     monkeypatch.setattr(progress, "is_main", lambda: False)
     with Bar("packing", 10) as bar:

@@ -50,7 +50,7 @@ def test_progressive_resizing_draws_the_same_views_first_smaller_then_whole(tmp_
     assert all(torch.equal(one.images, other.images) for one, other in zip(batches, whole, strict=True))
     assert all(torch.equal(one.views[1], other.views[1]) for one, other in zip(batches[5:], whole[5:], strict=True))
     of_size_8 = Views(run.config.views.views, 8, run.config.training.seed, run.device.channels_last)
-    assert [run.work(step) for step in (0, 3, 5, 6, 12)] == [0, 0.75, 1.25, 2.25, 8.25]  # a quarter of the area
+    assert [run.work(step) for step in (0, 3, 5, 6, 12)] == [0, 1.5, 2.5, 3.5, 9.5]  # half of a whole step
     by_hand = of_size_8(run.source.train.at(batches[3].images), batches[3].images, 0)
     assert torch.equal(batches[3].views[0], by_hand[0])
     for start in (0, 3, 5, 9):  # from any step, as a run that is continued

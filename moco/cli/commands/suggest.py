@@ -3,6 +3,7 @@
 import gc
 import logging
 import shlex
+import time
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -33,10 +34,13 @@ log = logging.getLogger("moco")
 
 def run(options: Suggest) -> None:
     """Writes a recipe for a data set, with the reason of each choice and what it would cost here."""
+    importing = time.process_time()  # until now, which a run takes as well
     check_file("--out", options.out, (".yaml",), options.overwrite)
     with computing(options.compute) as device:
         start_logging(None, is_main())
+        start = time.perf_counter()
         source = open_source(options.source, download=options.download, max_bad=1)
+        before = importing + time.perf_counter() - start
         found = survey(source.train, sample=500)
         if not found.sizes:
             raise UserError(f"{options.source}: no image can be read")
@@ -57,17 +61,19 @@ def run(options: Suggest) -> None:
         facts, cost = _fitting(facts, options.compute, source, device)
         config, choices = suggested(facts, options.compute)
         if options.hours is not None:
-            before = config.training.epochs
-            epochs = max(1, int(before * 3600 * options.hours / cost.seconds))
+            usual = config.training.epochs
+            epochs = max(1, int(usual * (3600 * options.hours - before) / cost.seconds))
             config, choices = suggested(facts, options.compute, epochs)
             # The steps are the same, only more or fewer.
-            cost = cost._replace(steps=cost.steps * epochs // before, seconds=cost.seconds * epochs / before)
+            cost = cost._replace(steps=cost.steps * epochs // usual, seconds=cost.seconds * epochs / usual)
         print_on_main(table_of(choices, f"{facts.images:,} images of {facts.side} pixels"))
         for warning in warnings(facts, config.views, len(found.broken), len(found.examined)):
             log.warning(warning)
         memory = f"{cost.memory_mb:,.0f} MB of {'GPU ' if facts.gpu else ''}memory"
         rate = cost.steps * config.training.batch_size / cost.seconds
-        print_on_main(f"about {_time(cost.seconds)} here for {cost.steps:,} steps, {rate:,.0f} images/s, {memory}")
+        print_on_main(
+            f"about {_time(before + cost.seconds)} here for {cost.steps:,} steps, {rate:,.0f} images/s, {memory}"
+        )
         if is_main():
             write_recipe(
                 options.out, config, [f"{choice.flag}: {choice.reason}; from {choice.published}" for choice in choices]
