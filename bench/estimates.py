@@ -41,7 +41,7 @@ def sources(folder: Path, cifar: str, photographs: Path) -> dict[str, str]:
     """By name; those that are made lie in the folder."""
     train = open_source(cifar).train
     some = train.images[:CIFAR_IMAGES].permute(0, 2, 3, 1).numpy()  # type: ignore[attr-defined]
-    np.savez(folder / "cifar.npz", x_train=some)
+    np.savez(folder / "cifar.npz", images=some)
     prepare(folder / "material", photographs, None, JPEGS, 4, 16)
     sized = folder / "sized"
     sized.mkdir()

@@ -51,8 +51,8 @@ def batch_norm(
 
     Args:
         input: what `fits`.
-        weight, bias: float32 (channels,), both or neither.
-        running: the mean and variance, float32 (channels,), which move by `momentum` towards the mean of the groups'
+        weight, bias: (channels,), both or neither.
+        running: the mean and variance, (channels,), which move by `momentum` towards the mean of the groups'
             statistics, and the count of batches, int64 scalar.
         eps: added to the variance.
         residual: of the input's shape and dtype, is added to the normalised values.
@@ -80,7 +80,9 @@ class _BatchNorm(torch.autograd.Function):
         channels = input.shape[1]
         rows = input.numel() // channels // groups
         mean, variance, scale, shift = np.empty((4, groups, channels), np.float32)
-        affine = [np.empty(0, np.float32) if given is None else given.detach().numpy() for given in (weight, bias)]
+        affine = [
+            np.empty(0, np.float32) if given is None else given.detach().float().numpy() for given in (weight, bias)
+        ]
         x, y = _values(input), _values(output)
         added = x[:0] if residual is None else _values(_in_rows(residual))
 
@@ -92,7 +94,7 @@ class _BatchNorm(torch.autograd.Function):
         if running is not None:
             unbiased = variance.mean(axis=0) * (rows / (rows - 1))
             for moved, value in zip(running, (mean.mean(axis=0), unbiased), strict=False):
-                moved.lerp_(torch.from_numpy(value), momentum)
+                moved.lerp_(torch.from_numpy(value).to(moved.dtype), momentum)
             running[2].add_(1)
         # Where ReLU cuts off follows from the input; with a residual, from the output, which is in memory anyway.
         cut_by_output = relu and residual is not None
@@ -122,7 +124,7 @@ class _BatchNorm(torch.autograd.Function):
             _gradients(x, dy, y, passed, dx, portion, cut, ctx.eps, mean, variance, scale, shift, sums)
 
         in_threads(work, groups, 1)
-        of_affine = (None, None) if weight is None else torch.from_numpy(sums.sum(axis=1)).unbind()
+        of_affine = (None, None) if weight is None else torch.from_numpy(sums.sum(axis=1)).to(weight.dtype).unbind()
         return of_input, *of_affine, of_residual, None, None, None, None, None
 
 

@@ -49,7 +49,7 @@ def resnext50_32x8d() -> ResNet:
 
 
 class _FusedBasicBlock(BasicBlock):  # type: ignore[misc]
-    """torchvision's block; on a GPU, BN, the residual and ReLU are one kernel where they follow each other."""
+    """torchvision's block; in groups, or on a GPU, BN, the residual and ReLU are one kernel where they follow."""
 
     def forward(self, x: Tensor) -> Tensor:
         identity = x if self.downsample is None else self.downsample(x)
@@ -80,8 +80,8 @@ class _FusedResNet(ResNet):  # type: ignore[misc]
 def norm_relu(norm: nn.Module, x: Tensor, residual: Tensor | None = None) -> Tensor:
     """Normalisation, the residual, ReLU."""
     if isinstance(norm, GroupBatchNorm):
-        on_gpu: Tensor = norm(x, residual, relu=True)
-        return on_gpu
+        fused: Tensor = norm(x, residual, relu=True)
+        return fused
     out: Tensor = norm(x)
     if residual is not None:
         out += residual
@@ -89,7 +89,7 @@ def norm_relu(norm: nn.Module, x: Tensor, residual: Tensor | None = None) -> Ten
 
 
 def fuse_blocks(encoder: nn.Module) -> None:
-    """Makes torchvision's ResNets ones of the same weights and numbers that take less time on a GPU."""
+    """Makes torchvision's ResNets ones of the same weights and numbers that take less time."""
     fused: dict[type, Any] = {BasicBlock: _FusedBasicBlock, Bottleneck: _FusedBottleneck, ResNet: _FusedResNet}
     for module in encoder.modules():
         if type(module) in fused:

@@ -51,6 +51,16 @@ def test_a_layer_with_the_kernels_is_the_layer_without_in_float64(dtype, toleran
         assert (mine.double() - expected).norm() <= tolerance * expected.double().norm()
 
 
+def test_a_layer_that_is_bf16_itself_takes_them_too():
+    layer, x, residual = layer_and_input(torch.bfloat16)
+    layer.bfloat16()
+    output = layer(x, residual, True)
+    output.sum().backward()
+    assert type(output.grad_fn).__name__ == "_BatchNormBackward"
+    assert layer.weight.grad.dtype == layer.running_mean.dtype == torch.bfloat16
+    assert not torch.equal(layer.running_mean, torch.zeros_like(layer.running_mean))
+
+
 def test_threads_do_not_change_a_bit():
     layer, x, residual = layer_and_input(torch.float32)
     before, results = torch.get_num_threads(), []
