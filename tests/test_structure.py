@@ -98,7 +98,7 @@ def test_contrast_imports_torch_alone():
     for name, path in FILES.items():
         if room(name) == "contrast":
             # Kernels are imported where what compiles them is there: Triton comes with PyTorch for CUDA.
-            compilers = {"gpu": {"triton"}, "cpu": {"numba", "llvmlite", "numpy"}, "compiled": {"numba"}}
+            compilers = {"gpu": {"triton"}, "cpu": {"numba", "llvmlite", "numpy"}, "compiled": {"numba", "numpy"}}
             allowed = {*sys.stdlib_module_names, "torch", *compilers.get(re.split(r"[._]", name)[-1], ())}
             others = {other for other in imported(path) if not other.startswith("moco.contrast")}
             assert {other.split(".")[0] for other in others} <= allowed, name

@@ -39,7 +39,7 @@ class GroupBatchNorm(_BatchNorm):
 
         Args:
             residual: of the same shape, is added to the result.
-            relu: ReLU follows, after the residual. Where there are kernels of ours both are part of them.
+            relu: ReLU follows, after the residual. On a GPU, and in groups on a CPU, both are part of our own kernels.
         """
         size = self.group_size or len(input)
         if (fused := self._by_kernels(input, size, residual, relu)) is not None:

@@ -2,7 +2,7 @@
 
 PyTorch's layer knows one group, so groups are a loop over it and a copy, and then the residual and ReLU are passes over
 memory of their own. A kernel reads a group twice, the second time from the core's cache. As in `batchnorm_gpu`, a batch
-is rows (images and places) of channels, as channels-last tensors lie in memory.
+is rows (images and positions) of channels, as channels-last tensors lie in memory.
 """
 
 from typing import Any
@@ -16,14 +16,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from moco.contrast.compiled import compiled
+from moco.contrast.compiled import compiled, rounded_to_bf16
 from moco.contrast.threads import in_threads
 
 _DTYPES = (torch.float32, torch.bfloat16)
 _BLOCK = 2048
 """Values that are float32 in the core's first cache at once: about so many, of whole rows."""
 _ZERO, _NOTHING = np.float32(0), np.uint32(0)
-_HALF_ULP, _SHIFT, _LAST_BIT = np.uint32(0x7FFF), np.uint32(16), np.uint32(1)
+_HALF = np.uint32(16)
+"""Bits of a float32 that bf16 has not."""
 
 
 def fits(input: Tensor, residual: Tensor | None, groups: int) -> bool:
@@ -49,14 +50,7 @@ def batch_norm(
 ) -> Tensor:
     """The input (n, channels, ...), normalised over each of `groups` equal groups of n; differentiable once.
 
-    Args:
-        input: what `fits`.
-        weight, bias: (channels,), both or neither.
-        running: the mean and variance, (channels,), which move by `momentum` towards the mean of the groups'
-            statistics, and the count of batches, int64 scalar.
-        eps: added to the variance.
-        residual: of the input's shape and dtype, is added to the normalised values.
-        relu: what is negative then becomes 0.
+    The arguments are those of `batchnorm_gpu.batch_norm`; weight, bias and the running statistics have any dtype.
     """
     output: Tensor = _BatchNorm.apply(input, weight, bias, residual, running, groups, momentum, eps, relu)
     return output
@@ -160,19 +154,18 @@ def _read(stored):
 @overload(_read)
 def _read_either(stored):
     if stored == types.uint16:
-        return lambda stored: _float_of(np.uint32(stored) << _SHIFT)
+        return lambda stored: _float_of(np.uint32(stored) << _HALF)
     return lambda stored: stored
 
 
 def _write(values, i, value):
-    """Stores a float32; as bf16 to the nearest, ties to even."""
+    """Stores a float32, in bf16 rounded."""
 
 
 @overload(_write)
 def _write_either(values, i, value):
     def as_bf16(values, i, value):
-        bits = _bits_of(value)
-        values[i] = np.uint16((bits + _HALF_ULP + ((bits >> _SHIFT) & _LAST_BIT)) >> _SHIFT)
+        values[i] = rounded_to_bf16(_bits_of(value))
 
     def as_it_is(values, i, value):
         values[i] = value
@@ -195,7 +188,7 @@ def _tiled(each, tile):
 
 @compiled
 def _summed(tile, each):
-    """The sums of each channel from those of a block's places, in float64."""
+    """The sums of each channel from those of a block, in float64."""
     each[:] = 0.0
     for start in range(0, len(tile), len(each)):
         for c in range(len(each)):

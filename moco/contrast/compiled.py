@@ -7,7 +7,10 @@ same bits.
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from numba import njit
+
+_HALF_ULP, _SHIFT, _LAST_BIT = np.uint32(0x7FFF), np.uint32(16), np.uint32(1)
 
 
 def compiled(function: Callable[..., Any]) -> Any:
@@ -16,3 +19,9 @@ def compiled(function: Callable[..., Any]) -> Any:
         return njit(function, cache=True, nogil=True, error_model="numpy")
     except RuntimeError:  # neither the source's folder nor the user's cache can be written to
         return njit(function, nogil=True, error_model="numpy")
+
+
+@compiled
+def rounded_to_bf16(bits):  # type: ignore[no-untyped-def]
+    """The bits of a float32, uint32, as those of a bfloat16, uint16: to the nearest, ties to even."""
+    return np.uint16((bits + _HALF_ULP + ((bits >> _SHIFT) & _LAST_BIT)) >> _SHIFT)

@@ -1,6 +1,6 @@
 """Convolutions in bf16 on a CPU with AMX: the weights' gradient by one matrix product where oneDNN's kernel is slow.
 
-oneDNN's kernel of that gradient reaches 15 to 100 GFLOP/s a core on maps of few places, its matrix product some 300
+oneDNN's kernel of that gradient reaches 15 to 100 GFLOP/s a core on small feature maps, its matrix product some 300
 (bench/notes.md). And its threads wait for one another without sleeping: where something else computes on one of their
 cores, a call takes up to a second.
 """
@@ -13,13 +13,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 
-def has_amx() -> bool:
-    """Whether bf16 products are computed by AMX."""
-    return torch.cpu._is_amx_tile_supported() and torch.backends.cpu.get_cpu_capability().startswith("AVX512")
-
-
 def product_gradients(module: nn.Module) -> None:
-    """Makes each convolution of the module take the gradient of its weights by a product, where that is faster.
+    """Makes each convolution of the module take the gradient of its weights by a matrix product, where that is faster.
 
     The layers stay, and so do their weights and the state dict; what they compute is the same up to rounding. Layers
     derived from `nn.Conv2d`, in groups, dilated, or padded otherwise than with zeros stay as they are.
@@ -35,7 +30,7 @@ def product_gradients(module: nn.Module) -> None:
 
 
 class ProductConv2d(nn.Conv2d):
-    """`nn.Conv2d`, whose gradient of the weights is a product in bf16 where the map has few places."""
+    """`nn.Conv2d`, whose gradient of the weights is a matrix product in bf16 where the feature map is small."""
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         bf16 = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from moco.runtime.convolution import has_amx, product_gradients
+from moco.runtime.convolution import product_gradients
 from moco.runtime.errors import UserError
 
 _MOST_WORKERS = 8
@@ -154,5 +154,14 @@ def _fast_bf16(device: torch.device) -> bool:
         return torch.cuda.get_device_capability(device) >= (8, 0)
     if device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return False
-    # PyTorch may be kept from what the processor has (ATEN_CPU_CAPABILITY).
-    return torch.cpu._is_avx512_bf16_supported() and torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+    return torch.cpu._is_avx512_bf16_supported() and _takes_avx512()
+
+
+def has_amx() -> bool:
+    """Whether the CPU's bf16 products are computed by AMX."""
+    return torch.cpu._is_amx_tile_supported() and _takes_avx512()
+
+
+def _takes_avx512() -> bool:
+    """PyTorch may be kept from what the processor has (ATEN_CPU_CAPABILITY)."""
+    return torch.backends.cpu.get_cpu_capability().startswith("AVX512")

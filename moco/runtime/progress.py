@@ -55,9 +55,9 @@ class Bar:
             self._printed = now
             console.print(self._line(now, text), markup=False, highlight=False, soft_wrap=True)
 
-    def restart(self) -> None:
-        """What comes takes another time: the time left is from now on that of the steps after this."""
-        self._first, self._start = self.done, time.monotonic()
+    def restart(self, done: int) -> None:
+        """After so many steps the others take another time: what is left follows from those that are done from now."""
+        self._first, self._start = done, time.monotonic()
 
     def advance(self, steps: int = 1) -> None:
         """Shows that so many more steps are done."""

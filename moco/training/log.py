@@ -106,8 +106,7 @@ class Bar:
 
     def restart(self, step: int) -> None:
         """From this step on the time left is measured anew, as steps take another time."""
-        self.bar.update(step)
-        self.bar.restart()
+        self.bar.restart(step)
 
     def close(self) -> None:
         self.bar.close()

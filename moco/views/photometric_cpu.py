@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from moco.contrast.compiled import compiled
+from moco.contrast.compiled import compiled, rounded_to_bf16
 from moco.contrast.threads import in_threads
 from moco.views.operations import SOLARISE_FROM, blur_kernels
 from moco.views.parameters import Parameters
@@ -25,7 +25,6 @@ _THIRD, _TWO_THIRDS, _TINY = np.float32(1 / 3), np.float32(2 / 3), np.float32(1e
 _OFFSETS = (np.float32(5 / 6), np.float32(3 / 6), np.float32(1 / 6))
 _OFFSET_RED, _OFFSET_GREEN, _OFFSET_BLUE = _OFFSETS
 _SOLARISE_FROM = np.float32(SOLARISE_FROM)
-_HALF_ULP, _SHIFT, _LAST_BIT = np.uint32(0x7FFF), np.uint32(16), np.uint32(1)
 
 
 def finish(crops: Tensor, parameters: Parameters, grey_first: bool, normalisation: Normalisation, out: Tensor) -> None:
@@ -136,23 +135,17 @@ def _write(planes, step, out):
 
 
 @compiled
-def _rounded(bits):
-    """The upper half of a float32, to the nearest, ties to even: a bfloat16."""
-    return np.uint16((bits + _HALF_ULP + ((bits >> _SHIFT) & _LAST_BIT)) >> _SHIFT)
-
-
-@compiled
 def _write_halves(planes, step, out):
     pixels = planes.shape[1]
     if step == 1:
         for channel in range(3):
             for i in range(pixels):
-                out[channel * pixels + i] = _rounded(planes[channel, i])
+                out[channel * pixels + i] = rounded_to_bf16(planes[channel, i])
     else:
         for i in range(pixels):
-            out[3 * i] = _rounded(planes[0, i])
-            out[3 * i + 1] = _rounded(planes[1, i])
-            out[3 * i + 2] = _rounded(planes[2, i])
+            out[3 * i] = rounded_to_bf16(planes[0, i])
+            out[3 * i + 1] = rounded_to_bf16(planes[1, i])
+            out[3 * i + 2] = rounded_to_bf16(planes[2, i])
 
 
 @compiled

@@ -46,7 +46,7 @@ def test_after_a_restart_the_time_left_follows_what_came_since(clock, capsys):
     bar = Bar("step", 100)
     clock[0] = 60
     bar.update(60)
-    bar.restart()
+    bar.restart(60)
     clock[0] = 140
     bar.update(80)  # 4 s a step
     assert [line.split("  ")[1] for line in capsys.readouterr().err.splitlines()] == ["40 s left", "80 s left"]
