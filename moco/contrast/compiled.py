@@ -24,4 +24,5 @@ def compiled(function: Callable[..., Any]) -> Any:
 @compiled
 def rounded_to_bf16(bits):  # type: ignore[no-untyped-def]
     """The bits of a float32, uint32, as those of a bfloat16, uint16: to the nearest, ties to even."""
+    # Machine code that calls it is kept with the caller's file, and not compiled again when this one alone changes.
     return np.uint16((bits + _HALF_ULP + ((bits >> _SHIFT) & _LAST_BIT)) >> _SHIFT)

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from moco.cli.commands import suggest as suggest_command
 from moco.cli.main import main
 from moco.encoders import Description, build_encoder
 from moco.encoders.files import as_safetensors
@@ -238,6 +239,19 @@ def test_the_batch_is_what_fits_into_memory(npz, tmp_path, capsys, monkeypatch):
         main(shlex.split(f"{line} --overwrite"))
     assert left.value.code == 2
     assert capsys.readouterr().err.splitlines()[-1] == "moco: cpu: its memory does not hold a step of 2 images"
+
+
+def test_the_start_of_a_run_is_of_its_time(npz, tmp_path, capsys, monkeypatch):
+    """Of 101 s, 30 pass before the first step, so the rest has 71 in place of the usual epochs' 350."""
+    monkeypatch.setattr(suggest_command, "time", SimpleNamespace(process_time=lambda: 30.0, perf_counter=lambda: 0.0))
+    monkeypatch.setattr(suggest_command, "estimate", lambda *_: Estimate(steps=1000, seconds=350, memory_mb=1))
+    main(shlex.split(f"suggest npz:{npz} --device cpu --out {tmp_path / 'usual.yaml'}"))
+    usual = get_recipe(str(tmp_path / "usual.yaml")).config.training.epochs
+    capsys.readouterr()
+    main(shlex.split(f"suggest npz:{npz} --device cpu --hours {101 / 3600} --out {tmp_path / 'some.yaml'}"))
+    epochs = get_recipe(str(tmp_path / "some.yaml")).config.training.epochs
+    assert epochs == usual // 5
+    assert "about 1.7 minutes here for 200 steps" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_cpu_has_small_views_first_where_that_was_tried():

@@ -103,6 +103,14 @@ def test_waiting_is_the_share_of_the_time_since_the_line_before(tmp_path, monkey
     assert [line["waiting"] for line in read_lines(run.timing)] == [0.75, 0.0]
 
 
+@pytest.mark.parametrize(("start_scale", "expected"), [(0.5, [5]), (1.0, [])])
+def test_the_time_left_is_measured_anew_when_views_become_larger(tmp_path, monkeypatch, start_scale, expected):
+    restarted = []
+    monkeypatch.setattr(loop.Bar, "restart", lambda bar, step: restarted.append(step))
+    trained(tmp_path, iterations=8, start_scale=start_scale, start_share=0.6)
+    assert restarted == expected
+
+
 def test_a_signal_in_the_last_step_comes_too_late(tmp_path, monkeypatch):
     def at_the_last(training: Pretraining) -> None:
         if training.step == training.steps:
