@@ -238,7 +238,7 @@ def floor_step(
     images = torch.zeros(batch, 3, 8, 8, dtype=torch.uint8)
     run = run_of(images, "cifar" if size <= 96 else "v2", size, encoder, batch, queue, 0.99, compute(precision))
     for module in run.mechanism.modules():
-        if type(module) is ProductConv2d:
+        if isinstance(module, ProductConv2d):
             module.__class__ = nn.Conv2d  # as PyTorch runs it
     view = torch.randn(batch, 3, size, size).to(memory_format=run.device.memory_format)
     with run.device.autocast():

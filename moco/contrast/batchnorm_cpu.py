@@ -1,8 +1,9 @@
-"""Batch normalisation in groups on a CPU, with what follows it in a residual block: a group a thread.
+"""Batch normalisation in groups on a CPU, with what follows it in a residual block.
 
 PyTorch's layer knows one group, so groups are a loop over it and a copy, and then the residual and ReLU are passes over
-memory of their own. A kernel reads a group twice, the second time from the core's cache. As in `batchnorm_gpu`, a batch
-is rows (images and positions) of channels, as channels-last tensors lie in memory.
+memory of their own. Here the threads divide the groups, and a kernel reads a group twice, the second time from the
+core's cache. As in `batchnorm_gpu`, a batch is rows (images and positions) of channels, as channels-last tensors lie in
+memory.
 """
 
 from typing import Any
@@ -84,7 +85,7 @@ class _BatchNorm(torch.autograd.Function):
             portion = (first, last, rows, channels)
             _normalise(x, added, y, portion, *affine, eps, relu, mean, variance, scale, shift)
 
-        in_threads(work, groups, 1)
+        in_threads(work, groups, _portion(groups))
         if running is not None:
             unbiased = variance.mean(axis=0) * (rows / (rows - 1))
             for moved, value in zip(running, (mean.mean(axis=0), unbiased), strict=False):
@@ -117,9 +118,14 @@ class _BatchNorm(torch.autograd.Function):
             portion = (first, last, rows, channels)
             _gradients(x, dy, y, passed, dx, portion, cut, ctx.eps, mean, variance, scale, shift, sums)
 
-        in_threads(work, groups, 1)
+        in_threads(work, groups, _portion(groups))
         of_affine = (None, None) if weight is None else torch.from_numpy(sums.sum(axis=1)).to(weight.dtype).unbind()
         return of_input, *of_affine, of_residual, None, None, None, None, None
+
+
+def _portion(groups: int) -> int:
+    """How many of the groups a thread takes: one call each, as a call of a thread costs as much as a small group."""
+    return -(-groups // torch.get_num_threads())
 
 
 def _in_rows(tensor: Tensor) -> Tensor:

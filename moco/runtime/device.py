@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from moco.runtime.convolution import product_gradients
+from moco.runtime.convolution import use_products
 from moco.runtime.errors import UserError
 
 _MOST_WORKERS = 8
@@ -68,8 +68,8 @@ class Device:
     def place(self, module: nn.Module) -> Any:
         """The module, brought to this device and memory format to be trained there."""
         module.to(self.device, memory_format=self.memory_format)  # type: ignore[call-overload]
-        if self.device.type == "cpu" and self.bf16 and has_amx():
-            product_gradients(module)
+        if self.device.type == "cpu":
+            use_products(module, amx=self.bf16 and has_amx())
         return module
 
     @property
