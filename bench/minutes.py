@@ -121,11 +121,9 @@ def compile_seconds(folder: Path, batch: int) -> float:
 
 def our_words(options: argparse.Namespace, steps: int, minutes: float, seed: int, out: Path) -> list[str]:
     """The recipe in so many steps, with a checkpoint at every point and without kNN on the way."""
-    training = get_recipe(options.recipe).config.training
-    share = training.warmup / (training.iterations or training.epochs)
     words = ["moco", "pretrain", options.recipe, "--data", options.cifar, "--per-class", options.per_class]
     words += ["--encoder", options.encoder, "--small-stem" if options.small_stem else "--no-small-stem"]
-    words += ["--iterations", steps, "--warmup", round(share * steps), "--knn-every", 0, "--seed", seed]
+    words += ["--iterations", steps, "--knn-every", 0, "--seed", seed]
     words += ["--checkpoint-minutes", f"{minutes / options.points:.4f}", "--keep-checkpoints", 1000, "--out", out]
     return [str(word) for word in words]
 

@@ -1,11 +1,12 @@
 """The configuration of a run: every option with its range. A published default names its source."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Literal
 
 import tyro
 
-from moco.runs.options import Above0, AtLeast0, AtLeast1, Finite, Range, Share, check_ranges
+from moco.runs.options import Above0, AtLeast0, AtLeast1, Finite, Range, Share, check_ranges, with_options
 from moco.runtime.errors import UserError
 
 
@@ -99,7 +100,8 @@ class Training:
     epochs: Annotated[int, AtLeast1] = 200
     """Passes over the data set."""
     iterations: Annotated[int | None, AtLeast1] = None
-    """Steps in all, in place of epochs. Schedule, warm-up and --knn-every then count steps too."""
+    """Steps in all, in place of epochs. Schedule, warm-up and --knn-every then count steps too; a recipe's, in epochs,
+    are kept at the same share of the run."""
     batch_size: Annotated[int, Range(2)] = 256
     """Images a step, over all ranks and gradient-accumulation steps."""
     accumulation_steps: Annotated[int, AtLeast1] = 1
@@ -232,6 +234,25 @@ def check(config: Config, ranks: int = 1, images: int | None = None) -> None:
             f"--batch-size {training.batch_size}: a rank's micro-batch of {micro_batch} images is not a multiple of "
             f"--bn-group {contrast.bn_group}: change one of them"
         )
+
+
+def in_steps(config: Config, named: Collection[str]) -> Config:
+    """A recipe's options in epochs at the same share of --iterations, but for those that the command line names.
+
+    Args:
+        config: with `training.iterations`, and all else still in epochs.
+        named: options that the command line names, which stay: they are in steps.
+    """
+    assert config.training.iterations is not None
+    share = config.training.iterations / config.training.epochs
+    training, every = config.training, config.log.knn_every
+    steps = {
+        "warmup": float(round(share * training.warmup)),
+        "milestones": tuple(float(round(share * milestone)) for milestone in training.milestones),
+        "decay_every": share * training.decay_every,
+        "knn_every": max(1, round(share * every)) if every else 0,
+    }
+    return with_options(config, **{name: value for name, value in steps.items() if name not in named})
 
 
 AUTO = ("precision", "decoder")

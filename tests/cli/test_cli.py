@@ -178,6 +178,14 @@ def test_a_folder_that_holds_a_run_is_refused_and_untouched(tmp_path, capsys, sm
     assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
 
 
+def test_a_recipe_s_warm_up_is_its_share_of_the_iterations(tmp_path, npz):
+    words = f"--data npz:{npz} --batch-size 16 --bn-group 8 --queue-size 16 --iterations 24 --knn-every 0 --device cpu"
+    main(["pretrain", "cifar10-cpu", *words.split(), "--out", str(tmp_path / "run")])
+    assert Run(tmp_path / "run").config().training.warmup == 2  # 1 of 12 epochs
+    main(["pretrain", "cifar10-cpu", *words.split(), "--warmup", "3", "--out", str(tmp_path / "other")])
+    assert Run(tmp_path / "other").config().training.warmup == 3
+
+
 @pytest.mark.parametrize("command", ["knn", "linear"])
 def test_what_cannot_be_evaluated(tmp_path, capsys, command):
     assert "no such path" in refused(capsys, f"{command} {tmp_path}/none --device cpu")

@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 import yaml
 
-from moco.runs.config import MAY_CHANGE, Config, Contrast, Training, check
-from moco.runs.options import differences, from_dict, nearest_option, to_dict
+from moco.runs.config import MAY_CHANGE, Config, Contrast, Training, check, in_steps
+from moco.runs.options import differences, from_dict, nearest_option, to_dict, with_options
 from moco.runs.recipes.recipes import RECIPES
 from moco.runtime.errors import UserError
 
@@ -172,3 +172,15 @@ def test_what_this_version_does_not_know_is_refused(values, message):
     with pytest.raises(UserError) as caught:
         from_dict(values, "x.yaml", Config())
     assert str(caught.value) == message
+
+
+def test_a_recipe_in_epochs_keeps_its_shares_of_a_run_in_steps():
+    recipe = Config(training=Training(epochs=200, warmup=5, milestones=(120, 160), decay_every=10, iterations=1000))
+    recipe = with_options(recipe, knn_every=50)
+    steps = in_steps(recipe, {"milestones"})
+    assert (steps.training.warmup, steps.training.decay_every, steps.log.knn_every) == (25, 50, 250)
+    assert steps.training.milestones == (120, 160)  # named on the command line: in steps
+    assert in_steps(recipe, set()).training.milestones == (600, 800)
+    short = with_options(recipe, iterations=1)
+    assert (in_steps(short, set()).training.warmup, in_steps(short, set()).log.knn_every) == (0, 1)
+    assert in_steps(with_options(recipe, knn_every=0), set()).log.knn_every == 0

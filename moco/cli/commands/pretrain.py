@@ -8,7 +8,7 @@ from pathlib import Path
 
 from moco.cli.options import Pretrain
 from moco.cli.parse import parse
-from moco.runs.config import AUTO, Config, check
+from moco.runs.config import AUTO, Config, check, in_steps
 from moco.runs.folder import Run
 from moco.runs.recipes import get_recipe
 from moco.runtime.errors import UserError
@@ -28,6 +28,8 @@ def main(words: list[str]) -> None:
     prog = f"moco pretrain {recipe.name}"
     options = parse(Pretrain, words, prog, Pretrain(recipe.config))
     folder = options.out or Path("runs") / Path(recipe.name).stem
+    if options.config.training.iterations and not recipe.config.training.iterations:
+        options = replace(options, config=in_steps(options.config, _named(words)))
 
     def continued(config: Config) -> Config:
         """What the command line leaves open is as it was when the run was started."""
@@ -54,6 +56,12 @@ def with_resume(words: list[str]) -> list[str]:
     return whole
 
 
+def _named(words: list[str]) -> set[str]:
+    """The options that a command line names."""
+    named = {word.split("=")[0].removeprefix("--").replace("-", "_") for word in words if word.startswith("--")}
+    return named | {name.removeprefix("no_") for name in named}  # --no-small-stem
+
+
 def _from_given(config: Config, words: list[str]) -> Config:
     """The recipe's options changed to start from given weights, but for those that the command line names; printed."""
     from moco.cli.commands.common import print_on_main
@@ -62,8 +70,7 @@ def _from_given(config: Config, words: list[str]) -> Config:
     from moco.runs.suggest import from_given
     from moco.transfer.start import encoder_of
 
-    named = {word.split("=")[0].removeprefix("--").replace("-", "_") for word in words if word.startswith("--")}
-    named |= {name.removeprefix("no_") for name in named}  # --no-small-stem
+    named = _named(words)
     given = encoder_of(config.encoder.init, config.encoder)
     fixed = fixed_size(build_encoder(config.encoder.encoder if "encoder" in named else given.encoder))
     config, choices = from_given(config, given, named, fixed)
