@@ -33,6 +33,7 @@ class Bar:
     def __init__(self, title: str, total: int | None, done: int = 0, work: Callable[[int], float] = float) -> None:
         self.title, self.total, self.done, self.work = title, total, done, work
         self._first, self._start, self._printed = done, time.monotonic(), time.monotonic()
+        self._pauses = 0.0  # seconds of those to come
         self._bar = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
@@ -59,6 +60,11 @@ class Bar:
         """After so many steps the others take another time: what is left follows from those that are done from now."""
         self._first, self._start = done, time.monotonic()
 
+    def pause(self, seconds: float, to_come: int) -> None:
+        """Something beside the steps took so long, and will as many times as are to come."""
+        self._start += seconds
+        self._pauses = seconds * to_come
+
     def advance(self, steps: int = 1) -> None:
         """Shows that so many more steps are done."""
         self.update(self.done + steps)
@@ -73,7 +79,7 @@ class Bar:
         if self.total is None or self.done == self._first:
             return None
         first, done, total = map(self.work, (self._first, self.done, self.total))
-        return (now - self._start) * (total - done) / (done - first)
+        return (now - self._start) * (total - done) / (done - first) + self._pauses
 
     def close(self) -> None:
         self._bar.stop()

@@ -108,5 +108,10 @@ class Bar:
         """From this step on the time left is measured anew, as steps take another time."""
         self.bar.restart(step)
 
+    def pause(self, seconds: float, to_come: int) -> None:
+        """An evaluation took so long, and so many are to come: they are in the time left, not in the images/s."""
+        self.start += seconds
+        self.bar.pause(seconds, to_come)
+
     def close(self) -> None:
         self.bar.close()

@@ -161,7 +161,9 @@ class _Logger:
 
     def evaluate(self) -> None:
         """Records the kNN accuracy."""
+        start = time.monotonic()
         accuracy = self.training.knn()
+        self.bar.pause(time.monotonic() - start, self.training.evaluations_left())
         self.writer.write(self.training.step, {"epoch": self.training.epoch, "knn": accuracy})
         self.bar.update(self.training.step, knn=f"{accuracy:.1%}")
 

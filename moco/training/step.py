@@ -189,13 +189,17 @@ class Pretraining:
 
     def knn_due(self) -> bool:
         """Whether the finished step is the first at or after a multiple of --knn-every, or the last."""
-        every, batch = self.config.log.knn_every, self.config.training.batch_size
-        if self.step == self.steps:
-            return True
-        if self.config.training.iterations:
-            return self.step % every == 0
-        images = every * len(self.source.train)
-        return self.step * batch // images > (self.step - 1) * batch // images
+        return self.step == self.steps or self._intervals(self.step) > self._intervals(self.step - 1)
+
+    def evaluations_left(self) -> int:
+        """How many of the steps to come `knn_due` will hold for."""
+        last = self.steps - 1
+        return self._intervals(last) - self._intervals(self.step) + 1 if self.step <= last else 0
+
+    def _intervals(self, step: int) -> int:
+        """How many times --knn-every has passed after so many steps."""
+        every, training = self.config.log.knn_every, self.config.training
+        return step // every if training.iterations else step * training.batch_size // (every * len(self.source.train))
 
     def knn(self) -> float:
         """kNN accuracy of the query encoder's features, in 0..1."""

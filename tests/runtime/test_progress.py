@@ -52,6 +52,21 @@ def test_after_a_restart_the_time_left_follows_what_came_since(clock, capsys):
     assert [line.split("  ")[1] for line in capsys.readouterr().err.splitlines()] == ["40 s left", "80 s left"]
 
 
+def test_a_pause_is_not_in_the_steps_time_and_those_to_come_are_in_what_is_left(clock, capsys):
+    bar = TrainingBar(step=0, steps=100, images_per_step=10)
+    clock[0] = 10
+    bar.pause(10, 2)  # before the first step
+    clock[0] = 50
+    assert bar.update(40) == 10  # 1 s a step
+    clock[0] = 57
+    bar.pause(7, 1)
+    clock[0] = 97
+    assert bar.update(80) == 10
+    bar.close()
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split("  ")[-1] for line in lines] == ["80 s left", "27 s left"]
+
+
 def test_other_ranks_show_nothing(clock, capsys, monkeypatch):
     monkeypatch.setattr(progress, "is_main", lambda: False)
     with Bar("packing", 10) as bar:

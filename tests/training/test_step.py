@@ -39,6 +39,20 @@ def test_each_step_has_the_learning_rate_of_its_place(tmp_path):
         assert run.optimizer.param_groups[0]["lr"] == run.last_lr == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("length", [{"epochs": 3}, {"iterations": 11}])
+@pytest.mark.parametrize("every", [1, 2, 3, 20])
+def test_as_many_evaluations_are_to_come_as_will_be_due(tmp_path, length, every):
+    run = training_of(tmp_path, **length)
+    run.config = replace(run.config, log=replace(run.config.log, knn_every=every))
+    left, due = [run.evaluations_left()], []
+    for step in range(1, run.steps + 1):
+        run.step = step
+        due.append(run.knn_due())
+        left.append(run.evaluations_left())
+    assert due[-1]
+    assert left == [sum(due[step:]) for step in range(run.steps + 1)]
+
+
 def test_progressive_resizing_draws_the_same_views_first_smaller_then_whole(tmp_path):
     run = training_of(tmp_path, epochs=3)
     whole = list(run.batches(0, run.steps))
