@@ -145,7 +145,14 @@ def pretraining(scale: TransferScale) -> Config:
     """How the encoder is pre-trained, on drawn images without their labels."""
     cpu = scale == "cpu"
     config = with_options(
-        RECIPES["shapes-cpu"].config, epochs=40 if cpu else 50, knn_every=10, monitor_every=0, checkpoint_minutes=2.0
+        RECIPES["shapes-cpu"].config,
+        epochs=40 if cpu else 50,
+        optimizer="sgd",
+        batch_size=32,
+        bn_group=8,
+        knn_every=10,
+        monitor_every=0,
+        checkpoint_minutes=2.0,
     )
     encoder, side = ("resnet18w0.25", 48) if cpu else ("resnet18", 96)
     return with_options(config, image_size=side, encoder=encoder, small_stem=False)

@@ -119,13 +119,14 @@ class Training:
     warmup: Annotated[float, Finite] = 0.0
     """Epochs (or steps) in which the learning rate rises linearly from 0."""
     sgd_momentum: Annotated[float, Range(0, 1, below=True)] = 0.9
-    """Momentum of SGD and LARS."""
+    """Momentum of SGD, LARS and Muon."""
     weight_decay: Annotated[float, Finite] = 1e-4
     """Weight decay, on every parameter; in LARS not on biases and normalisation."""
     seed: Annotated[int, Range(0, 2**63 - 1)] = 0
     """Seed of everything random in the run: weights, order of the images, views."""
-    optimizer: Literal["sgd", "lars", "adamw"] = "sgd"
-    """sgd (the paper); lars, for large batches on ResNets, or adamw, for ViTs (MoCo v3)."""
+    optimizer: Literal["sgd", "lars", "adamw", "muon"] = "sgd"
+    """sgd (the paper); lars, for large batches on ResNets, or adamw, for ViTs (MoCo v3); muon, whose updates are
+    orthogonal, for the best accuracy in few epochs."""
 
 
 @dataclass(frozen=True)

@@ -145,6 +145,7 @@ def from_given(
         ("small_stem", given.small_stem, theirs),
         ("freeze_patches", freeze, theirs),
         ("lr", round(_GIVEN_RATE * training.lr, 6), f"{_GIVEN_RATE:.0%} of it: the given weights are to be kept"),
+        ("optimizer", "sgd" if training.optimizer == "muon" else training.optimizer, "its learning rate was measured"),
         ("epochs", epochs, _FEWER),
         ("milestones", milestones, "at the same shares of the length"),
     ]

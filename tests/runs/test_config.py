@@ -159,7 +159,7 @@ def test_the_options_of_version_0_1_0_are_read_by_their_names_of_today():
     [
         (
             {"training": {"optimizer": "adam"}},
-            "x.yaml: training: optimizer: 'adam' is not of type Literal['sgd', 'lars', 'adamw']",
+            "x.yaml: training: optimizer: 'adam' is not of type Literal['sgd', 'lars', 'adamw', 'muon']",
         ),
         ({"training": {"learning_rate": 1, "lr": 1}}, "x.yaml: no such option in training: learning_rate"),
         ({"optimiser": {}}, "x.yaml: no such group of options: optimiser"),

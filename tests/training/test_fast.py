@@ -53,7 +53,7 @@ def test_a_recorded_run_has_the_same_losses(tmp_path, mechanism):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="a CUDA graph needs a GPU")
-@pytest.mark.parametrize("optimizer", ["lars", "adamw"])
+@pytest.mark.parametrize("optimizer", ["lars", "adamw", "muon"])
 def test_a_recorded_run_of_another_optimizer_has_the_same_losses(tmp_path, optimizer):
     training = replace(CONFIG.training, optimizer=optimizer, lr=0.001)
     assert_recorded_is_the_same(

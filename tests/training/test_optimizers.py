@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from moco.runs.config import Training
-from moco.training.optimizers import LARS, build_optimizer
+from moco.training.optimizers import LARS, Muon, build_optimizer, orthogonalised
 
 STEPS = 6
 
@@ -24,12 +24,13 @@ def model() -> nn.Module:
 def backward(whole: nn.Module, step: int) -> None:
     whole.zero_grad()
     images = torch.randn(8, 3, 4, 4, generator=torch.Generator().manual_seed(step))
+    images = images.to(next(whole.parameters()).dtype)
     whole(images).square().mean().backward() if step else whole(images).sum().backward()
 
 
-def assert_same_steps(training: Training, literal) -> None:
+def assert_same_steps(training: Training, literal, dtype: torch.dtype = torch.float32) -> None:
     """`literal(p, g, state, lr, step)` changes one parameter; the learning rate differs from step to step."""
-    ours, theirs = model(), model()
+    ours, theirs = model().to(dtype), model().to(dtype)
     optimizer = build_optimizer(training, list(ours.parameters()))
     states = [{} for _ in theirs.parameters()]
     for step in range(STEPS):
@@ -44,7 +45,7 @@ def assert_same_steps(training: Training, literal) -> None:
                 literal(p, p.grad.clone(), state, lr, step + 1)
         for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
             assert torch.allclose(mine, other, rtol=1e-5, atol=1e-6)
-    for mine, start in zip(ours.parameters(), model().parameters(), strict=True):
+    for mine, start in zip(ours.parameters(), model().to(dtype).parameters(), strict=True):
         assert not torch.equal(mine, start)
 
 
@@ -82,6 +83,66 @@ def test_adamw():
     assert_same_steps(Training(optimizer="adamw", lr=0.01, weight_decay=0.1), literal)
 
 
+def newton_schulz(matrix: torch.Tensor) -> torch.Tensor:
+    """As it is published: the whole matrix through every step."""
+    x = matrix.mT if matrix.shape[0] > matrix.shape[1] else matrix
+    x = x / x.norm().clamp(min=1e-30)
+    for _ in range(5):
+        gram = x @ x.mT
+        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+    return x.mT if matrix.shape[0] > matrix.shape[1] else x
+
+
+def test_muon():
+    def literal(p, g, state, lr, _):
+        g = g if p.ndim > 1 else g + 0.01 * p
+        state["v"] = 0.8 * state.get("v", torch.zeros_like(p)) + g
+        if p.ndim > 1:
+            u = (g + 0.8 * state["v"]).flatten(1)
+            p *= 1 - lr * 0.01
+            p -= lr * max(1, u.shape[0] / u.shape[1]) ** 0.5 * newton_schulz(u).view_as(p)
+        else:
+            p -= lr * state["v"]
+
+    # In float64: a gradient of few directions has singular values of rounding alone, which the steps enlarge.
+    training = Training(optimizer="muon", lr=0.1, sgd_momentum=0.8, weight_decay=0.01)
+    assert_same_steps(training, literal, torch.float64)
+
+
+@pytest.mark.parametrize("shape", [(6, 40), (40, 6), (12, 12)])
+def test_muon_is_pytorch_s_on_matrices(shape):
+    """Whose momentum is a mean of gradients, which the orthogonal update does not know from a sum; in bf16."""
+    one, two = (nn.Parameter(torch.linspace(-1, 1, shape[0] * shape[1]).reshape(shape)) for _ in range(2))
+    ours = Muon([one], lr=0.1, momentum=0.8, weight_decay=0.1)
+    theirs = torch.optim.Muon([two], lr=0.1, momentum=0.8, weight_decay=0.1, nesterov=True)
+    for step in range(4):
+        one.grad = torch.randn(shape, generator=torch.Generator().manual_seed(step))
+        two.grad = one.grad.clone()
+        before = two.detach().clone()
+        ours.step()
+        theirs.step()
+        assert (one - two).norm() <= 0.03 * (two - before).norm()
+        with torch.no_grad():
+            one.copy_(two)
+
+
+@pytest.mark.parametrize("shape", [(8, 3, 3, 3), (8, 2, 1, 1), (5, 5), (3, 64)])
+@pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])
+def test_an_orthogonal_update_has_singular_values_about_1(shape, scale):
+    weight = scale * torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    both = [weight, weight.contiguous(memory_format=torch.channels_last) if weight.ndim == 4 else weight.mT]
+    results = orthogonalised(both)
+    assert [each.shape for each in results] == [each.shape for each in both]
+    for result in results:
+        matrix = result.flatten(1)
+        values = torch.linalg.svdvals(matrix) / max(1, matrix.shape[0] / matrix.shape[1]) ** 0.5
+        assert values.min() > 0.6
+        assert values.max() < 1.25
+    if weight.ndim == 4:
+        torch.testing.assert_close(*results)
+    assert orthogonalised([torch.zeros(3, 4)])[0].abs().max() == 0
+
+
 def test_lars_moves_a_layer_by_a_share_of_its_norm_whatever_its_gradient():
     """At lr 1 and no momentum, by the trust coefficient."""
     for scale in (1e-6, 1.0, 1e6):
@@ -92,20 +153,22 @@ def test_lars_moves_a_layer_by_a_share_of_its_norm_whatever_its_gradient():
         assert (layer.weight.detach() - before).norm().item() == pytest.approx(0.001 * before.norm().item(), rel=1e-3)
 
 
-def test_lars_leaves_what_has_no_gradient_and_takes_a_gradient_of_zero():
+@pytest.mark.parametrize("kind", [LARS, Muon])
+def test_what_has_no_gradient_stays_and_a_gradient_of_zero_is_taken(kind):
     layer = nn.Linear(3, 3)
     layer.weight.grad = torch.zeros(3, 3)
     before = copy.deepcopy(layer.state_dict())
-    optimizer = LARS(layer.parameters(), lr=1.0)
+    optimizer = kind(layer.parameters(), lr=1.0)
     optimizer.step()
     assert all(torch.equal(before[name], value) for name, value in layer.state_dict().items())
     assert list(optimizer.state) == [layer.weight]
 
 
-def test_lars_takes_the_learning_rate_from_where_the_weights_lie():
+@pytest.mark.parametrize("kind", [LARS, Muon])
+def test_the_learning_rate_is_taken_from_where_the_weights_lie(kind):
     ours, theirs = model(), model()
     for one, lr in ((ours, 0.3), (theirs, torch.tensor(0.3))):
-        optimizer = LARS(one.parameters(), 0.3)
+        optimizer = kind(one.parameters(), 0.3, weight_decay=0.1)
         optimizer.param_groups[0]["lr"] = lr
         backward(one, 1)
         optimizer.step()
@@ -113,7 +176,7 @@ def test_lars_takes_the_learning_rate_from_where_the_weights_lie():
         assert torch.allclose(mine, other, atol=1e-7)
 
 
-@pytest.mark.parametrize("name", ["sgd", "lars", "adamw"])
+@pytest.mark.parametrize("name", ["sgd", "lars", "adamw", "muon"])
 def test_the_state_dict_is_the_whole_state(name):
     training = Training(optimizer=name, lr=0.1)
     one = model()
@@ -130,7 +193,7 @@ def test_the_state_dict_is_the_whole_state(name):
     assert all(torch.equal(p, q) for p, q in zip(one.parameters(), two.parameters(), strict=True))
 
 
-@pytest.mark.parametrize("name", ["sgd", "adamw", "lars"])
+@pytest.mark.parametrize("name", ["sgd", "adamw", "lars", "muon"])
 def test_gradients_and_states_of_another_memory_format_are_paired_by_place(name):
     training = Training(lr=0.1, optimizer=name, weight_decay=0.01)
     plain, last = model(), model().to(memory_format=torch.channels_last)

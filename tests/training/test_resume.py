@@ -76,7 +76,7 @@ def stop_after(monkeypatch, *steps: int, number: int = signal.SIGTERM) -> None:
 
 @pytest.mark.parametrize(
     ("mechanism", "optimizer"),
-    [("end-to-end", "sgd"), ("memory-bank", "sgd"), ("moco-v3", "lars"), ("moco-v3", "adamw")],
+    [("end-to-end", "sgd"), ("memory-bank", "sgd"), ("moco-v3", "lars"), ("moco-v3", "adamw"), ("end-to-end", "muon")],
 )
 def test_the_other_mechanisms_continue_too(tmp_path, monkeypatch, config, mechanism, optimizer):
     contrast = replace(config.contrast, mechanism=mechanism, symmetric=False, hidden=32)
