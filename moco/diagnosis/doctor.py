@@ -214,13 +214,16 @@ def _fast_keys(records: Records) -> Finding | None:
     )
 
 
-_HIGHEST_LR = {"sgd": 0.3 / 256, "lars": 0.6 / 256, "adamw": 1.5e-4 / 256, "muon": 0.2 / 256}
-"""Per image of the batch: the highest of the settings that work (solo-learn's on CIFAR; MoCo v3's; bench/notes.md)."""
+_HIGHEST_LR = {"sgd": 0.3 / 256, "lars": 0.6 / 256, "adamw": 1.5e-4 / 256}
+"""Per image of the batch: the highest of the settings that work (solo-learn's on CIFAR; MoCo v3's)."""
+_HIGHEST_LR_OF_MUON = 0.2
+"""Of any batch, as its steps have one length (bench/notes.md)."""
 
 
 def _high_rate(records: Records) -> Finding | None:
     training = records.config.training
-    highest = _HIGHEST_LR[training.optimizer] * training.batch_size
+    muon = training.optimizer == "muon"
+    highest = _HIGHEST_LR_OF_MUON if muon else _HIGHEST_LR[training.optimizer] * training.batch_size
     loss, norm = records.smooth("loss"), records.last("gradient_norm")
     # Once the queue is full its keys are still of an encoder that changes fast: the loss rises before it falls.
     after = [value for step, value in loss if step > max(3 * records.filled_at, 0.4 * records.step)]
@@ -238,7 +241,7 @@ def _high_rate(records: Records) -> Finding | None:
         f"loss {now:.2f}, at its best {best:.2f}, chance {records.chance:.2f}; --lr {training.lr:g} for a batch of "
         f"{training.batch_size}; gradient norm {norm if norm is not None else math.nan:.2g}",
         f"--lr {min(training.lr / 4, highest):.2g}, or a --warmup",
-        f"settings that work: up to {256 * _HIGHEST_LR[training.optimizer]:g} for a batch of 256",
+        f"settings that work: up to {highest:g} for such a batch",
     )
 
 

@@ -80,7 +80,7 @@ def suggest(facts: Facts, compute: Compute, epochs: int | None = None) -> tuple[
         _encoder(facts, small),
         Choice("views", "cifar" if small else "v2", _VIEWS[small], "Chen et al. 2020 (v2)"),
         batch,
-        _rate(small, batch.value, facts.given),
+        _rate(facts, small, batch.value),
         length,
         _dictionary(facts, batch.value),
         _momentum(steps),
@@ -89,6 +89,10 @@ def suggest(facts: Facts, compute: Compute, epochs: int | None = None) -> tuple[
         ),
         Choice("bn_group", group, "shuffling BN over groups, on one device too", "He et al. 2020: 32 a GPU"),
     ]
+    if _by_muon(facts):
+        choices.append(
+            Choice("optimizer", "muon", "five points or more in as many steps (bench/notes.md)", "SGD (He et al. 2020)")
+        )
     if not facts.gpu and facts.given is None and size.value <= _SMALL_FIRST:
         choices += _small_views_first(size.value)
     if facts.given is not None:
@@ -114,6 +118,7 @@ def suggest(facts: Facts, compute: Compute, epochs: int | None = None) -> tuple[
             schedule="cosine",
             warmup=chosen.get("warmup", min(1.0, chosen["epochs"] / 10)),
             weight_decay=5e-4 if small else 1e-4,
+            optimizer=chosen.get("optimizer", "sgd"),
         ),
         compute=compute,
         log=Log(knn_every=max(1, chosen["epochs"] // 20), knn_temperature=0.1 if small else 0.07),
@@ -145,7 +150,11 @@ def from_given(
         ("small_stem", given.small_stem, theirs),
         ("freeze_patches", freeze, theirs),
         ("lr", round(_GIVEN_RATE * training.lr, 6), f"{_GIVEN_RATE:.0%} of it: the given weights are to be kept"),
-        ("optimizer", "sgd" if training.optimizer == "muon" else training.optimizer, "its learning rate was measured"),
+        (
+            "optimizer",
+            "sgd" if training.optimizer == "muon" else training.optimizer,
+            "with it the rate of given weights was measured",
+        ),
         ("epochs", epochs, _FEWER),
         ("milestones", milestones, "at the same shares of the length"),
     ]
@@ -200,10 +209,17 @@ def _batch(facts: Facts) -> Choice:
     return Choice("batch_size", batch, reason, f"256 ({_V2}), 128 ({_LIGHTLY})")
 
 
-def _rate(small: bool, batch: int, given: Encoder | None) -> Choice:
+def _by_muon(facts: Facts) -> bool:
+    """Whether Muon is suggested: for the encoder that it was tried with."""
+    return not facts.gpu and facts.given is None
+
+
+def _rate(facts: Facts, small: bool, batch: int) -> Choice:
+    if _by_muon(facts):
+        return Choice("lr", 0.06, "for Muon, whose steps do not grow with the batch", "the recipe cifar10-cpu: 0.06")
     published, of, source = (0.06, 128, _LIGHTLY) if small else (0.03, 256, "He et al. 2020, section 4")
     share, reason = 1.0, "in proportion to the batch"
-    if given is not None:
+    if facts.given is not None:
         share, reason = _GIVEN_RATE, f"{_GIVEN_RATE:.0%} of that from random weights: the given ones are to be kept"
     return Choice("lr", round(share * published * batch / of, 6), reason, f"{published} for {of} ({source})")
 

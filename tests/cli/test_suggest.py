@@ -160,6 +160,19 @@ def test_published_settings_come_out_at_their_scale():
     assert (cifar.contrast.queue_size, cifar.contrast.temperature) == (4096, 0.1)
     assert (cifar.training.batch_size, cifar.training.lr) == (128, 0.06)
     assert (cifar.encoder.encoder, cifar.encoder.small_stem) == ("resnet18", True)
+    few, _ = suggest(Facts("x", 10_000, 32, True, True), Compute())
+    assert (few.training.batch_size, few.training.lr, few.training.optimizer) == (64, 0.03, "sgd")  # in proportion
+
+
+def test_the_small_encoder_is_trained_by_muon_unless_its_weights_are_given():
+    new, choices = suggest(Facts("x", 10_000, 32, False, True), Compute())
+    assert (new.encoder.encoder, new.training.optimizer, new.training.lr) == ("tiny", "muon", 0.06)
+    assert {"optimizer", "lr"} <= {choice.option for choice in choices}
+    given, _ = suggest(Facts("x", 10_000, 32, False, True, given=Encoder("tiny", init="shapes-cpu")), Compute())
+    assert (given.training.optimizer, given.training.lr) == ("sgd", pytest.approx(0.3 * 0.03))
+    continued, changed = from_given(RECIPES["cifar10-cpu"].config, Encoder("tiny", init="shapes-cpu"))
+    assert continued.training.optimizer == "sgd"
+    assert "optimizer" in {choice.option for choice in changed}
 
 
 def test_warnings_before_a_run_is_started():
@@ -228,7 +241,7 @@ def test_the_batch_is_what_fits_into_memory(npz, tmp_path, capsys, monkeypatch):
     main(shlex.split(line))
     assert tried == [64, 32, 16]
     training = get_recipe(str(tmp_path / "some.yaml")).config.training
-    assert (training.batch_size, training.lr) == (16, 0.0075)  # in proportion to the batch
+    assert (training.batch_size, training.lr, training.optimizer) == (16, 0.06, "muon")
     message = capsys.readouterr().out
     assert "what fits into memory" in " ".join(message.split())
     assert "1,234 MB of memory" in message

@@ -292,7 +292,7 @@ def test_a_loss_that_rises_until_three_queues_are_passed_is_no_illness() -> None
 
 
 @pytest.mark.parametrize(
-    ("optimizer", "lr", "severity"),  # the highest are 0.3, 0.6, 1.5e-4 and 0.2 for a batch of 256; here it is 32
+    ("optimizer", "lr", "severity"),  # the highest are 0.3, 0.6, 1.5e-4 for a batch of 256; here it is 32; of Muon 0.2
     [
         ("sgd", 0.149, None),
         ("sgd", 0.151, "problem"),
@@ -300,8 +300,8 @@ def test_a_loss_that_rises_until_three_queues_are_passed_is_no_illness() -> None
         ("lars", 0.301, "problem"),
         ("adamw", 7.4e-5, None),
         ("adamw", 7.6e-5, "problem"),
-        ("muon", 0.099, None),
-        ("muon", 0.101, "problem"),
+        ("muon", 0.79, None),
+        ("muon", 0.81, "problem"),
     ],
 )
 def test_a_collapse_at_four_times_the_highest_published_rate_is_of_the_rate(optimizer, lr, severity) -> None:
