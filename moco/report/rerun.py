@@ -5,8 +5,8 @@ import shlex
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from moco.runs.config import Config
-from moco.runs.options import flag
+from moco.runs.config import Config, in_steps
+from moco.runs.options import flag, with_options
 from moco.runs.recipes.recipes import RECIPES
 
 
@@ -15,13 +15,22 @@ def rerun(config: Config, out: str) -> str:
     recipe = RECIPES.get(config.recipe, next(iter(RECIPES.values())))
     words = ["moco", "pretrain", recipe.name]
     for group in fields(config):
-        options, default = getattr(config, group.name), getattr(recipe.config, group.name)
+        options, default = getattr(config, group.name), getattr(_defaults(recipe.config, config), group.name)
         if is_dataclass(options):
             for option in fields(options):
                 value = getattr(options, option.name)
                 if value != getattr(default, option.name):
                     words += _spelled(flag(option.name), value)
     return shlex.join([*words, "--out", out])
+
+
+def _defaults(recipe: Config, config: Config) -> Config:
+    """What the options of a run have if the command does not name them."""
+    length, own = config.training, recipe.training
+    if not length.iterations or own.iterations:
+        return recipe
+    scaled = in_steps(with_options(recipe, epochs=length.epochs, iterations=length.iterations), set())
+    return with_options(scaled, epochs=own.epochs, iterations=None)
 
 
 def rerun_transfer(config: dict[str, Any], recipe: dict[str, Any], out: str) -> str:

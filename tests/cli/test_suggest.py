@@ -165,10 +165,10 @@ def test_published_settings_come_out_at_their_scale():
 
 
 def test_the_small_encoder_is_trained_by_muon_unless_its_weights_are_given():
-    new, choices = suggest(Facts("x", 10_000, 32, False, True), Compute())
+    new, choices = suggest(Facts("x", 10_000, 32, True, False), Compute())
     assert (new.encoder.encoder, new.training.optimizer, new.training.lr) == ("tiny", "muon", 0.06)
     assert {"optimizer", "lr"} <= {choice.option for choice in choices}
-    given, _ = suggest(Facts("x", 10_000, 32, False, True, given=Encoder("tiny", init="shapes-cpu")), Compute())
+    given, _ = suggest(Facts("x", 10_000, 32, True, False, given=Encoder("tiny", init="shapes-cpu")), Compute())
     assert (given.training.optimizer, given.training.lr) == ("sgd", pytest.approx(0.3 * 0.03))
     continued, changed = from_given(RECIPES["cifar10-cpu"].config, Encoder("tiny", init="shapes-cpu"))
     assert continued.training.optimizer == "sgd"
