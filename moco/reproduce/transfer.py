@@ -148,6 +148,7 @@ def pretraining(scale: TransferScale) -> Config:
         RECIPES["shapes-cpu"].config,
         epochs=40 if cpu else 50,
         optimizer="sgd",
+        warmup=1.0,
         batch_size=32,
         bn_group=8,
         knn_every=10,
