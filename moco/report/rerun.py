@@ -13,9 +13,9 @@ from moco.runs.recipes.recipes import RECIPES
 def rerun(config: Config, out: str) -> str:
     """`moco pretrain` with every option that differs from the run's recipe, so that it gives the same numbers."""
     recipe = RECIPES.get(config.recipe, next(iter(RECIPES.values())))
-    words = ["moco", "pretrain", recipe.name]
+    words, defaults = ["moco", "pretrain", recipe.name], _defaults(recipe.config, config)
     for group in fields(config):
-        options, default = getattr(config, group.name), getattr(_defaults(recipe.config, config), group.name)
+        options, default = getattr(config, group.name), getattr(defaults, group.name)
         if is_dataclass(options):
             for option in fields(options):
                 value = getattr(options, option.name)
